@@ -1,0 +1,147 @@
+"""The loop that every attack runs in: budget, best iterate, and a score that the attack has never seen."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import NamedTuple, final
+
+import numpy as np
+import torch
+
+from ..bench.api import AttackResult, DefendedMetric, Direction, Estimate, Norm, Threat
+from ..bench.errors import BadImage, Incompatible
+from ..bench.images import compare, quantise
+from ..bench.objective import MAX_PIXELS, Objective
+from ..bench.seeds import Role, Streams, image_key
+from .projection import enforce
+
+
+class Candidate(NamedTuple):
+    """An image batch that an attack proposes.
+
+    Attributes:
+        x: (B,3,H,W), inside ball and box up to rounding.
+        value: (B,) exact oriented score if the attack knows it already (deterministic defences only), else None.
+    """
+
+    x: torch.Tensor
+    value: torch.Tensor | None = None
+
+
+class Attack(ABC):
+    """An attack with a fixed budget: maximises the defended score (or minimises it) within a threat.
+
+    A subclass writes `candidates`. The base keeps, per image, the candidate with the best score on the selection
+    stream, puts it inside the budget to the last bit, and scores it on the evaluation stream.
+
+    Attributes:
+        norms: threat norms that it can work in.
+        white_box: whether it needs gradients.
+        selection_draws: draws on which candidates are compared when the defence is randomised.
+    """
+
+    spec: str = ""
+    norms: tuple[Norm, ...] = ("l2", "linf")
+    white_box: bool = True
+    selection_draws: int = 64
+
+    @abstractmethod
+    def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
+        """Propose perturbed versions of x (B,3,H,W); at least one."""
+
+    def skip(self, g: DefendedMetric, threat: Threat) -> str | None:
+        """Why this attack cannot run on a defended metric under a threat, or None if it can."""
+        if threat.norm not in self.norms:
+            return f"attack {self.spec!r} works in {' and '.join(self.norms)}, not in {threat.norm}"
+        if self.white_box and not g.differentiable:
+            return f"attack {self.spec!r} needs gradients, which {g.spec!r} does not give"
+        return None
+
+    @final
+    def __call__(
+        self,
+        g: DefendedMetric,
+        x: torch.Tensor,
+        threat: Threat,
+        direction: Direction = "up",
+        seed: int = 0,
+        *,
+        clean: Estimate | None = None,
+    ) -> AttackResult:
+        """Attack images x (B,3,H,W) in [0,1].
+
+        Args:
+            g: defended metric.
+            x: clean images.
+            threat: norm and budget.
+            direction: "up" raises the quality that the metric reports, "down" lowers it.
+            seed: base seed of all streams.
+            clean: evaluation-stream estimate of x if it is known already; it is computed otherwise.
+
+        Raises:
+            Incompatible: see `skip`.
+            BadImage: x is not (B,3,H,W) in [0,1].
+            BadScore: the metric returned NaN or infinity.
+        """
+        reason = self.skip(g, threat)
+        if reason:
+            raise Incompatible(reason)
+        if x.ndim != 4 or float(x.min()) < 0 or float(x.max()) > 1:
+            raise BadImage(f"attack got images of shape {tuple(x.shape)}: expected (B,3,H,W) with values in [0,1]")
+        keys = [image_key(image) for image in x]
+        size = max(1, MAX_PIXELS // (x.shape[2] * x.shape[3]))
+        adversarial = x.detach().clone()
+        forwards, backwards = np.zeros(len(x), dtype=np.int64), np.zeros(len(x), dtype=np.int64)
+        seconds = np.zeros(len(x))
+        for start in range(0, len(x) if threat.eps > 0 else 0, size):
+            part = slice(start, start + size)
+            began = time.perf_counter()
+            objective = Objective(g, keys[part], direction, seed, self.salt(threat))
+            adversarial[part] = enforce(self._best(objective, x[part], threat), x[part], threat)
+            seconds[part] = (time.perf_counter() - began) / len(keys[part])
+            forwards[part], backwards[part] = objective.forwards, objective.backwards
+
+        def score(images: torch.Tensor) -> Estimate:
+            # The same streams for clean and attacked images: at eps 0 the gain is exactly 0.
+            return g.estimate(images, Streams.create(keys, Role.EVALUATION, seed))
+
+        clean = clean or score(x)
+        attacked, attacked_8bit = score(adversarial), score(quantise(adversarial))
+        measured = [compare(a, b) for a, b in zip(x, adversarial, strict=True)]
+        sign = g.metric.sign
+        return AttackResult(
+            adversarial=adversarial,
+            clean=clean,
+            attacked=attacked,
+            attacked_8bit=attacked_8bit,
+            gain=sign * (attacked.score - clean.score),
+            gain_8bit=sign * (attacked_8bit.score - clean.score),
+            linf=np.array([m.linf for m in measured]),
+            l2=np.array([m.l2 for m in measured]),
+            psnr=np.array([m.psnr for m in measured]),
+            ssim=np.array([m.ssim for m in measured]),
+            forwards=forwards,
+            backwards=backwards,
+            seconds=seconds,
+        )
+
+    def salt(self, threat: Threat) -> str:
+        """What separates this attack's streams from another's; the defence and its budget are left out on purpose."""
+        return f"{self.spec}|{threat.norm}"
+
+    def _best(self, objective: Objective, x: torch.Tensor, threat: Threat) -> torch.Tensor:
+        """Per image the candidate with the highest value on the selection stream."""
+        best, best_value = x, torch.full((len(x),), -torch.inf, dtype=torch.float64)
+        proposals = list(self.candidates(objective, x, threat)) if objective.g.randomised else None
+        if proposals is not None and len(proposals) == 1:
+            return proposals[0].x  # nothing to choose from: save the selection draws
+        for candidate in proposals if proposals is not None else self.candidates(objective, x, threat):
+            value = candidate.value
+            if value is None:
+                value = objective.select(candidate.x, self.selection_draws)
+            better = value > best_value
+            best = torch.where(better.to(x.device)[:, None, None, None], candidate.x.detach(), best)
+            best_value = torch.where(better, value, best_value)
+        return best

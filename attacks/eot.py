@@ -1,0 +1,33 @@
+"""Adaptive PGD for randomised defences: expectation over their randomness."""
+
+from __future__ import annotations
+
+from ..bench.errors import BadParameter
+from ..bench.registry import register_attack
+from .pgd import Pgd
+
+
+@register_attack("eot-pgd")
+class EotPgd(Pgd):
+    """PGD whose gradient is the mean over fresh draws of the defence (EOT, Athalye et al. 2018), with momentum.
+
+    The gradient of an empirical median is that of a single draw; the mean of the draws has far less variance and,
+    for a score distribution that moves as a whole, the same direction. Momentum averages over the steps as well.
+    The best iterate is chosen on draws of its own, and scored on others. On a deterministic defence it is PGD with
+    momentum.
+
+    Args:
+        steps: gradient steps a restart.
+        draws: draws a step.
+        step: step size as a fraction of eps; none for 2.5 / steps.
+        restarts: the first starts at the image itself, the others at random points of the ball.
+        momentum: weight of the past steps' directions.
+    """
+
+    def __init__(
+        self, steps: int = 10, draws: int = 8, step: float | None = None, restarts: int = 1, momentum: float = 0.75
+    ) -> None:
+        super().__init__(steps, step, restarts)
+        if draws < 1 or not 0 <= momentum < 1:
+            raise BadParameter(f"eot-pgd[draws={draws},momentum={momentum}]: expected draws >= 1, 0 <= momentum < 1")
+        self.draws, self.momentum = draws, momentum

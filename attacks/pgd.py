@@ -1,0 +1,59 @@
+"""Projected gradient ascent on the score itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ..bench.api import Threat
+from ..bench.errors import BadParameter
+from ..bench.objective import Objective
+from ..bench.registry import register_attack
+from .base import Attack, Candidate
+from .projection import project, random_start, unit
+
+
+@register_attack("pgd")
+class Pgd(Attack):
+    """Projected gradient ascent (Madry et al. 2018) in linf or l2, with restarts; the best iterate is kept.
+
+    Gradients run through the defence (BPDA where it declares a surrogate); on a randomised defence each step sees one
+    fresh draw, which is not adaptive: use `eot-pgd` there.
+
+    Args:
+        steps: gradient steps a restart.
+        step: step size as a fraction of eps; none for 2.5 / steps.
+        restarts: the first starts at the image itself, the others at random points of the ball.
+    """
+
+    draws = 1
+    momentum = 0.0
+    checkpoints = 4
+    """Candidates a restart that are compared when the defence is randomised, the last among them."""
+
+    def __init__(self, steps: int = 10, step: float | None = None, restarts: int = 1) -> None:
+        if steps < 1 or restarts < 1 or (step is not None and step <= 0):
+            raise BadParameter(f"pgd[steps={steps},step={step},restarts={restarts}]: expected positive numbers")
+        self.steps, self.restarts = steps, restarts
+        self.step = 2.5 / steps if step is None else step
+
+    def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
+        """Every iterate with its exact value on a deterministic defence, else the last ones of each restart."""
+        for restart in range(self.restarts):
+            start = x if restart == 0 else random_start(x, threat, objective.search_streams)
+            yield from self._ascend(objective, start, x, threat)
+
+    def _ascend(self, objective: Objective, z: torch.Tensor, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
+        randomised = objective.g.randomised
+        velocity = torch.zeros_like(x)
+        spacing = max(1, self.steps // (2 * self.checkpoints))
+        for t in range(self.steps):
+            value, gradient = objective.gradient(z, self.draws)
+            if not randomised:
+                yield Candidate(z, value)
+            elif t and (self.steps - t) % spacing == 0 and (self.steps - t) // spacing < self.checkpoints:
+                yield Candidate(z)
+            velocity = self.momentum * velocity + unit(gradient, "l2")
+            z = project(z + self.step * threat.eps * unit(velocity, threat.norm), x, threat)
+        yield Candidate(z)

@@ -1,0 +1,32 @@
+"""The bench: interfaces, registry, data sets, metrics and the runner.
+
+Users need the names below; everything else is reached through its module.
+"""
+
+from __future__ import annotations
+
+from .api import L2, AttackResult, Certificate, DefendedMetric, Linf, Metric, Threat
+from .datasets import Dataset, Item, load_dataset
+from .metrics import load_metric
+from .registry import register_attack, register_dataset, register_defense, register_metric
+from .run import RunResult, run_suite
+
+__all__ = [
+    "L2",
+    "AttackResult",
+    "Certificate",
+    "Dataset",
+    "DefendedMetric",
+    "Item",
+    "Linf",
+    "Metric",
+    "RunResult",
+    "Threat",
+    "load_dataset",
+    "load_metric",
+    "register_attack",
+    "register_dataset",
+    "register_defense",
+    "register_metric",
+    "run_suite",
+]

@@ -1,0 +1,62 @@
+"""The program's entry point: commands are imported when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from typing import Any
+
+import click
+
+from ..errors import RobustIQAError
+
+_COMMANDS = {
+    "list": ("listing:list_", "List metrics, defences, attacks, data sets and suites."),
+    "score": ("single:score", "Score images."),
+    "certify": ("single:certify", "Certified bounds for images."),
+    "attack": ("single:attack", "Attack images."),
+    "plan": ("runs:plan", "Show what a suite would run."),
+    "run": ("runs:run", "Run a suite, or go on with an interrupted run."),
+    "collect": ("runs:collect", "Write the tables of a run again."),
+    "train": ("train:train", "Train a metric or a denoiser."),
+}
+
+
+class _Lazy(click.Group):
+    """A group whose commands cost nothing until they are called: `--help` answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        return getattr(importlib.import_module(f".{module}", __package__), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RobustIQAError as error:
+            click.echo(f"robustiqa: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(importlib.metadata.version("robustiqa"), prog_name="robustiqa")
+def cli() -> None:
+    """RobustIQA: how badly can no-reference image-quality metrics be gamed, and what helps?"""
+
+
+def main() -> None:
+    """Console entry point: exit code 0 when all went well, 1 when something failed, 2 for a wrong call."""
+    try:
+        cli(prog_name="robustiqa")
+    except KeyboardInterrupt:
+        click.echo("robustiqa: interrupted; run the same command again to go on", err=True)
+        sys.exit(130)

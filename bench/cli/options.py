@@ -1,0 +1,66 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ..errors import BadParameter
+from ..registry import registry
+from ..suite import parse_eps
+
+Command = Callable[..., Any]
+
+
+class Eps(click.ParamType):
+    """A budget such as 0.05 or 4/255; with `many`, a comma-separated list of them."""
+
+    def __init__(self, many: bool = False) -> None:
+        self.many = many
+        self.name = "eps,..." if many else "eps"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text to float, or to a tuple of floats."""
+        if not isinstance(value, str):
+            return value
+        try:
+            found = [parse_eps(part) for part in value.split(",") if part.strip()]
+        except BadParameter as error:
+            self.fail(str(error), param, ctx)
+        if self.many and found:
+            return tuple(found)
+        if len(found) == 1:
+            return found[0]
+        self.fail(f"{value!r}: expected {'at least one budget' if self.many else 'one budget'}", param, ctx)
+
+
+def with_plugins(command: Command) -> Command:
+    """Add `--plugin FILE`, repeatable, and load the files before the command runs."""
+
+    @click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="Python file with your own plug-ins.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, plugins: tuple[str, ...], **kwargs: Any) -> Any:
+        for path in plugins:
+            registry.load_file(path)
+        return command(*args, **kwargs)
+
+    return wrapped
+
+
+def single_image(command: Command) -> Command:
+    """Add the arguments and options of `score`, `certify` and `attack`."""
+    for decorate in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option("--seed", default=0, show_default=True, help="Base seed of all random streams."),
+        click.option("--device", default="cpu", show_default=True, help="Torch device."),
+        click.option(
+            "--defense", default="none", show_default=True, help="Defence, e.g. median-smoothing."
+        ),
+        click.option("--metric", required=True, help="Metric, e.g. tiny-iqa."),
+        click.argument("images", nargs=-1, required=True, metavar="IMAGE..."),
+    ):
+        command = decorate(command)
+    return command

@@ -1,0 +1,77 @@
+"""`robustiqa plan`, `run` and `collect`."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..plan import make_plan
+from ..registry import resolve_target
+from ..run import COLLECT, run_suite
+from ..suite import Suite, load_suite
+from .options import with_plugins
+
+Command = Callable[..., Any]
+
+
+def _suite_options(command: Command) -> Command:
+    for decorate in (
+        click.option("--attack", "attacks", multiple=True, help="Run this attack instead of the suite's."),
+        click.option("--dataset", "datasets", multiple=True, help="Run on this data set instead of the suite's."),
+        click.option("--defense", "defenses", multiple=True, help="Run this defence instead of the suite's."),
+        click.option("--metric", "metrics", multiple=True, help="Run this metric instead of the suite's."),
+        click.option("--suite", default="quick", show_default=True, help="Name of a suite, or a YAML file."),
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.command()
+@_suite_options
+@with_plugins
+def plan(suite: str, **lists: tuple[str, ...]) -> None:
+    """Show the cells that a suite would run, and what it leaves out with the reason."""
+    made = make_plan(_suite(suite, lists))
+    for (metric, defense, kind), count in Counter((c.metric, c.defense, c.kind) for c in made.cells).items():
+        click.echo(f"{metric} | {defense} | {kind}: {count} cells")
+    for what, why in made.skipped:
+        click.echo(f"left out: {what}: {why}")
+    click.echo(f"{len(made.cells)} cells")
+
+
+@click.command()
+@_suite_options
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the results.")
+@click.option("--device", default="cpu", show_default=True, help="Torch device.")
+@click.option("--executor", type=click.Choice(["inline"]), default="inline", show_default=True)
+@with_plugins
+def run(suite: str, out: str, device: str, executor: str, **lists: tuple[str, ...]) -> None:
+    """Run a suite and write its tables; run it again to go on where it was interrupted."""
+    result = run_suite(_suite(suite, lists), out, device=device)
+    click.echo(Path(result.tables["board"]).read_text(encoding="utf-8"))
+    click.echo(f"{result.computed} cells computed, {result.resumed} already complete, {len(result.failed)} failed")
+    for table in result.tables.values():
+        click.echo(str(table))
+    for cell, message in result.failed.items():
+        click.echo(f"robustiqa: cell {cell} failed: {message} (see {result.out / 'errors'})", err=True)
+    if result.bad_images:
+        click.echo(f"robustiqa: {result.bad_images} results are errors, not scores: see the column `message` of "
+                   f"{result.out / 'cells'}", err=True)  # fmt: skip
+    sys.exit(0 if result.ok else 1)
+
+
+@click.command()
+@click.argument("out", type=click.Path(file_okay=False))
+def collect(out: str) -> None:
+    """Write the tables of the run in OUT again, from its records alone."""
+    for table in resolve_target(COLLECT)(out).values():
+        click.echo(str(table))
+
+
+def _suite(text: str, lists: dict[str, tuple[str, ...]]) -> Suite:
+    return load_suite(text).override(**lists)

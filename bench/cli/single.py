@@ -1,0 +1,176 @@
+"""`robustiqa score`, `certify` and `attack`: single images."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from tabulate import tabulate
+
+from ..api import DefendedMetric, Direction, Norm, Threat
+from ..build import load_attack, load_defense
+from ..errors import Incompatible, RobustIQAError
+from ..images import load_image, psnr_of_l2, quantise, rms_grey_levels, save_png
+from ..metrics import load_metric
+from ..seeds import Role, Streams, image_key
+from .options import Eps, single_image, with_plugins
+
+Record = dict[str, Any]
+
+
+@click.command()
+@single_image
+@with_plugins
+def score(images: tuple[str, ...], metric: str, defense: str, device: str, seed: int, as_json: bool) -> None:
+    """Score images with a metric behind a defence."""
+    g = load_defense(defense, load_metric(metric, device))
+
+    def one(x: torch.Tensor, head: Record) -> Record:
+        rng = Streams.create([image_key(x[0])], Role.EVALUATION, seed)
+        return head | {"score": float(g.estimate(x, rng).score[0])}
+
+    _each(images, g, device, one, as_json, lambda r: [[r["image"], r["score"]]], ["image", "score"])
+
+
+@click.command()
+@single_image
+@click.option("--eps", type=Eps(many=True), default="0.05", show_default=True, help="l2 budgets, e.g. 0.05,0.12.")
+@click.option("--alpha", type=float, default=0.001, show_default=True, help="Error probability per image and eps.")
+@with_plugins
+def certify(
+    images: tuple[str, ...], metric: str, defense: str, device: str, seed: int, as_json: bool,
+    eps: tuple[float, ...], alpha: float,
+) -> None:  # fmt: skip
+    """Bounds that no perturbation within eps can leave, with probability 1 - alpha."""
+    g = load_defense(defense, load_metric(metric, device))
+
+    def one(x: torch.Tensor, head: Record) -> Record:
+        population = g.certify(x, eps, alpha, seed)
+        kinds = [population, *([population.deployed] if population.deployed else [])]
+        span = g.metric.score_range
+        rows = []
+        for c in kinds:
+            for j, e in enumerate(c.eps):
+                lo, hi = float(c.lo[0, j]), float(c.hi[0, j])
+                rows.append(
+                    {
+                        "eps": e,
+                        "kind": c.kind,
+                        "lo": _finite(lo),
+                        "hi": _finite(hi),
+                        "delta": _finite(float(c.delta[0, j])),
+                        "gaming_delta": _finite(float(c.gaming_delta[0, j])),
+                        "vacuous": not math.isfinite(hi - lo) or (span is not None and hi - lo >= span[1] - span[0]),
+                        "rms": rms_grey_levels(e, x.shape[2], x.shape[3]),
+                        "psnr": _finite(psnr_of_l2(e, x.shape[2], x.shape[3])),
+                    }
+                )
+        return head | {"score": float(population.score[0]), "n": population.n, "alpha": alpha, "certificates": rows}
+
+    def lines(r: Record) -> list[list[Any]]:
+        return [
+            [r["image"], r["score"], c["eps"], c["rms"], c["kind"], c["lo"], c["hi"], "yes" if c["vacuous"] else ""]
+            for c in r["certificates"]
+        ]
+
+    headers = ["image", "score", "l2 eps", "RMS (grey levels)", "kind", "lo", "hi", "vacuous"]
+    _each(images, g, device, one, as_json, lines, headers)
+
+
+@click.command()
+@single_image
+@click.option("--attack", "attack_text", required=True, help="Attack, e.g. pgd or eot-pgd[steps=20].")
+@click.option("--norm", type=click.Choice(["l2", "linf"]), default="linf", show_default=True)
+@click.option("--eps", type=Eps(), default="4/255", show_default=True, help="Budget in [0,1] pixel units.")
+@click.option("--direction", type=click.Choice(["up", "down"]), default="up", show_default=True)
+@click.option("--save", type=click.Path(file_okay=False), help="Folder for the adversarial images (8-bit PNG).")
+@with_plugins
+def attack(
+    images: tuple[str, ...], metric: str, defense: str, device: str, seed: int, as_json: bool,
+    attack_text: str, norm: Norm, eps: float, direction: Direction, save: str | None,
+) -> None:  # fmt: skip
+    """Attack images: how far can the score be moved within a budget?"""
+    g = load_defense(defense, load_metric(metric, device))
+    attacker = load_attack(attack_text)
+    threat = Threat(norm, eps)
+    reason = attacker.skip(g, threat)
+    if reason:
+        raise Incompatible(reason)
+    low, high = g.metric.score_range or (0.0, 1.0)
+    paths: set[str] = set()
+
+    def one(x: torch.Tensor, head: Record) -> Record:
+        r = attacker(g, x, threat, direction, seed)
+        path = None
+        if save is not None:
+            name = _file_name(head, attacker.spec, threat, direction, paths)
+            path = str(save_png(quantise(r.adversarial[0]), Path(save) / name))
+        values = {
+            "clean": r.clean.score, "adversarial": r.attacked.score, "adversarial_8bit": r.attacked_8bit.score,
+            "gain": r.gain / (high - low), "linf": r.linf, "l2": r.l2, "psnr": r.psnr, "ssim": r.ssim,
+            "forwards": r.forwards, "backwards": r.backwards, "seconds": r.seconds,
+        }  # fmt: skip
+        numbers = {k: _finite(v[0].item()) for k, v in values.items()}
+        what = {"attack": attacker.spec, "norm": norm, "eps": eps, "direction": direction}
+        unit = "declared range" if g.metric.score_range else "metric units (no declared range)"
+        return head | what | numbers | {"gain_unit": unit, "path": path}
+
+    def lines(r: Record) -> list[list[Any]]:
+        return [[r[k] for k in ("image", "clean", "adversarial", "adversarial_8bit", "gain", "linf", "l2", "psnr")]]
+
+    headers = ["image", "clean", "attacked", "8-bit", "gain", "linf", "l2", "PSNR (dB)"]
+    _each(images, g, device, one, as_json, lines, headers)
+
+
+def _each(
+    images: tuple[str, ...],
+    g: DefendedMetric,
+    device: str,
+    one: Callable[[torch.Tensor, Record], Record],
+    as_json: bool,
+    lines: Callable[[Record], list[list[Any]]],
+    headers: list[str],
+) -> None:
+    """Apply `one` to every image; a bad one gets its sentence on stderr, and the exit code says so."""
+    records, failed = [], 0
+    for path in images:
+        try:
+            x = load_image(path)[None].to(device)
+            records.append(one(x, {"image": path, "metric": g.metric.spec, "defense": g.spec}))
+        except Incompatible:
+            raise
+        except RobustIQAError as error:
+            failed += 1
+            click.echo(f"robustiqa: {error}", err=True)
+    if as_json:
+        click.echo(json.dumps(records, indent=2, allow_nan=False))
+    elif records:
+        rows = [line for record in records for line in lines(record)]
+        click.echo(tabulate(rows, headers=headers, floatfmt=".4f", missingval="-"))
+    if failed:
+        click.echo(f"robustiqa: {failed} of {len(images)} images failed", err=True)
+        sys.exit(1)
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity: an unbounded side is null."""
+    return value if math.isfinite(value) else None
+
+
+def _file_name(head: Record, attack_spec: str, threat: Threat, direction: str, taken: set[str]) -> str:
+    """A file name legal everywhere; images of the same name from different folders get a number."""
+    parts = [Path(head["image"]).stem, head["metric"], head["defense"], attack_spec, threat.norm, f"{threat.eps:.4g}"]
+    stem = re.sub(r"[^A-Za-z0-9.]+", "-", "_".join([*parts, direction])).strip("-")[:150]
+    name, k = f"{stem}.png", 1
+    while name in taken:
+        k += 1
+        name = f"{stem}-{k}.png"
+    taken.add(name)
+    return name

@@ -1,0 +1,18 @@
+"""Data sets: the embedded photographs, a folder of one's own, and the field's."""
+
+from __future__ import annotations
+
+from ..errors import BadPlugin
+from ..registry import registry
+from .base import Dataset, Item
+
+__all__ = ["Dataset", "Item", "load_dataset"]
+
+
+def load_dataset(text: str) -> Dataset:
+    """Build the data set of a plug-in string; raises `UnknownName`, `BadParameter`, `BadData` or `BadPlugin`."""
+    plugin, spec, parameters = registry.resolve("dataset", text)
+    dataset = plugin.factory(**parameters)
+    if not isinstance(dataset, Dataset):
+        raise BadPlugin(f"data set {spec.name!r} gives a {type(dataset).__name__}: expected a robustiqa Dataset")
+    return dataset

@@ -1,0 +1,57 @@
+"""What a data set is to the suite: images in [0,1], their reference, and a named ground truth."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a data set.
+
+    Attributes:
+        id: unique in the data set, stable across releases.
+        reference: id of the photograph that it was made from; equal ids are resampled together in intervals.
+        truth: quality, larger = better (a DMOS is negated by the loader), or None where there is none.
+    """
+
+    id: str
+    reference: str
+    truth: float | None
+
+
+class Dataset(ABC):
+    """A finite, ordered set of images.
+
+    Attributes:
+        truth_name: what the ground truth is: "MOS" for human scores, otherwise what it stands in for, e.g.
+            "pseudo-MOS (SSIM)"; None without ground truth. Every table prints it.
+    """
+
+    truth_name: str | None = None
+
+    @cached_property
+    def items(self) -> Sequence[Item]:
+        """The images in a fixed order; a subclass builds them here, or sets the attribute."""
+        raise NotImplementedError(f"{type(self).__name__} has no items")
+
+    @abstractmethod
+    def load(self, index: int) -> torch.Tensor:
+        """Image `index` as float32 (3,H,W) in [0,1]; raises `BadImage` when its file is unusable."""
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Digest of the item list with its ground truth; subclasses with files on disk add the files' digests."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            digest.update(f"{item.id}|{item.reference}|{item.truth!r}\n".encode())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.items)

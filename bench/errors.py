@@ -1,0 +1,48 @@
+"""Errors that a user can act on: one sentence each, saying what was given, what was expected and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RobustIQAError(Exception):
+    """Base of every error that is the input's fault, not the program's; the CLI prints it without a traceback."""
+
+
+class UnknownName(RobustIQAError):
+    """A plug-in, option or key that does not exist; the message names the nearest one that does."""
+
+    def __init__(self, what: str, given: str, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+        guess = f"did you mean {near[0]!r}? " if near else ""
+        super().__init__(f"unknown {what} {given!r}: {guess}known are {', '.join(known) or 'none'}{hint}")
+
+
+class BadParameter(RobustIQAError):
+    """A parameter outside what the plug-in or command accepts."""
+
+
+class BadImage(RobustIQAError):
+    """An image that cannot be scored as it is (missing, corrupt, grey, 16-bit, with alpha, too small)."""
+
+
+class BadScore(RobustIQAError):
+    """A metric that returned a wrong shape, NaN or infinity: an error, never a score."""
+
+
+class BadPlugin(RobustIQAError):
+    """A plug-in file or entry point that could not be loaded."""
+
+
+class BadData(RobustIQAError):
+    """A data set or weights file that is missing, incomplete or corrupt."""
+
+
+class BadSuite(RobustIQAError):
+    """A suite file with an unknown key or an impossible value."""
+
+
+class Incompatible(RobustIQAError):
+    """Two plug-ins that cannot be combined, for example a white-box attack on a metric without gradient."""

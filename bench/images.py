@@ -1,0 +1,148 @@
+"""Reading, checking, writing and comparing images."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from skimage.metrics import structural_similarity
+
+from .errors import BadImage
+
+MIN_SIDE = 16
+"""Smallest side in pixels that is taken for a photograph at all; a metric may ask for more."""
+
+_MODES = {
+    "L": "grey, 8-bit (1 channel)",
+    "1": "black and white (1 bit)",
+    "I;16": "grey, 16-bit",
+    "I": "grey, 32-bit integer",
+    "F": "grey, float",
+    "LA": "grey with alpha",
+    "RGBA": "RGB with an alpha channel",
+    "P": "a palette image",
+    "CMYK": "CMYK",
+}
+
+
+def load_image(path: str | Path, min_side: int = MIN_SIDE) -> torch.Tensor:
+    """Read an 8-bit RGB image file as float32 (3,H,W) in [0,1].
+
+    Nothing is converted silently: a grey, 16-bit, palette or transparent image changes its score with the way of the
+    conversion, so the user has to choose it. Only the EXIF orientation is applied.
+
+    Raises:
+        BadImage: what the file is, and what to do about it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise BadImage(f"image {str(path)!r} does not exist: check the path")
+    if not path.is_file():
+        raise BadImage(f"{str(path)!r} is not a file: give image files, not folders")
+    try:
+        with warnings.catch_warnings():
+            # A decompression bomb is an error here, not a warning.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                bits = _png_bits(path) if image.format == "PNG" else 8
+                if image.mode != "RGB" or bits == 16:
+                    what = f"{bits}-bit RGB" if image.mode == "RGB" else _MODES.get(image.mode, f"mode {image.mode}")
+                    raise BadImage(
+                        f"image {str(path)!r} is {what}: expected 8-bit RGB; convert it first, "
+                        f"for example with Pillow: Image.open(f).convert('RGB').save(g)"
+                    )
+                array = np.asarray(ImageOps.exif_transpose(image), dtype=np.uint8)
+    except BadImage:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage(f"image {str(path)!r} is too large to be read safely: {error}") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise BadImage(f"image {str(path)!r} is corrupt or of an unknown format ({error}): expected PNG, JPEG, WebP, "
+                       "BMP, TIFF or JPEG 2000; save it again") from error  # fmt: skip
+    check_size(array.shape[0], array.shape[1], min_side, str(path))
+    return from_uint8(array)
+
+
+def check_size(height: int, width: int, min_side: int, what: str) -> None:
+    """Raise `BadImage` when a side is shorter than `min_side` pixels."""
+    if min(height, width) < min_side:
+        raise BadImage(f"image {what!r} is {width}x{height} px: expected at least {min_side}x{min_side}; use a larger "
+                       "image (enlarging a small one changes its quality)")  # fmt: skip
+
+
+def _png_bits(path: Path) -> int:
+    """Bit depth in a PNG's header: Pillow opens 16-bit RGB as 8-bit without a word."""
+    with path.open("rb") as file:
+        header = file.read(26)
+    return header[24] if len(header) == 26 else 8
+
+
+def from_uint8(array: np.ndarray) -> torch.Tensor:
+    """(H,W,3) uint8 to float32 (3,H,W) in [0,1]."""
+    return torch.from_numpy(np.array(array, copy=True)).permute(2, 0, 1).contiguous().float().div_(255.0)
+
+
+def to_uint8(image: torch.Tensor) -> np.ndarray:
+    """(3,H,W) in [0,1] to (H,W,3) uint8, rounded to the nearest grey level (never truncated)."""
+    return image.detach().cpu().clamp(0, 1).mul(255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def quantise(x: torch.Tensor) -> torch.Tensor:
+    """The image as an 8-bit file would hold it: rounded to multiples of 1/255, same shape and dtype."""
+    return x.clamp(0, 1).mul(255.0).round().div(255.0)
+
+
+def save_png(image: torch.Tensor, path: str | Path) -> Path:
+    """Write (3,H,W) in [0,1] as 8-bit PNG, atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        Image.fromarray(to_uint8(image), "RGB").save(temporary, format="PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+class Distortion(NamedTuple):
+    """How far two images are apart: `linf` and `l2` in [0,1] pixel units, `psnr` in dB, `ssim` in [-1,1]."""
+
+    linf: float
+    l2: float
+    psnr: float
+    ssim: float
+
+
+def compare(a: torch.Tensor, b: torch.Tensor) -> Distortion:
+    """Measured distance of two (3,H,W) images; PSNR of equal images is infinite."""
+    difference = (a.detach().double() - b.detach().double()).cpu()
+    mse = float(difference.square().mean())
+    return Distortion(
+        linf=float(difference.abs().max()),
+        l2=float(difference.norm()),
+        psnr=float("inf") if mse == 0 else -10.0 * float(np.log10(mse)),
+        ssim=ssim(a, b),
+    )
+
+
+def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
+    """SSIM with the settings of Wang et al. 2004 (Gaussian window of sigma 1.5), mean over the channels."""
+    first, second = (t.detach().double().cpu().permute(1, 2, 0).numpy() for t in (a, b))
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(np.asarray(structural_similarity(first, second, channel_axis=2, data_range=1.0, **options)))
+
+
+def rms_grey_levels(eps: float, height: int, width: int) -> float:
+    """RMS in 8-bit grey levels of a perturbation with l2 norm `eps` (SCIENCE section 5): 255 eps / sqrt(3HW)."""
+    return 255.0 * eps / float(np.sqrt(3 * height * width))
+
+
+def psnr_of_l2(eps: float, height: int, width: int) -> float:
+    """PSNR in dB of a perturbation with l2 norm `eps`."""
+    return float("inf") if eps == 0 else float(-20.0 * np.log10(eps / np.sqrt(3 * height * width)))

@@ -1,0 +1,146 @@
+"""The measures of the suite, pure numpy and scipy (SCIENCE section 6)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import OptimizeWarning, curve_fit
+from scipy.stats import binomtest, kendalltau, pearsonr, spearmanr
+
+from .seeds import derive_seed
+
+RESAMPLES = 2000
+"""Bootstrap resamples of every interval."""
+
+
+class Interval(NamedTuple):
+    """A mean with its bootstrap confidence interval."""
+
+    mean: float
+    lo: float
+    hi: float
+
+
+def srocc(score: np.ndarray, truth: np.ndarray) -> float:
+    """Spearman's rank correlation; NaN with fewer than 3 images or constant scores."""
+    return _correlation(spearmanr, score, truth)
+
+
+def krocc(score: np.ndarray, truth: np.ndarray) -> float:
+    """Kendall's tau-b; NaN with fewer than 3 images or constant scores."""
+    return _correlation(kendalltau, score, truth)
+
+
+def plcc(score: np.ndarray, truth: np.ndarray) -> float:
+    """Pearson's correlation of the raw scores; NaN with fewer than 3 images or constant scores."""
+    return _correlation(pearsonr, score, truth)
+
+
+def plcc_logistic(score: np.ndarray, truth: np.ndarray) -> float:
+    """Pearson's correlation after the 4-parameter logistic of VQEG (2000); NaN where the fit does not converge.
+
+    truth ~ b2 + (b1 - b2) / (1 + exp(-(score - b3) / |b4|)), fitted on standardised values from the customary start.
+    """
+    if _degenerate(score, truth):
+        return float("nan")
+    s = (score - score.mean()) / score.std()
+    t = (truth - truth.mean()) / truth.std()
+
+    def logistic(v: np.ndarray, b1: float, b2: float, b3: float, b4: float) -> np.ndarray:
+        return b2 + (b1 - b2) / (1 + np.exp(np.clip(-(v - b3) / (abs(b4) + 1e-6), -50, 50)))
+
+    rising = np.corrcoef(s, t)[0, 1] >= 0
+    start = (t.max(), t.min(), 0.0, 1.0) if rising else (t.min(), t.max(), 0.0, 1.0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OptimizeWarning)
+            fitted, _ = curve_fit(logistic, s, t, p0=start, maxfev=20000)
+    except RuntimeError:
+        return float("nan")
+    return plcc(logistic(s, *fitted), t)
+
+
+def score_range(scores: np.ndarray) -> tuple[float, float]:
+    """1st and 99th percentile of clean scores: their difference R is the unit of every gain."""
+    low, high = np.percentile(scores, [1, 99])
+    return float(low), float(high)
+
+
+def r_score(clean: np.ndarray, attacked: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
+    """Per-image R-score: log10( max(b - q, q - a) / max(|q' - q|, 1e-3 (b - a)) ), [a,b] the range.
+
+    The form of the AAAI 2024 benchmark with its tiny constant replaced by a floor on the change, so that an image that
+    does not move counts 3 at most. Larger = more robust.
+    """
+    a, b = ends
+    room = np.maximum(b - clean, clean - a)
+    return np.log10(room / np.maximum(np.abs(attacked - clean), 1e-3 * (b - a)))
+
+
+def bootstrap_mean(values: np.ndarray, groups: Sequence[str], label: str, level: float = 0.95) -> Interval:
+    """Mean with a percentile bootstrap interval, resampled by group (the reference photograph).
+
+    Args:
+        values: (N,) one value an image.
+        groups: (N,) images with equal entries are drawn together.
+        label: names the statistic; it seeds the resampling, so that a table is the same on every run.
+        level: confidence.
+    """
+    if len(values) == 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    _, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    sums, counts = np.bincount(index, weights=values), np.bincount(index)
+    rng = np.random.default_rng(derive_seed("bootstrap", label))
+    drawn = rng.integers(len(sums), size=(RESAMPLES, len(sums)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.percentile(means, [50 * (1 - level), 50 * (1 + level)])
+    return Interval(float(np.mean(values)), float(low), float(high))
+
+
+def violation_p(violations: int, images: int, alpha: float) -> float:
+    """Exact one-sided binomial p-value of that many violations when each has probability alpha at most."""
+    return float(binomtest(violations, images, alpha, alternative="greater").pvalue) if images else float("nan")
+
+
+class CertifiedOrder(NamedTuple):
+    """What no perturbation of any image can undo.
+
+    Attributes:
+        pairs: share of image pairs whose order is certified.
+        krocc: lower bound on Kendall's tau to the ground truth under attack; NaN without ground truth.
+        srocc: lower bound on Spearman's rho under attack; NaN without ground truth.
+    """
+
+    pairs: float
+    krocc: float
+    srocc: float
+
+
+def certified_order(lo: np.ndarray, hi: np.ndarray, truth: np.ndarray | None) -> CertifiedOrder:
+    """Order certificate from per-image bounds (N,) at alpha/N, scores oriented so that larger = better.
+
+    A pair (i,j) is certified if lo_i > hj. Pairs of equal truth are left out; every other pair that is not certified
+    concordant is counted as discordant, so tau >= 2 C / P - 1. For tau >= 0, Durbin and Stuart (1951) give
+    rho >= (3 tau - 1) / 2; below 0 the trivial bound -1 is returned.
+    """
+    above = lo[:, None] > hi[None, :]
+    total = len(lo) * (len(lo) - 1) / 2
+    share = float(above.sum() / total) if total else float("nan")
+    if truth is None:
+        return CertifiedOrder(share, float("nan"), float("nan"))
+    better = truth[:, None] > truth[None, :]
+    if not better.any():
+        return CertifiedOrder(share, float("nan"), float("nan"))
+    tau = float(2 * (above & better).sum() / better.sum() - 1)
+    return CertifiedOrder(share, tau, (3 * tau - 1) / 2 if tau >= 0 else -1.0)
+
+
+def _degenerate(a: np.ndarray, b: np.ndarray) -> bool:
+    return len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0
+
+
+def _correlation(statistic, a: np.ndarray, b: np.ndarray) -> float:
+    return float("nan") if _degenerate(a, b) else float(statistic(a, b)[0])

@@ -1,0 +1,38 @@
+"""Metrics: the embedded one and the loader for every registered one."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..api import Metric
+from ..errors import BadParameter, BadPlugin
+from ..registry import registry
+
+__all__ = ["load_metric"]
+
+
+def load_metric(text: str, device: str = "cpu") -> Metric:
+    """Build the metric of a plug-in string on a device.
+
+    Raises:
+        UnknownName: no such metric or parameter; the nearest name is given.
+        BadPlugin: its factory does not return an `nn.Module`.
+        BadParameter: the device cannot be used here.
+    """
+    plugin, spec, parameters = registry.resolve("metric", text)
+    module = plugin.factory(**parameters)
+    if not isinstance(module, nn.Module):
+        raise BadPlugin(f"metric {spec.name!r} gives a {type(module).__name__}: expected a torch.nn.Module")
+    return Metric(module, str(spec), **plugin.meta).to(check_device(device))
+
+
+def check_device(device: str) -> torch.device:
+    """The torch device of that name, if it can be used here."""
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise BadParameter(f"device {device!r} cannot be used here ({reason}): try --device cpu") from error
+    return found

@@ -1,0 +1,159 @@
+"""From a suite to cells: the smallest pieces of work, each with an id made of all that decides its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .api import DefendedMetric, Direction, Norm, Threat
+from .build import load_attack, load_defense
+from .datasets import Dataset, load_dataset
+from .metrics import load_metric
+from .registry import registry
+from .spec import parse_spec
+from .store import SCHEMA_VERSION
+from .suite import AttackEntry, Suite
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One piece of work: images [start, stop) of a data set, one metric, one defence, and what is done to them."""
+
+    kind: str
+    metric: str
+    defense: str
+    dataset: str
+    start: int
+    stop: int
+    seed: int
+    attack: str | None = None
+    norm: Norm | None = None
+    eps: tuple[float, ...] = ()
+    direction: Direction | None = None
+    alpha: float | None = None
+    family: int = 1
+    id: str = ""
+
+    @property
+    def label(self) -> str:
+        """Short text for progress lines."""
+        what = f"{self.attack} {self.norm} {self.eps[0]:.4g} {self.direction}" if self.kind == "attack" else self.kind
+        return f"{self.metric} | {self.defense} | {what} | {self.start}-{self.stop - 1}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a suite in the order of work, and what is left out with the reason."""
+
+    cells: tuple[Cell, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `plan_from_json` reads it back."""
+        return {"schema": SCHEMA_VERSION, "cells": [asdict(c) for c in self.cells], "skipped": list(self.skipped)}
+
+
+def plan_from_json(data: dict[str, Any]) -> Plan:
+    """The plan that `Plan.to_json` wrote."""
+    cells = [Cell(**{**cell, "eps": tuple(cell["eps"])}) for cell in data["cells"]]
+    return Plan(tuple(cells), tuple((what, why) for what, why in data["skipped"]))
+
+
+def canonical(kind: str, text: str) -> str:
+    """The plug-in string with its parameters sorted: one spelling for tables and ids."""
+    spec = parse_spec(text)
+    registry.get(kind, spec.name).bind(spec)
+    return str(spec)
+
+
+def make_plan(suite: Suite) -> Plan:
+    """Cells of a suite: per data set, metric and defence first the clean scores, then certificates, then attacks.
+
+    The scores of the undefended metric are always planned: their spread is the unit of every gain.
+    """
+    cells: list[Cell] = []
+    skipped: list[tuple[str, str]] = []
+    for dataset_text in suite.datasets:
+        dataset = load_dataset(dataset_text)
+        dataset_name = canonical("dataset", dataset_text)
+        for metric_text in suite.metrics:
+            metric = load_metric(metric_text)
+            names = dict.fromkeys(canonical("defense", d) for d in suite.defenses)
+            for defense in dict.fromkeys(["none", *names]):
+                g = load_defense(defense, metric)
+                base = {"metric": metric.spec, "defense": defense, "dataset": dataset_name, "seed": suite.seed}
+                for job in _jobs(suite, g, len(dataset), defense in names, skipped):
+                    cells += _cut(base | job, suite.chunk, dataset)
+    return Plan(tuple(cells), tuple(dict.fromkeys(skipped)))
+
+
+def _jobs(
+    suite: Suite, g: DefendedMetric, images: int, wanted: bool, skipped: list[tuple[str, str]]
+) -> Iterator[dict[str, Any]]:
+    """What is done to one defended metric, without the cutting into chunks."""
+    yield {"kind": "score"}
+    if not wanted:
+        return
+    if suite.certify and g.certified_norm:
+        entry = suite.certify
+        yield {"kind": "certify", "eps": entry.eps, "alpha": entry.alpha, "norm": g.certified_norm, "family": images}
+    for entry in suite.attacks:
+        if not _applies(entry, g):
+            continue
+        attack = load_attack(entry.attack)
+        name = attack.spec
+        for threat in entry.threats():
+            reason = attack.skip(g, threat)
+            if reason:
+                skipped.append((f"{name} on {g.spec} at {threat}", reason))
+                continue
+            for direction in entry.directions:
+                yield _attack_job(name, threat, direction)
+
+
+def _attack_job(name: str, threat: Threat, direction: Direction) -> dict[str, Any]:
+    return {"kind": "attack", "attack": name, "norm": threat.norm, "eps": (threat.eps,), "direction": direction}
+
+
+def _applies(entry: AttackEntry, g: DefendedMetric) -> bool:
+    """Whether the suite wants this attack on this kind of defence."""
+    return {
+        "all": True,
+        "deterministic": not g.randomised,
+        "randomised": g.randomised,
+        "certified": g.certified_norm is not None,
+    }[entry.only]
+
+
+def _cut(job: dict[str, Any], chunk: int, dataset: Dataset) -> Iterator[Cell]:
+    """The job on chunks of images, each with its id."""
+    identity = {
+        "schema": SCHEMA_VERSION,
+        "metric": _identity("metric", job["metric"]),
+        "defense": _identity("defense", job["defense"]),
+        "attack": _identity("attack", job["attack"]) if "attack" in job else None,
+        "dataset": dataset.content_hash,
+    }
+    for start in range(0, len(dataset), chunk):
+        cell = Cell(**job, start=start, stop=min(start + chunk, len(dataset)))
+        parts = asdict(cell) | {"id": "", "identity": identity}
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        yield Cell(**{**vars(cell), "id": f"{_slug(cell)}-{digest}"})
+
+
+def _identity(kind: str, text: str) -> str:
+    """Plug-in with version, all parameters and the hash of its source."""
+    plugin, spec, _ = registry.resolve(kind, text)
+    return f"{plugin.identity(spec)}@{plugin.source_hash}"
+
+
+def _slug(cell: Cell) -> str:
+    """Readable start of a file name, legal everywhere."""
+    parts = [cell.kind, parse_spec(cell.metric).name, parse_spec(cell.defense).name]
+    if cell.kind == "attack":
+        parts += [parse_spec(cell.attack or "").name, f"{cell.norm}", f"{cell.eps[0]:.4g}", f"{cell.direction}"]
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([*parts, str(cell.start)]))[:100]

@@ -1,0 +1,223 @@
+"""The one registry of plug-ins: built in (imported when first asked for), by entry point, or from `--plugin FILE`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import BadPlugin, UnknownName
+from .spec import Spec, Value, bind, parse_spec
+
+KINDS = ("metric", "dataset", "defense", "attack")
+PACKAGE = __name__.rsplit(".", 2)[0]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A registered plug-in.
+
+    Attributes:
+        kind: metric, dataset, defense or attack.
+        name: kebab-case name by which users call it.
+        factory: what builds it; for a defence its first argument is the metric.
+        version: raised whenever its behaviour changes, so that stored results are not mixed.
+        origin: "built-in", "entry point DIST" or "file PATH".
+        meta: what the decorator declared (direction, range, ...).
+    """
+
+    kind: str
+    name: str
+    factory: Callable[..., Any]
+    version: int
+    origin: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """First line of the factory's docstring."""
+        return (inspect.getdoc(self.factory) or "").split("\n", 1)[0]
+
+    @property
+    def source_hash(self) -> str:
+        """Digest of the file that defines the plug-in: part of every result's identity."""
+        file = inspect.getsourcefile(inspect.unwrap(self.factory))
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else "unknown"
+
+    def bind(self, spec: Spec) -> dict[str, Value]:
+        """All parameters, given or default, checked against the factory's signature."""
+        return bind(spec, self.factory, skip=1 if self.kind == "defense" else 0)
+
+    def identity(self, spec: Spec) -> str:
+        """`name-vN[all parameters]`: equal for two strings that mean the same plug-in."""
+        return str(Spec(f"{self.name}-v{self.version}", self.bind(spec)))
+
+
+class Registry:
+    """Plug-ins by kind and name; a broken one is remembered with its error and never stops the others."""
+
+    def __init__(self, builtin: dict[str, dict[str, str]]) -> None:
+        self._lazy = {kind: dict(builtin.get(kind, {})) for kind in KINDS}
+        self._loaded: dict[str, dict[str, Plugin]] = {kind: {} for kind in KINDS}
+        self._broken: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+        self._origin = "file"
+        self._scanned = False
+
+    def register(self, kind: str, name: str, version: int, **meta: Any) -> Callable[[F], F]:
+        """Decorator that registers a class or factory; a name taken by another origin is refused."""
+
+        def decorate(factory: F) -> F:
+            module = getattr(factory, "__module__", "") or ""
+            origin = "built-in" if module.startswith(PACKAGE + ".") else self._origin
+            old = self._loaded[kind].get(name)
+            taken = old is not None and old.origin != origin
+            if taken or (name in self._lazy[kind] and origin != "built-in"):
+                where = old.origin if old else "built-in"
+                raise BadPlugin(f"{kind} {name!r} is already registered ({where}): give yours another name")
+            self._loaded[kind][name] = Plugin(kind, name, factory, version, origin, meta)
+            return factory
+
+        return decorate
+
+    def names(self, kind: str) -> list[str]:
+        """Every known name of a kind, also those not imported yet and the broken ones."""
+        self._scan()
+        return sorted({*self._lazy[kind], *self._loaded[kind], *self._broken[kind]})
+
+    def get(self, kind: str, name: str) -> Plugin:
+        """The plug-in of that name, imported if need be; `UnknownName` or `BadPlugin` otherwise."""
+        self._scan()
+        if name not in self._loaded[kind] and name in self._lazy[kind]:
+            importlib.import_module(self._lazy[kind][name])
+        if name in self._loaded[kind]:
+            return self._loaded[kind][name]
+        if name in self._broken[kind]:
+            raise BadPlugin(self._broken[kind][name])
+        raise UnknownName(kind, name, self.names(kind), "; your own: add --plugin FILE.py")
+
+    def resolve(self, kind: str, text: str) -> tuple[Plugin, Spec, dict[str, Value]]:
+        """Plug-in, parsed string and full parameters of a plug-in string."""
+        spec = parse_spec(text)
+        plugin = self.get(kind, spec.name)
+        return plugin, spec, plugin.bind(spec)
+
+    def load_file(self, path: str | Path) -> None:
+        """Run a plug-in file that the user named; its decorators register what it defines."""
+        path = Path(path)
+        if not path.is_file():
+            raise BadPlugin(f"plug-in file {str(path)!r} does not exist: give the path of a Python file")
+        name = f"robustiqa_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise BadPlugin(f"{str(path)!r} is not a Python file: a plug-in ends in .py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            with self._from(f"file {path.name}"):
+                spec.loader.exec_module(module)
+        except BadPlugin:
+            raise
+        except Exception as error:
+            sys.modules.pop(name, None)
+            raise BadPlugin(f"plug-in file {str(path)!r} failed with {type(error).__name__}: {error}") from error
+
+    @contextlib.contextmanager
+    def _from(self, origin: str) -> Iterator[None]:
+        before, self._origin = self._origin, origin
+        try:
+            yield
+        finally:
+            self._origin = before
+
+    def _scan(self) -> None:
+        """Import the plug-ins that installed packages declare as entry points, once."""
+        if self._scanned:
+            return
+        self._scanned = True
+        for kind in KINDS:
+            for point in importlib.metadata.entry_points(group=f"robustiqa.{kind}s"):
+                origin = f"entry point {point.dist.name if point.dist else point.value}"
+                try:
+                    with self._from(origin):
+                        point.load()
+                except Exception as error:
+                    self._broken[kind][point.name] = f"{kind} {point.name!r} of {origin} is broken: {error}"
+
+
+def resolve_target(target: str) -> Any:
+    """The object that `module:attribute` names."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+_BUILTIN = {
+    "metric": {"tiny-iqa": "bench.metrics.tiny_iqa"},
+    "dataset": {
+        "photos": "bench.datasets.photos",
+        "clive": "bench.datasets.clive",
+        "folder": "bench.datasets.folder",
+    },
+    "defense": {
+        "none": "defenses.identity",
+        "jpeg": "defenses.purification.jpeg",
+        "gaussian-blur": "defenses.purification.blur",
+        "median-smoothing": "defenses.certified.median",
+        "denoised-median-smoothing": "defenses.certified.denoised",
+    },
+    "attack": {
+        "random-noise": "attacks.random_noise",
+        "fgsm": "attacks.fgsm",
+        "pgd": "attacks.pgd",
+        "eot-pgd": "attacks.eot",
+        "torchattacks-pgd": "attacks.torchattacks_bridge",
+        "torchattacks-pgdl2": "attacks.torchattacks_bridge",
+    },
+}
+registry = Registry({k: {n: f"{PACKAGE}.{m}" for n, m in v.items()} for k, v in _BUILTIN.items()})
+
+
+def register_metric(
+    name: str,
+    *,
+    lower_better: bool = False,
+    score_range: tuple[float, float] | None = None,
+    bounded: bool = False,
+    min_size: int = 1,
+    version: int = 1,
+) -> Callable[[F], F]:
+    """Register an `nn.Module` class or factory mapping (B,3,H,W) in [0,1] to (B,) as a metric.
+
+    Args:
+        name: kebab-case name.
+        lower_better: whether a smaller score means a better image.
+        score_range: nominal scale, used as a unit where no data set gives an empirical one.
+        bounded: promise that no input whatever leaves `score_range`; only then may a certificate end at its end.
+        min_size: smallest height and width that the metric accepts, in pixels.
+        version: raise it when scores change.
+    """
+    meta = {"lower_better": lower_better, "score_range": score_range, "bounded": bounded, "min_size": min_size}
+    return registry.register("metric", name, version, **meta)
+
+
+def register_dataset(name: str, *, version: int = 1) -> Callable[[F], F]:
+    """Register a `Dataset` class or factory."""
+    return registry.register("dataset", name, version)
+
+
+def register_defense(name: str, *, version: int = 1) -> Callable[[F], F]:
+    """Register a `DefendedMetric` class, or a factory `(metric, **parameters) -> DefendedMetric`."""
+    return registry.register("defense", name, version)
+
+
+def register_attack(name: str, *, version: int = 1) -> Callable[[F], F]:
+    """Register an `Attack` class or a factory `(**parameters) -> Attack`."""
+    return registry.register("attack", name, version)

@@ -1,0 +1,88 @@
+"""Random streams that depend on what is measured, never on how the work was cut up.
+
+Every random number of the suite comes from a `torch.Generator` seeded with sha256(base seed, image content, role). So
+a result is the same whatever the batch, chunk, worker or device count, and two roles never share a draw.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+
+
+class Role(StrEnum):
+    """What a random stream is used for; the first four are the disjoint streams of SCIENCE section 7."""
+
+    SEARCH = "search"
+    SELECTION = "selection"
+    EVALUATION = "evaluation"
+    CERTIFICATION = "certification"
+    BOOTSTRAP = "bootstrap"
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit seed from any printable parts."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def image_key(image: torch.Tensor) -> str:
+    """Digest of one image's content: (3,H,W) float32."""
+    data = image.detach().to("cpu", torch.float32).contiguous()
+    digest = hashlib.sha256(str(tuple(data.shape)).encode())
+    digest.update(data.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def generator(*parts: object) -> torch.Generator:
+    """A CPU generator seeded from `parts`; drawn on the CPU so that every device sees the same numbers."""
+    return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+@dataclass(frozen=True)
+class Streams:
+    """One independent stream an image, for one role.
+
+    A stream goes on where it stopped: two calls of `normal(k)` give the same draws as one of `normal(2 k)`, because
+    each draw of each image is a call of its own to that image's generator.
+    """
+
+    generators: tuple[torch.Generator, ...]
+
+    @classmethod
+    def create(cls, keys: Sequence[str], role: Role, seed: int = 0, *extra: object) -> Streams:
+        """Streams for the images with these content keys."""
+        return cls(tuple(generator(seed, key, role.value, *extra) for key in keys))
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def __getitem__(self, index: slice | Sequence[int]) -> Streams:
+        """The streams of some of the images, not copied: drawing from them moves the originals on."""
+        if isinstance(index, slice):
+            return Streams(self.generators[index])
+        return Streams(tuple(self.generators[i] for i in index))
+
+    def fork(self) -> Streams:
+        """Copies that start where these stand; lets two calls see the same draws (common random numbers)."""
+        copies = tuple(torch.Generator() for _ in self.generators)
+        for copy, original in zip(copies, self.generators, strict=True):
+            copy.set_state(original.get_state())
+        return Streams(copies)
+
+    def normal(self, x: torch.Tensor, draws: int) -> torch.Tensor:
+        """Standard normal noise (draws, B, 3, H, W) for images x (B,3,H,W), on x's device."""
+        noise = torch.empty((draws, *x.shape), dtype=torch.float32)
+        for i, stream in enumerate(self.generators):
+            for j in range(draws):
+                torch.randn(x.shape[1:], generator=stream, out=noise[j, i])
+        return noise.to(x.device)
+
+    def uniform(self, x: torch.Tensor) -> torch.Tensor:
+        """Uniform noise in [-1,1], (B,3,H,W) like x."""
+        parts = [torch.rand(x.shape[1:], generator=stream) for stream in self.generators]
+        return torch.stack(parts).mul_(2).sub_(1).to(x.device)

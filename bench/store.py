@@ -1,0 +1,137 @@
+"""Results on disk: one file a cell, written whole or not at all.
+
+A file is written under a temporary name, flushed to the disk and renamed, so "the file is there" means that the cell is
+complete, also after a power cut or `kill -9`. The price is an fsync a cell, some milliseconds; a killed run leaves at
+most one temporary file, which the next run removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import BadData
+
+SCHEMA_VERSION = 1
+
+_TEXT = ("cell", "kind", "metric", "defense", "dataset", "truth_name", "image", "reference", "status", "message",
+         "attack", "norm", "direction", "certificate", "certified_norm")  # fmt: skip
+_COUNTS = ("height", "width", "forwards", "backwards", "n")
+_NUMBERS = ("truth", "eps", "clean", "clean_lo", "clean_hi", "attacked", "attacked_lo", "attacked_hi",
+            "attacked_8bit", "attacked_8bit_lo", "attacked_8bit_hi", "gain", "gain_8bit", "linf", "l2", "psnr", "ssim",
+            "seconds", "score", "lo", "hi", "family_lo", "family_hi", "alpha", "sigma", "spread",
+            "range_lo", "range_hi")  # fmt: skip
+_FLAGS = ("lower_better", "randomised", "bounded")
+SCHEMA = pa.schema(
+    [pa.field(n, pa.string()) for n in _TEXT]
+    + [pa.field(n, pa.int64()) for n in _COUNTS]
+    + [pa.field(n, pa.float64()) for n in _NUMBERS]
+    + [pa.field(n, pa.bool_()) for n in _FLAGS],
+    metadata={"robustiqa_schema": str(SCHEMA_VERSION)},
+)
+"""A row an image (for a certificate: an image, eps and kind); a column that does not apply is null."""
+
+
+class Store:
+    """The folder of a run: `run.json`, `plan.json`, `cells/`, `errors/`."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.cells, self.errors = self.root / "cells", self.root / "errors"
+
+    def create(self) -> None:
+        """Make the folders, and remove what a killed run left half written."""
+        try:
+            for folder in (self.cells, self.errors):
+                folder.mkdir(parents=True, exist_ok=True)
+            for stale in self.root.rglob(".*.tmp"):
+                stale.unlink(missing_ok=True)
+        except OSError as error:
+            raise BadData(f"cannot write results to {str(self.root)!r} ({error.strerror}): choose another --out"
+                          ) from error  # fmt: skip
+
+    def done(self, cell: str) -> bool:
+        """Whether the cell's result file is there."""
+        return (self.cells / f"{cell}.parquet").is_file()
+
+    def write_cell(self, cell: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Write a completed cell, and forget an error that an earlier try left."""
+        table = pa.Table.from_pylist([{name: row.get(name) for name in SCHEMA.names} for row in rows], schema=SCHEMA)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        write_atomically(self.cells / f"{cell}.parquet", sink.getvalue().to_pybytes())
+        (self.errors / f"{cell}.json").unlink(missing_ok=True)
+
+    def write_error(self, cell: str, details: dict[str, Any]) -> None:
+        """Record why a cell failed; it is tried again by the next run."""
+        write_json(self.errors / f"{cell}.json", details)
+
+    def failed(self, cells: Iterable[str]) -> list[str]:
+        """Those of the cells that have an error file and no result."""
+        return [cell for cell in cells if not self.done(cell) and (self.errors / f"{cell}.json").is_file()]
+
+    def read_rows(self, cells: Iterable[str]) -> pd.DataFrame:
+        """All rows of the cells that are done, in the order given; a corrupt file is a `BadData` that names it."""
+        tables = []
+        for cell in cells:
+            path = self.cells / f"{cell}.parquet"
+            if not path.is_file():
+                continue
+            try:
+                table = pq.read_table(path)
+            except (pa.ArrowException, OSError) as error:
+                raise BadData(f"result file {str(path)!r} is corrupt: delete it and run again") from error
+            version = (table.schema.metadata or {}).get(b"robustiqa_schema", b"?").decode()
+            if version != str(SCHEMA_VERSION):
+                raise BadData(f"result file {str(path)!r} has schema {version}, this program reads {SCHEMA_VERSION}: "
+                              "run the suite again, or use the version that wrote it")  # fmt: skip
+            tables.append(table)
+        return (pa.concat_tables(tables) if tables else SCHEMA.empty_table()).to_pandas()
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """`run.json` or `plan.json`."""
+        path = self.root / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise BadData(f"{str(self.root)!r} holds no {name}: give the folder of a `robustiqa run`") from None
+        except ValueError as error:
+            raise BadData(f"{str(path)!r} is corrupt ({error}): run the suite again into this folder") from error
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write JSON atomically."""
+    write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, sync it, rename it; raises `BadData` when the disk is full or read-only."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        # The rename is durable once the folder is synced; Windows cannot open folders.
+        with contextlib.suppress(OSError):
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        advice = "free some space and run again: completed cells are kept" if error.errno == errno.ENOSPC else (
+            "check the folder's permissions, or choose another --out")  # fmt: skip
+        raise BadData(f"cannot write {str(path)!r} ({error.strerror}): {advice}") from error

@@ -1,0 +1,151 @@
+"""Suite files: what to run, in YAML, with the same keys as the options of `robustiqa run`."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from .api import Direction, Norm, Threat
+from .errors import BadParameter, BadSuite, UnknownName
+
+
+def parse_eps(value: object) -> float:
+    """A budget as a number or as a fraction of grey levels: 0.05, "4/255"."""
+    try:
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            return Threat("l2", float(Fraction(str(value).replace(" ", "")))).eps
+    except (ValueError, ZeroDivisionError, BadParameter):
+        pass
+    raise BadParameter(f"eps {value!r}: expected a number >= 0 or a fraction such as 4/255, in [0,1] pixel units")
+
+
+def _eps(value: object) -> float:
+    try:
+        return parse_eps(value)
+    except BadParameter as error:
+        raise ValueError(str(error)) from error
+
+
+_FOLDER = resources.files(__name__.rpartition(".")[0]).joinpath("suites")
+Eps = Annotated[float, BeforeValidator(_eps)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AttackEntry(_Strict):
+    """One attack of a suite with the threats under which it runs."""
+
+    attack: str
+    linf: tuple[Eps, ...] = ()
+    l2: tuple[Eps, ...] = ()
+    directions: tuple[Direction, ...] = ("up",)
+    only: Literal["all", "deterministic", "randomised", "certified"] = "all"
+
+    def threats(self) -> list[Threat]:
+        """Every threat of this entry."""
+        norms: tuple[tuple[Norm, tuple[float, ...]], ...] = (("linf", self.linf), ("l2", self.l2))
+        return [Threat(norm, eps) for norm, budgets in norms for eps in budgets]
+
+
+class CertifyEntry(_Strict):
+    """Where the certified defences are certified."""
+
+    eps: tuple[Eps, ...] = Field(min_length=1)
+    alpha: float = Field(default=0.001, gt=0, lt=1)
+
+
+class Headline(_Strict):
+    """The threats by which the board ranks, and that its summary shows."""
+
+    norm: Norm = "linf"
+    eps: Eps = 4 / 255
+    certified_eps: Eps = 0.05
+
+
+class Suite(_Strict):
+    """A benchmark: every metric behind every defence, on every data set, under every attack."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    name: str
+    description: str = ""
+    metrics: tuple[str, ...] = Field(min_length=1)
+    defenses: tuple[str, ...] = Field(min_length=1)
+    datasets: tuple[str, ...] = Field(min_length=1)
+    attacks: tuple[AttackEntry, ...] = ()
+    certify: CertifyEntry | None = None
+    headline: Headline = Headline()
+    seed: int = 0
+    chunk: int = Field(default=8, ge=1)
+
+    def override(
+        self, metrics: tuple[str, ...], defenses: tuple[str, ...], datasets: tuple[str, ...], attacks: tuple[str, ...]
+    ) -> Suite:
+        """The suite with some of its lists replaced; an attack named here takes the threats of all entries."""
+        changes: dict[str, Any] = {
+            key: value for key, value in (("metrics", metrics), ("defenses", defenses), ("datasets", datasets)) if value
+        }
+        if attacks:
+            old = self.attacks
+            changes["attacks"] = tuple(
+                AttackEntry(
+                    attack=name,
+                    linf=tuple(sorted({e for a in old for e in a.linf})) or (self.headline.eps,),
+                    l2=tuple(sorted({e for a in old for e in a.l2})),
+                    directions=("up", "down") if any("down" in a.directions for a in old) else ("up",),
+                )
+                for name in attacks
+            )
+        return self.model_copy(update=changes)
+
+
+def suite_names() -> list[str]:
+    """Names of the suites that come with the package."""
+    return sorted(p.name.removesuffix(".yml") for p in _FOLDER.iterdir() if p.name.endswith(".yml"))
+
+
+def load_suite(text: str) -> Suite:
+    """Load a suite by name, or from a YAML file.
+
+    Raises:
+        UnknownName: no such suite, or an unknown key in the file, with the nearest one.
+        BadSuite: the file is missing, is not YAML, or a value is impossible.
+    """
+    if text.endswith((".yml", ".yaml")):
+        path = Path(text)
+        if not path.is_file():
+            raise BadSuite(f"suite file {text!r} does not exist: check the path")
+        content = path.read_text(encoding="utf-8")
+    elif text in suite_names():
+        content = _FOLDER.joinpath(f"{text}.yml").read_text(encoding="utf-8")
+    else:
+        raise UnknownName("suite", text, suite_names(), "; your own: give the path of a .yml file")
+    try:
+        data = yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise BadSuite(f"suite {text!r} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise BadSuite(f"suite {text!r} holds a {type(data).__name__}: expected keys such as metrics and attacks")
+    try:
+        return Suite.model_validate(data)
+    except ValidationError as error:
+        raise _explain(text, error) from error
+
+
+def _explain(text: str, error: ValidationError) -> UnknownName | BadSuite:
+    """The first problem that pydantic found, in our words."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        models: dict[str, type[BaseModel]] = {"attacks": AttackEntry, "certify": CertifyEntry, "headline": Headline}
+        *outer, key = first["loc"]
+        model = models.get(str(outer[0]), Suite) if outer else Suite
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        return UnknownName(f"key in suite {text!r}", str(key), known)
+    return BadSuite(f"suite {text!r}, key {place!r}: {first['msg']}; given was {first['input']!r}")

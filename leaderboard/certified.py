@@ -1,0 +1,92 @@
+"""Certified bounds against what attacks reached, image by image, at the same norm and budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..bench.images import psnr_of_l2, rms_grey_levels
+from ..bench.measures import certified_order, krocc, plcc_logistic, srocc, violation_p
+from .empirical import largest_shift
+from .results import Group
+
+
+def certified_rows(group: Group) -> list[dict[str, Any]]:
+    """Rows of `certified.csv`: one for each eps and kind of certificate. Lengths in units of R; `*_raw` in score units."""
+    found = []
+    table = group.certificates()
+    for (eps, kind), at in table.groupby(["eps", "certificate"], sort=True):
+        found.append(group.key | _row(group, float(str(eps)), str(kind), at))
+    return found
+
+
+def _row(group: Group, eps: float, kind: str, at: pd.DataFrame) -> dict[str, Any]:
+    at = at.set_index("image")
+    score, lo, hi = (at[c].to_numpy() for c in ("score", "lo", "hi"))
+    norm = str(at["certified_norm"].iloc[0])
+    delta = np.maximum(hi - score, score - lo)
+    gaming = hi - score if group.sign > 0 else score - lo
+    shift = largest_shift(group, eps, norm)["shift"].reindex(at.index)
+    tightness = shift.to_numpy() / delta
+    alpha = float(at["alpha"].iloc[0])
+    broken, judged = _violations(group, eps, kind, at)
+    order = _order(group, at)
+    clean = group.clean
+    truth, quality = clean["truth"].to_numpy(dtype=float), clean["quality"].to_numpy()
+    height, width = int(at["height"].min()), int(at["width"].min())
+    return {
+        "eps": eps,
+        "sigma": float(at["sigma"].iloc[0]),
+        "n": int(at["n"].iloc[0]),
+        "alpha": alpha,
+        "kind": kind,
+        "certified_delta_mean": float(np.mean(delta)) / group.unit,
+        "gaming_delta_mean": float(np.mean(gaming)) / group.unit,
+        "certified_delta_raw_mean": float(np.mean(delta)),
+        "noise_spread_mean": float(at["spread"].mean()) / group.unit,
+        "empirical_shift_worst_mean": float(shift.mean()) / group.unit,
+        "empirical_shift_max": float(shift.max()) / group.unit,
+        "tightness_mean": float(np.nanmean(tightness)) if shift.notna().any() else np.nan,
+        "tightness_max": float(np.nanmax(tightness)) if shift.notna().any() else np.nan,
+        "violations": broken,
+        "violation_p": violation_p(broken, judged, alpha),
+        "vacuous_share": float(np.mean((hi - lo) >= group.unit)),
+        "certified_pairs": order.pairs,
+        "krocc_lower": order.krocc,
+        "srocc_lower": order.srocc,
+        "srocc_clean": srocc(quality, truth),
+        "krocc_clean": krocc(quality, truth),
+        "plcc_clean": plcc_logistic(quality, truth),
+        "rms": rms_grey_levels(eps, height, width),
+        "psnr": psnr_of_l2(eps, height, width),
+        "truth": group.truth_name,
+        "n_ok": len(at),
+        "n_planned": group.n_planned("certify"),
+    }
+
+
+def _violations(group: Group, eps: float, kind: str, at: pd.DataFrame) -> tuple[int, int]:
+    """Images that an attack within eps drove out of their bound, and images attacked at all.
+
+    A population bound is violated if the whole confidence interval of the attacked median (fresh draws) lies outside:
+    the estimate alone may leave it by its own noise. A deployed bound speaks of the m-draw score itself.
+    """
+    attacks = group.attacks()
+    same = np.isclose(attacks["eps"], eps, rtol=1e-9) & (attacks["norm"] == at["certified_norm"].iloc[0])
+    joined = attacks[same].set_index("image").join(at[["lo", "hi"]], rsuffix="_bound", how="inner")
+    if joined.empty:
+        return 0, 0
+    low, high = ("attacked_lo", "attacked_hi") if kind == "population" else ("attacked", "attacked")
+    outside = (joined[low] > joined["hi_bound"]) | (joined[high] < joined["lo_bound"])
+    return int(outside.groupby(level=0).any().sum()), int(joined.index.nunique())
+
+
+def _order(group: Group, at: pd.DataFrame):
+    """Order certificate from the bounds at alpha/M, oriented so that larger = better."""
+    lo, hi = at["family_lo"].to_numpy(), at["family_hi"].to_numpy()
+    if group.sign < 0:
+        lo, hi = -hi, -lo
+    truth = at["truth"].to_numpy(dtype=float)
+    return certified_order(lo, hi, truth if np.isfinite(truth).all() else None)

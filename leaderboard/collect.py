@@ -1,0 +1,102 @@
+"""`collect`: read the records of a run, write its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from ..bench.store import write_atomically
+from .certified import certified_rows
+from .empirical import empirical_rows
+from .results import Results, read_results
+from .summary import rank, summary_row
+
+SIGNIFICANT = 6
+"""Digits in the CSV files: enough for any comparison, few enough to be the same on machines that compute alike."""
+
+
+def collect(root: str | Path) -> dict[str, Path]:
+    """Write `summary.csv`, `empirical.csv`, `certified.csv` and `board.md` into ROOT/leaderboard.
+
+    Reads only; computes no score. The same records give the same bytes.
+
+    Returns:
+        the paths, by table name.
+
+    Raises:
+        BadData: the folder is no run, or a record in it is corrupt.
+    """
+    root = Path(root)
+    results = read_results(root)
+    empirical = {id(g): empirical_rows(g) for g in results.groups}
+    certified = {id(g): certified_rows(g) for g in results.groups}
+    headline = results.suite.headline
+    tables = {
+        "summary": rank([summary_row(g, headline, empirical[id(g)], certified[id(g)]) for g in results.groups]),
+        "empirical": pd.DataFrame([row for g in results.groups for row in empirical[id(g)]]),
+        "certified": pd.DataFrame([row for g in results.groups for row in certified[id(g)]]),
+    }
+    folder = root / "leaderboard"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for name, table in tables.items():
+        paths[name] = folder / f"{name}.csv"
+        text = table.to_csv(index=False, float_format=f"%.{SIGNIFICANT}g", lineterminator="\n")
+        write_atomically(paths[name], text.encode())
+    paths["board"] = folder / "board.md"
+    write_atomically(paths["board"], _markdown(results, tables).encode())
+    return paths
+
+
+_SUMMARY = {
+    "rank": "rank", "defense": "defence", "srocc_clean": "SROCC", "plcc_clean": "PLCC",
+    "srocc_attacked": "SROCC attacked", "worst_gain_mean": "worst gain", "interval": "95% interval",
+    "rscore_mean": "R-score", "certified_delta_mean": "certified delta", "flags": "flags", "coverage": "ok/planned",
+}  # fmt: skip
+_CERTIFIED = {
+    "defense": "defence", "eps": "l2 eps", "rms": "RMS (grey levels)", "kind": "kind",
+    "certified_delta_mean": "certified delta", "empirical_shift_worst_mean": "worst shift found",
+    "tightness_max": "tightness max", "violations": "violations", "vacuous_share": "vacuous",
+    "certified_pairs": "certified pairs", "srocc_clean": "SROCC",
+}  # fmt: skip
+
+
+def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
+    """The board for people: one block a data set and metric."""
+    lines = [f"# {results.suite.name}", "", results.suite.description.strip(), ""]
+    summary, certified = tables["summary"], tables["certified"]
+    for (dataset, metric), block in summary.groupby(["dataset", "metric"], sort=False):
+        first = block.iloc[0]
+        lines += [
+            f"## {metric} on {dataset}",
+            "",
+            f"Ground truth: {first['truth'] or 'none'}. Gains and deltas in units of the metric's range R = "
+            f"{first['range']:.4g} ({first['range_source']}). Worst gain: per image the strongest attack at "
+            f"{first['threat']}, upwards.",
+            "",
+            _table(_readable(block), _SUMMARY),
+            "",
+        ]
+        if not certified.empty:
+            mine = certified[(certified["dataset"] == dataset) & (certified["metric"] == metric)]
+            lines += ["Certified bounds against attacks at the same l2 eps:", "", _table(mine, _CERTIFIED), ""]
+    if results.plan.skipped:
+        lines += ["Left out: " + "; ".join(f"{what} ({why})" for what, why in results.plan.skipped), ""]
+    return "\n".join(lines)
+
+
+def _readable(block: pd.DataFrame) -> pd.DataFrame:
+    interval = [f"{lo:.3f} to {hi:.3f}" for lo, hi in zip(block["worst_gain_lo"], block["worst_gain_hi"], strict=True)]
+    coverage = [f"{ok}/{planned}" for ok, planned in zip(block["n_ok"], block["n_planned"], strict=True)]
+    return block.assign(interval=interval, coverage=coverage)
+
+
+def _table(frame: pd.DataFrame, columns: dict[str, str]) -> str:
+    if frame.empty:
+        return "(none)"
+    cells: Sequence[Sequence[object]] = frame[list(columns)].astype(object).to_numpy().tolist()
+    shown = [["-" if pd.isna(v) else v for v in row] for row in cells]  # type: ignore[call-overload]
+    return tabulate(shown, headers=list(columns.values()), tablefmt="pipe", floatfmt=".3f")

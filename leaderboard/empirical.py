@@ -1,0 +1,84 @@
+"""What attacks did: a row an attack, threat and direction, and the worst case per image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..bench.measures import bootstrap_mean
+from .results import Group
+
+
+def empirical_rows(group: Group) -> list[dict[str, Any]]:
+    """Rows of `empirical.csv`: gains in units of R with bootstrap intervals, measured budgets, costs."""
+    found = []
+    cells = dict.fromkeys((c.attack, c.norm, c.eps[0], c.direction) for c in group.cells if c.kind == "attack")
+    attacks = group.attacks()
+    for attack, norm, eps, direction in cells:
+        at = attacks[
+            (attacks["attack"] == attack)
+            & (attacks["norm"] == norm)
+            & (attacks["eps"] == eps)
+            & (attacks["direction"] == direction)
+        ]
+        gain = at["gain"].to_numpy() / group.unit
+        label = f"{attack}|{norm}|{eps!r}|{direction}|{group.dataset}"
+        mean, lo, hi = bootstrap_mean(gain, at["reference"].tolist(), label)
+        toward = gain if direction == "up" else -gain
+        worst = "max" if direction == "up" else "min"
+        found.append(
+            group.key
+            | {
+                "attack": attack,
+                "norm": norm,
+                "eps": eps,
+                "direction": direction,
+                "gain_mean": mean,
+                "gain_lo": lo,
+                "gain_hi": hi,
+                "gain_max": getattr(gain, worst)() if len(gain) else np.nan,
+                "gain_8bit_mean": _mean(at["gain_8bit"]) / group.unit,
+                "psnr_mean": _mean(at["psnr"]),
+                "ssim_mean": _mean(at["ssim"]),
+                "linf_max": at["linf"].max() if len(at) else np.nan,
+                "l2_max": at["l2"].max() if len(at) else np.nan,
+                "forwards": _mean(at["forwards"]),
+                "backwards": _mean(at["backwards"]),
+                "seconds": _mean(at["seconds"]),
+                "success_share": float(np.mean(toward > 0)) if len(gain) else np.nan,
+                "n_ok": len(at),
+                "n_planned": group.n_planned("attack", attack=attack, norm=norm, eps=(eps,), direction=direction),
+            }
+        )
+    return found
+
+
+def worst_case(group: Group, norm: str, eps: float, direction: str = "up") -> pd.DataFrame:
+    """Per image the strongest attack at one threat.
+
+    Returns:
+        a row an image, indexed by image id: `attacked` (metric units), `gain` (units of R, signed), `reference`,
+        `truth`, `clean`; empty if no attack ran there.
+    """
+    at = group.attacks()
+    at = at[(at["norm"] == norm) & np.isclose(at["eps"], eps, rtol=1e-9) & (at["direction"] == direction)]
+    if at.empty:
+        return at.assign(gain=[]).set_index("image")
+    strength = at["gain"] if direction == "up" else -at["gain"]
+    chosen = at.loc[strength.groupby(at["image"]).idxmax().to_numpy()].set_index("image")
+    # In the order of the data set, not of the alphabet: tables do not depend on it, but people read them.
+    chosen = chosen.loc[[i for i in group.clean["image"] if i in chosen.index]]
+    return chosen.assign(gain=chosen["gain"] / group.unit)
+
+
+def largest_shift(group: Group, eps: float, norm: str) -> pd.DataFrame:
+    """Per image the largest |shift| over attacks and directions at one threat, indexed by image (metric units)."""
+    at = group.attacks()
+    at = at[(at["norm"] == norm) & np.isclose(at["eps"], eps, rtol=1e-9)]
+    return at.assign(shift=(at["attacked"] - at["clean"]).abs()).groupby("image", sort=False)[["shift"]].max()
+
+
+def _mean(column: pd.Series) -> float:
+    return float(column.mean()) if len(column) else float("nan")

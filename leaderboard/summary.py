@@ -1,0 +1,98 @@
+"""The board: one row a metric, defence and data set, ranked by the worst gain at the headline threat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..bench.measures import bootstrap_mean, krocc, plcc_logistic, r_score, srocc
+from ..bench.suite import Headline
+from .empirical import worst_case
+from .results import Group
+
+MIN_COVERAGE = 1.0
+"""Share of planned images that must have a result for a row to be ranked: a failure is not robustness."""
+
+
+def summary_row(
+    group: Group, headline: Headline, empirical: list[dict[str, Any]], certified: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """One row of `summary.csv`, not yet ranked."""
+    clean = group.clean
+    truth, quality = clean["truth"].to_numpy(dtype=float), clean["quality"].to_numpy()
+    worst = worst_case(group, headline.norm, headline.eps)
+    label = f"worst|{headline.norm}|{headline.eps!r}|{group.dataset}"
+    gain = bootstrap_mean(worst["gain"].to_numpy(dtype=float), worst["reference"].tolist(), label)
+    attacked = group.sign * worst["attacked"].to_numpy(dtype=float)
+    before = group.sign * worst["clean"].to_numpy(dtype=float)
+    attacked_truth = worst["truth"].to_numpy(dtype=float)
+    population = [c for c in certified if c["kind"] == "population" and np.isclose(c["eps"], headline.certified_eps)]
+    n_ok, n_planned = _coverage(group)
+    return (
+        {"rank": pd.NA}
+        | group.key
+        | {
+            "srocc_clean": srocc(quality, truth),
+            "plcc_clean": plcc_logistic(quality, truth),
+            "krocc_clean": krocc(quality, truth),
+            "srocc_attacked": srocc(attacked, attacked_truth),
+            "plcc_attacked": plcc_logistic(attacked, attacked_truth),
+            "worst_gain_mean": gain.mean,
+            "worst_gain_lo": gain.lo,
+            "worst_gain_hi": gain.hi,
+            "rscore_mean": float(np.mean(r_score(before, attacked, group.ends))) if len(worst) else np.nan,
+            "certified_delta_mean": population[0]["certified_delta_mean"] if population else np.nan,
+            "flags": " ".join(_flags(group, empirical, certified, n_ok < n_planned)),
+            "n_ok": n_ok,
+            "n_planned": n_planned,
+            "truth": group.truth_name,
+            "threat": f"{headline.norm} {headline.eps:.6g}",
+            "certified_eps": headline.certified_eps if population else np.nan,
+            "range": group.unit,
+            "range_source": group.range_source,
+        }
+    )
+
+
+def rank(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rank within each metric and data set by the worst gain, smallest first; rows with failures stay unranked."""
+    table = pd.DataFrame(rows)
+    if table.empty:
+        return table
+    rankable = (table["n_ok"] >= MIN_COVERAGE * table["n_planned"]) & table["worst_gain_mean"].notna()
+    ranked = table[rankable].groupby(["dataset", "metric"])["worst_gain_mean"].rank(method="min")
+    table["rank"] = ranked.reindex(table.index).astype("Int64")
+    return table.sort_values(["dataset", "metric", "rank", "defense"], na_position="last").reset_index(drop=True)
+
+
+def _coverage(group: Group) -> tuple[int, int]:
+    """Results and planned results, counted in images over all cells of the group."""
+    certified = group.certificates()
+    ok = len(group.clean) + len(group.attacks()) + certified[["cell", "image"]].drop_duplicates().shape[0]
+    return ok, sum(cell.stop - cell.start for cell in group.cells)
+
+
+def _flags(
+    group: Group, empirical: list[dict[str, Any]], certified: list[dict[str, Any]], incomplete: bool
+) -> list[str]:
+    """What a reader must know before believing the row."""
+    flags = []
+    if incomplete:
+        flags.append("incomplete")
+    if any(c["violations"] and c["violation_p"] < 0.001 for c in certified):
+        flags.append("certificate-violated")
+    if any(c["vacuous_share"] == 1 for c in certified):
+        flags.append("vacuous-at-some-eps")
+    noise = {(r["norm"], r["eps"], r["direction"]): abs(r["gain_mean"]) for r in empirical if _is_noise(r)}
+    for row in empirical:
+        baseline = noise.get((row["norm"], row["eps"], row["direction"]))
+        toward = row["gain_mean"] if row["direction"] == "up" else -row["gain_mean"]
+        if baseline is not None and not _is_noise(row) and not toward > baseline:
+            flags.append(f"no-op:{row['attack'].split('[')[0]}")
+    return list(dict.fromkeys(flags))
+
+
+def _is_noise(row: dict[str, Any]) -> bool:
+    return row["attack"].split("[")[0] == "random-noise"

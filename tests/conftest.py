@@ -1,0 +1,54 @@
+"""Fixtures that several test files use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from robustiqa.bench import Metric, load_metric
+from robustiqa.bench.registry import registry
+
+PLUGIN = Path(__file__).parent / "plugins" / "linear.py"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def linear_plugin() -> Path:
+    """The plug-in file with the linear metrics, loaded once."""
+    registry.load_file(PLUGIN)
+    return PLUGIN
+
+
+@pytest.fixture
+def linear() -> Metric:
+    return load_metric("linear")
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """Three 48x40 images in [0.2, 0.8]: the box does not bind for small budgets."""
+    generator = torch.Generator().manual_seed(11)
+    return 0.2 + 0.6 * torch.rand(3, 3, 48, 40, generator=generator)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """An 8-bit RGB file with mid-range values, 64x64."""
+    rng = np.random.default_rng(5)
+    path = tmp_path / "photo.png"
+    Image.fromarray(rng.integers(60, 196, (64, 64, 3), dtype=np.uint8), "RGB").save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder with real data (CLIVE, BSDS500, ...): $ROBUSTIQA_DATA, or `shared/data` beside the repository."""
+    named = os.environ.get("ROBUSTIQA_DATA")
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    root = Path(named) if named else beside
+    if not root.is_dir():
+        pytest.skip("real data not present: set ROBUSTIQA_DATA to the folder that holds them")
+    return root

@@ -1,0 +1,65 @@
+"""A linear metric, where every attack's optimum and every certificate is known in closed form."""
+
+from __future__ import annotations
+
+import torch
+from robustiqa.bench import register_metric
+from torch import nn
+
+
+class Linear(nn.Module):
+    """offset + scale * <w, x> with fixed weights w, cut to the image's size."""
+
+    def __init__(self, scale: float = 1.0, offset: float = 3.0) -> None:
+        super().__init__()
+        self.scale, self.offset = scale, offset
+        weights = torch.randn(3, 256, 256, generator=torch.Generator().manual_seed(7)) / 100
+        self.register_buffer("w", weights)
+
+    def weights(self, x: torch.Tensor) -> torch.Tensor:
+        """The weights (3,H,W) for images of x's size."""
+        return self.scale * self.get_buffer("w")[:, : x.shape[2], : x.shape[3]]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) to (B,)."""
+        return self.offset + (x * self.weights(x)).sum((1, 2, 3))
+
+
+register_metric("linear")(Linear)
+register_metric("linear-dmos", lower_better=True)(Linear)
+
+
+@register_metric("bounded", score_range=(0, 1), bounded=True)
+class Bounded(Linear):
+    """A sigmoid of the linear metric: cannot leave [0,1]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) to (B,)."""
+        return super().forward(x).sigmoid()
+
+
+@register_metric("bright-nan")
+class BrightNan(Linear):
+    """NaN for images brighter than 0.6 on average: a metric that breaks on some images only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) to (B,)."""
+        return torch.where(x.mean((1, 2, 3)) > 0.6, torch.nan, super().forward(x))
+
+
+@register_metric("two-outputs")
+class TwoOutputs(Linear):
+    """Returns (B,2): a wrong shape."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) to (B,2)."""
+        return super().forward(x)[:, None].repeat(1, 2)
+
+
+@register_metric("no-gradient")
+class NoGradient(Linear):
+    """A metric that leaves the graph."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) to (B,)."""
+        return super().forward(x).detach()

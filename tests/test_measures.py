@@ -1,0 +1,94 @@
+"""Measures against scipy, closed forms and enumeration."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from robustiqa.bench import measures
+from scipy.stats import kendalltau, pearsonr, spearmanr
+
+
+@pytest.fixture
+def sample() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(4)
+    truth = rng.uniform(0, 100, 80)
+    return truth + rng.normal(0, 20, 80), truth
+
+
+def test_correlations_are_scipys(sample) -> None:
+    score, truth = sample
+    assert measures.srocc(score, truth) == pytest.approx(spearmanr(score, truth).statistic)
+    assert measures.krocc(score, truth) == pytest.approx(kendalltau(score, truth).statistic)
+    assert measures.plcc(score, truth) == pytest.approx(pearsonr(score, truth).statistic)
+
+
+@pytest.mark.parametrize("function", [measures.srocc, measures.krocc, measures.plcc, measures.plcc_logistic])
+def test_degenerate_scores_have_no_correlation(function) -> None:
+    assert np.isnan(function(np.ones(10), np.arange(10.0)))
+    assert np.isnan(function(np.arange(2.0), np.arange(2.0)))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_logistic_undoes_a_logistic(sign: int) -> None:
+    score = np.linspace(-4, 4, 60) * sign
+    truth = 100 / (1 + np.exp(-2 * np.linspace(-4, 4, 60)))
+    assert measures.plcc_logistic(score, truth) == pytest.approx(1.0, abs=1e-6)
+    assert abs(measures.plcc(score, truth)) < 0.96
+
+
+def test_logistic_fit_is_not_worse_than_raw(sample) -> None:
+    assert measures.plcc_logistic(*sample) >= measures.plcc(*sample) - 1e-3
+
+
+def test_r_score_by_hand() -> None:
+    clean, attacked = np.array([20.0, 80.0, 50.0]), np.array([30.0, 80.0, 150.0])
+    expected = [np.log10(80 / 10), np.log10(80 / 0.1), np.log10(50 / 100)]
+    assert measures.r_score(clean, attacked, (0.0, 100.0)) == pytest.approx(expected)
+
+
+def test_bootstrap_covers_the_mean_of_groups() -> None:
+    """Groups that share a value: the interval has the coverage of the groups, not of the images."""
+    rng = np.random.default_rng(8)
+    hits = 0
+    for trial in range(200):
+        per_group = rng.normal(size=25)
+        values, groups = np.repeat(per_group, 8), [str(i) for i in range(25) for _ in range(8)]
+        interval = measures.bootstrap_mean(values, groups, f"trial {trial}")
+        hits += interval.lo <= 0 <= interval.hi
+    assert 0.86 <= hits / 200 <= 0.985
+    assert measures.bootstrap_mean(values, groups, "x") == measures.bootstrap_mean(values, groups, "x")
+
+
+def test_violation_p_is_the_binomial_tail() -> None:
+    assert measures.violation_p(0, 50, 0.001) == pytest.approx(1.0)
+    assert measures.violation_p(1, 50, 0.001) == pytest.approx(1 - 0.999**50)
+
+
+def test_certified_order_by_hand() -> None:
+    lo, hi = np.array([0.0, 2.0, 2.5]), np.array([1.0, 3.0, 4.0])
+    order = measures.certified_order(lo, hi, np.array([1.0, 2.0, 3.0]))
+    assert order.pairs == pytest.approx(2 / 3)
+    assert order.krocc == pytest.approx(2 * 2 / 3 - 1)
+    assert order.srocc == pytest.approx((3 * (1 / 3) - 1) / 2)
+    assert np.isnan(measures.certified_order(lo, hi, None).krocc)
+
+
+@pytest.mark.parametrize("n", [4, 6, 7])
+def test_order_bounds_hold_for_every_ranking_inside_the_bounds(n: int) -> None:
+    """Enumerate all rankings; those that respect the certified pairs never fall below the two lower bounds."""
+    rng = np.random.default_rng(n)
+    truth = np.arange(n, dtype=float)
+    centre = truth + rng.normal(0, 0.8, n)
+    lo, hi = centre - 0.9, centre + 0.9
+    order = measures.certified_order(lo, hi, truth)
+    fixed = [(i, j) for i in range(n) for j in range(n) if lo[i] > hi[j]]
+    assert fixed
+    taus, rhos = [], []
+    for ranking in itertools.permutations(range(n)):
+        if all(ranking[i] > ranking[j] for i, j in fixed):
+            taus.append(kendalltau(ranking, truth).statistic)
+            rhos.append(spearmanr(ranking, truth).statistic)
+    assert min(taus) >= order.krocc - 1e-12
+    assert min(rhos) >= order.srocc - 1e-12

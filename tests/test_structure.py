@@ -1,0 +1,78 @@
+"""The house rules that a machine can check: who imports whom, packaging, file length, no machine paths."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("bench", "attacks", "defenses", "leaderboard")
+ALLOWED = {
+    "bench": {"bench"},
+    "attacks": {"attacks", "bench"},
+    "defenses": {"defenses", "bench"},
+    "leaderboard": {"leaderboard", "bench"},
+}
+
+
+def _sources() -> list[Path]:
+    return sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
+
+
+def _imported(path: Path) -> set[str]:
+    """Our own modules that a file imports, as dotted paths below the root, e.g. `bench.api`."""
+    here = path.relative_to(ROOT).with_suffix("").parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = here[: len(here) - node.level]
+            found.add(".".join([*base, *(node.module or "").split(".")]).strip("."))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("robustiqa."):
+            found.add((node.module or "").removeprefix("robustiqa."))
+    return found
+
+
+def test_packages_import_in_one_direction() -> None:
+    wrong = []
+    for path in _sources():
+        package = path.relative_to(ROOT).parts[0]
+        if path.relative_to(ROOT).parts[:2] == ("bench", "cli"):
+            continue  # the composition root knows every package
+        wrong += [f"{path}: {name}" for name in _imported(path) if name.split(".")[0] not in ALLOWED[package]]
+    assert not wrong
+
+
+def test_attacks_and_defences_use_little_of_the_bench() -> None:
+    small = {"api", "build", "distortions", "errors", "images", "objective", "registry", "seeds", "spec", "training",
+             "datasets"}  # fmt: skip
+    wrong = [
+        f"{path}: {name}"
+        for path in _sources()
+        if path.relative_to(ROOT).parts[0] in ("attacks", "defenses")
+        for name in _imported(path)
+        if name.startswith("bench.") and name.split(".")[1] not in small
+    ]
+    assert not wrong
+
+
+def test_pyproject_lists_every_package() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    present = {
+        "robustiqa." + ".".join(p.parent.relative_to(ROOT).parts)
+        for package in PACKAGES
+        for p in (ROOT / package).rglob("__init__.py")
+    }
+    assert listed == present
+
+
+def test_files_are_short() -> None:
+    lengths = sorted(len(p.read_text(encoding="utf-8").splitlines()) for p in _sources())
+    assert lengths[-1] <= 600
+    assert lengths[len(lengths) // 2] <= 150
+
+
+def test_every_constraint_is_exact() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(line.count("==") == 1 for line in lines)
+    assert "torch==2.13.0" in lines
