@@ -12,9 +12,17 @@ from ..bench.measures import certified_order, krocc, plcc_logistic, srocc, viola
 from .empirical import largest_shift
 from .results import Group
 
+COLUMNS = (
+    "metric", "defense", "dataset", "eps", "sigma", "n", "alpha", "kind", "certified_delta_mean", "gaming_delta_mean",
+    "certified_delta_raw_mean", "noise_spread_mean", "empirical_shift_worst_mean", "empirical_shift_max",
+    "tightness_mean", "tightness_max", "violations", "violation_p", "vacuous_share", "certified_pairs", "krocc_lower",
+    "srocc_lower", "srocc_clean", "krocc_clean", "plcc_clean", "rms", "psnr", "truth", "n_ok", "n_planned",
+)  # fmt: skip
+"""Columns of `certified.csv`, in order."""
+
 
 def certified_rows(group: Group) -> list[dict[str, Any]]:
-    """Rows of `certified.csv`: one for each eps and kind of certificate. Lengths in units of R; `*_raw` in score units."""
+    """Rows of `certified.csv`: one for each eps and kind. Lengths in units of R; `*_raw` in the metric's."""
     found = []
     table = group.certificates()
     for (eps, kind), at in table.groupby(["eps", "certificate"], sort=True):
@@ -75,7 +83,8 @@ def _violations(group: Group, eps: float, kind: str, at: pd.DataFrame) -> tuple[
     """
     attacks = group.attacks()
     same = np.isclose(attacks["eps"], eps, rtol=1e-9) & (attacks["norm"] == at["certified_norm"].iloc[0])
-    joined = attacks[same].set_index("image").join(at[["lo", "hi"]], rsuffix="_bound", how="inner")
+    bounds = at[["lo", "hi"]].add_suffix("_bound")
+    joined = attacks[same].set_index("image").join(bounds, how="inner")
     if joined.empty:
         return 0, 0
     low, high = ("attacked_lo", "attacked_hi") if kind == "population" else ("attacked", "attacked")

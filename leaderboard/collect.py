@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 
 from ..bench.store import write_atomically
+from .certified import COLUMNS as CERTIFIED
 from .certified import certified_rows
+from .empirical import COLUMNS as EMPIRICAL
 from .empirical import empirical_rows
 from .results import Results, read_results
 from .summary import rank, summary_row
@@ -36,19 +39,29 @@ def collect(root: str | Path) -> dict[str, Path]:
     headline = results.suite.headline
     tables = {
         "summary": rank([summary_row(g, headline, empirical[id(g)], certified[id(g)]) for g in results.groups]),
-        "empirical": pd.DataFrame([row for g in results.groups for row in empirical[id(g)]]),
-        "certified": pd.DataFrame([row for g in results.groups for row in certified[id(g)]]),
+        "empirical": _frame([row for g in results.groups for row in empirical[id(g)]], EMPIRICAL),
+        "certified": _frame([row for g in results.groups for row in certified[id(g)]], CERTIFIED),
     }
     folder = root / "leaderboard"
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for name, table in tables.items():
         paths[name] = folder / f"{name}.csv"
-        text = table.to_csv(index=False, float_format=f"%.{SIGNIFICANT}g", lineterminator="\n")
-        write_atomically(paths[name], text.encode())
+        write_atomically(paths[name], _csv(table).encode())
     paths["board"] = folder / "board.md"
     write_atomically(paths["board"], _markdown(results, tables).encode())
     return paths
+
+
+def _csv(table: pd.DataFrame) -> str:
+    """CSV text; eps is a key that people join on, so it keeps all its digits."""
+    exact = {"eps": table["eps"].map(repr)} if "eps" in table else {}
+    return table.assign(**exact).to_csv(index=False, float_format=f"%.{SIGNIFICANT}g", lineterminator="\n")
+
+
+def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
+    """A table with its header also where there are no rows."""
+    return pd.DataFrame(rows, columns=list(columns))
 
 
 _SUMMARY = {

@@ -10,6 +10,13 @@ import pandas as pd
 from ..bench.measures import bootstrap_mean
 from .results import Group
 
+COLUMNS = (
+    "metric", "defense", "dataset", "attack", "norm", "eps", "direction", "gain_mean", "gain_lo", "gain_hi", "gain_max",
+    "gain_8bit_mean", "psnr_mean", "ssim_mean", "linf_max", "l2_max", "forwards", "backwards", "seconds",
+    "success_share", "n_ok", "n_planned",
+)  # fmt: skip
+"""Columns of `empirical.csv`, in order."""
+
 
 def empirical_rows(group: Group) -> list[dict[str, Any]]:
     """Rows of `empirical.csv`: gains in units of R with bootstrap intervals, measured budgets, costs."""

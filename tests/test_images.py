@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,53 +10,7 @@ import torch
 from PIL import Image
 from robustiqa.bench import images
 from robustiqa.bench.errors import BadImage
-
-
-def png16(path: Path) -> Path:
-    """A 16-bit RGB PNG, written by hand: Pillow cannot write one, and reads it as 8-bit without a word."""
-    width = height = 32
-    rows = b"".join(b"\x00" + np.full((width, 3), 30000, ">u2").tobytes() for _ in range(height))
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
-    return path
-
-
-def bad_images(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Every kind of bad image, with a word that its message must hold."""
-    array = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
-    rgb = Image.fromarray(array, "RGB")
-    files = {
-        "grey": (rgb.convert("L"), "grey"),
-        "rgba": (rgb.convert("RGBA"), "alpha"),
-        "palette": (rgb.convert("P"), "palette"),
-        "grey16": (Image.fromarray(np.full((32, 32), 30000, np.uint16)), "16-bit"),
-        "tiny": (rgb.resize((8, 8)), "8x8"),
-    }
-    found = {}
-    for name, (image, word) in files.items():
-        image.save(folder / f"{name}.png")
-        found[name] = (folder / f"{name}.png", word)
-    found["rgb16"] = (png16(folder / "rgb16.png"), "16-bit")
-    rgb.save(folder / "whole.png")
-    content = (folder / "whole.png").read_bytes()
-    (folder / "cut.png").write_bytes(content[: len(content) // 2])
-    found["cut"] = (folder / "cut.png", "corrupt")
-    (folder / "text.png").write_text("not an image")
-    found["text"] = (folder / "text.png", "corrupt")
-    (folder / "empty.png").touch()
-    found["empty"] = (folder / "empty.png", "corrupt")
-    found["missing"] = (folder / "missing.png", "does not exist")
-    found["folder"] = (folder, "not a file")
-    return found
-
-
-KINDS = ["grey", "rgba", "palette", "grey16", "tiny", "rgb16", "cut", "text", "empty", "missing", "folder"]
+from support import KINDS, bad_images
 
 
 @pytest.mark.parametrize("kind", KINDS)

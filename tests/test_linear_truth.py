@@ -79,7 +79,7 @@ def test_certificate_of_the_exact_median_is_the_closed_form(linear, images) -> N
     certificate = g.certify(images, eps, alpha=0.001)
     scale = _optimum(linear, images, "l2", 1.0)
     for j, e in enumerate(eps):
-        ku, kl = upper_index(n, norm.cdf(e / sigma), 0.0005), lower_index(n, norm.cdf(-e / sigma), 0.0005)
+        ku, kl = upper_index(n, float(norm.cdf(e / sigma)), 0.0005), lower_index(n, float(norm.cdf(-e / sigma)), 0.0005)
         assert ku is not None
         assert kl is not None
         for side, k in ((certificate.hi, ku), (certificate.lo, kl)):

@@ -1,0 +1,188 @@
+"""The command line as a user meets it: contract of the JSON, and one clear sentence for every bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from robustiqa.bench.cli.main import cli
+from robustiqa.bench.images import load_image
+from robustiqa.bench.metrics import load_metric
+from support import KINDS, bad_images
+
+PLUGIN = str(Path(__file__).parent / "plugins" / "linear.py")
+COMMANDS = {
+    "score": [],
+    "certify": ["--defense", "median-smoothing[n=200,m=15]"],
+    "attack": ["--attack", "pgd"],
+}
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(a) for a in arguments])
+
+
+def records(*arguments: object) -> list[dict]:
+    result = call(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_score(photo: Path) -> None:
+    (record,) = records("score", photo, "--metric", "linear", "--plugin", PLUGIN)
+    expected = float(load_metric("linear")(load_image(photo)[None]))
+    assert record == {"image": str(photo), "metric": "linear", "defense": "none", "score": pytest.approx(expected)}
+    assert f"{expected:.4f}" in call("score", photo, "--metric", "linear").stdout
+
+
+def test_certify_reproduces_the_closed_form(photo: Path) -> None:
+    """The documented command on a linear plug-in: the bound is eps |w|_2, within its sampling error."""
+    (record,) = records(
+        "certify", photo, "--metric", "linear", "--plugin", PLUGIN,
+        "--defense", "median-smoothing[n=4000]", "--eps", "0.05,0.12",
+    )  # fmt: skip
+    assert set(record) == {"image", "metric", "defense", "score", "n", "alpha", "certificates"}
+    assert record["n"] == 4000
+    metric = load_metric("linear")
+    x = load_image(photo)[None]
+    w = float(metric.module.weights(x).norm())  # type: ignore[operator]
+    assert [(c["kind"], c["eps"]) for c in record["certificates"]] == [
+        ("population", 0.05), ("population", 0.12), ("deployed", 0.05), ("deployed", 0.12),
+    ]  # fmt: skip
+    for c in record["certificates"]:
+        assert set(c) == {"eps", "kind", "lo", "hi", "delta", "gaming_delta", "vacuous", "rms", "psnr"}
+        assert c["delta"] == pytest.approx(max(c["hi"] - record["score"], record["score"] - c["lo"]))
+        assert c["gaming_delta"] == pytest.approx(c["hi"] - record["score"])
+        assert c["rms"] == pytest.approx(255 * c["eps"] / np.sqrt(3 * 64 * 64))
+        assert c["vacuous"] is False
+        exact = float(metric(x))
+        assert c["lo"] <= exact - c["eps"] * w <= exact + c["eps"] * w <= c["hi"]
+        if c["kind"] == "population":
+            assert c["hi"] - exact == pytest.approx(c["eps"] * w, rel=0.3)
+
+
+def test_unbounded_sides_are_null(photo: Path) -> None:
+    (record,) = records("certify", photo, "--metric", "linear", "--defense", "median-smoothing[n=50]", "--eps", "0.5")
+    certificate = record["certificates"][0]
+    assert (certificate["lo"], certificate["hi"], certificate["delta"]) == (None, None, None)
+    assert certificate["vacuous"] is True
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("l2", "0.5"), ("linf", "4/255")])
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_attack_reaches_the_closed_form(photo: Path, tmp_path: Path, norm: str, eps: str, direction: str) -> None:
+    (record,) = records(
+        "attack", photo, "--metric", "linear", "--plugin", PLUGIN, "--attack", "pgd", "--norm", norm, "--eps", eps,
+        "--direction", direction, "--save", tmp_path / "adv",
+    )  # fmt: skip
+    contract = ("image metric defense attack norm eps direction clean adversarial adversarial_8bit gain linf l2 psnr "
+                "ssim forwards backwards seconds path")  # fmt: skip
+    assert set(contract.split()) <= set(record)
+    x = load_image(photo)[None]
+    w = load_metric("linear").module.weights(x).double()  # type: ignore[operator]
+    budget = 0.5 if norm == "l2" else 4 / 255
+    optimum = budget * float(w.norm() if norm == "l2" else w.abs().sum())
+    moved = (record["adversarial"] - record["clean"]) * (1 if direction == "up" else -1)
+    assert 0.99 * optimum <= moved <= optimum * (1 + 1e-4)
+    assert record["linf" if norm == "linf" else "l2"] <= budget
+    # The saved file is what the 8-bit score is about.
+    saved = load_image(record["path"])[None]
+    assert float(load_metric("linear")(saved)) == pytest.approx(record["adversarial_8bit"], abs=1e-4)
+
+
+def test_same_seed_same_numbers_other_seed_other_numbers(photo: Path) -> None:
+    arguments = ("score", photo, "--metric", "linear", "--defense", "median-smoothing[m=15]")
+    first, again = (records(*arguments)[0]["score"] for _ in range(2))
+    other = records(*arguments, "--seed", 1)[0]["score"]
+    assert first == again != other
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bad_image_costs_itself_only(photo: Path, tmp_path: Path, command: str, kind: str) -> None:
+    (tmp_path / "bad").mkdir()
+    bad, word = bad_images(tmp_path / "bad")[kind]
+    result = call(command, bad, photo, "--metric", "linear", *COMMANDS[command], "--json")
+    assert result.exit_code == 1
+    assert word in result.stderr
+    assert "Traceback" not in result.output
+    assert "1 of 2 images failed" in result.stderr
+    assert [r["image"] for r in json.loads(result.stdout)] == [str(photo)]
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--metric", "tiny-iqq"], "did you mean 'tiny-iqa'"),
+    (["--metric", "linear[scal=1]"], "did you mean 'scale'"),
+    (["--metric", "linear[scale=x]"], "must be a finite float"),
+    (["--metric", "linear["], "cannot read plug-in string"),
+    (["--metric", "linear", "--defense", "jpg"], "did you mean 'jpeg'"),
+    (["--metric", "linear", "--defense", "median-smoothing[sigma=-1]"], "sigma"),
+    (["--metric", "linear", "--device", "warp"], "device 'warp'"),
+    (["--metric", "linear", "--plugin", "absent.py"], "does not exist"),
+    (["--metric", "bright-nan"], "NaN"),
+    (["--metric", "two-outputs"], "one score each"),
+])  # fmt: skip
+def test_bad_arguments_get_one_sentence(tmp_path: Path, command: str, arguments: list[str], words: str) -> None:
+    from robustiqa.bench.images import save_png
+
+    bright = save_png(torch.full((3, 64, 64), 0.9), tmp_path / "bright.png")
+    defense = [] if "--defense" in arguments else COMMANDS[command]
+    attack = COMMANDS[command] if command == "attack" else []
+    result = call(command, bright, *arguments, *(defense or attack))
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+    assert result.stderr.count("\n") <= 2
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["attack", "--attack", "pgdd"], "did you mean 'pgd'"),
+    (["attack", "--attack", "torchattacks-pgd", "--norm", "l2"], "works in linf"),
+    (["attack", "--attack", "pgd", "--eps", "-1"], "expected a number >= 0"),
+    (["attack", "--attack", "pgd", "--eps", "x"], "expected a number >= 0"),
+    (["attack", "--attack", "pgd[steps=0]"], "positive"),
+    (["certify", "--eps", "0.1"], "no certificate"),
+    (["certify", "--defense", "median-smoothing", "--alpha", "2"], "alpha"),
+    (["certify", "--defense", "median-smoothing", "--eps", ""], "at least one budget"),
+])  # fmt: skip
+def test_bad_attack_and_certify_arguments(photo: Path, arguments: list[str], words: str) -> None:
+    result = call(arguments[0], photo, "--metric", "linear", *arguments[1:])
+    assert result.exit_code in (1, 2)
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_images_smaller_than_the_metric_accepts(tmp_path: Path) -> None:
+    from robustiqa.bench.images import save_png
+
+    small = save_png(torch.full((3, 40, 40), 0.5), tmp_path / "small.png")
+    result = call("score", small, "--metric", "tiny-iqa")
+    assert result.exit_code == 1
+    assert "40x40 px: expected at least 64x64" in result.stderr
+
+
+def test_list_names_everything_and_survives_broken_plugins() -> None:
+    text = call("list").stdout
+    for word in ("tiny-iqa", "photos", "median-smoothing", "eot-pgd", "quick", "sigma=0.12"):
+        assert word in text
+    kinds = {r["kind"] for r in json.loads(call("list", "--json").stdout)}
+    assert kinds == {"metric", "dataset", "defense", "attack", "suite"}
+    assert "pgd" not in call("list", "metrics").stdout
+
+
+def test_help_of_every_command() -> None:
+    for command in ("list", "score", "certify", "attack", "plan", "run", "collect", "train"):
+        result = call(command, "--help")
+        assert result.exit_code == 0
+        assert "Usage" in result.output
+
+
+def test_collect_of_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    result = call("collect", tmp_path)
+    assert result.exit_code == 1
+    assert "robustiqa run" in result.stderr

@@ -1,0 +1,294 @@
+"""The run: resume after kill -9, error rows, error files, tables."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from robustiqa.bench import run_suite
+from robustiqa.bench.cli.main import cli
+from robustiqa.bench.errors import BadData, BadSuite, UnknownName
+from robustiqa.bench.plan import make_plan, plan_from_json
+from robustiqa.bench.registry import registry
+from robustiqa.bench.store import Store
+from robustiqa.bench.suite import Suite, load_suite, suite_names
+from robustiqa.leaderboard import collect
+
+PLUGINS = [Path(__file__).parent / "plugins" / name for name in ("linear.py", "tiny_bench.py")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_bench(linear_plugin) -> None:
+    registry.load_file(PLUGINS[1])
+
+
+def make_suite(**changes: object) -> Suite:
+    data = {
+        "name": "tiny",
+        "metrics": ["linear"],
+        "datasets": ["noise"],
+        "defenses": ["none", "jpeg", "median-smoothing[n=120,m=15]"],
+        "certify": {"eps": [0.05, 0.12]},
+        "attacks": [
+            {"attack": "random-noise", "linf": ["4/255"]},
+            {"attack": "pgd[steps=3]", "linf": ["2/255", "4/255"], "only": "deterministic"},
+            {"attack": "eot-pgd[steps=3]", "linf": ["4/255"], "only": "randomised"},
+            {"attack": "eot-pgd[steps=3]", "l2": [0.05, 0.12], "directions": ["up", "down"], "only": "certified"},
+        ],
+        "chunk": 5,
+    }
+    return Suite.model_validate(data | changes)
+
+
+def _tables(out: Path) -> dict[str, pd.DataFrame]:
+    """The CSV tables without the one column that is a measured time."""
+    names = ("summary", "empirical", "certified")
+    return {n: pd.read_csv(out / "leaderboard" / f"{n}.csv").drop(columns="seconds", errors="ignore") for n in names}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "out"
+    result = run_suite(make_suite(), out, progress=False)
+    assert result.ok
+    return out
+
+
+def test_tables_have_the_contracts_columns(finished: Path) -> None:
+    contract = {
+        "summary": "rank metric defense dataset srocc_clean plcc_clean krocc_clean srocc_attacked plcc_attacked "
+        "worst_gain_mean worst_gain_lo worst_gain_hi rscore_mean certified_delta_mean flags n_ok n_planned",
+        "empirical": "metric defense dataset attack norm eps direction gain_mean gain_lo gain_hi gain_max "
+        "gain_8bit_mean psnr_mean ssim_mean forwards backwards seconds n_ok n_planned",
+        "certified": "metric defense dataset eps sigma n alpha kind certified_delta_mean gaming_delta_mean "
+        "empirical_shift_worst_mean empirical_shift_max tightness_max violations violation_p vacuous_share "
+        "certified_pairs krocc_lower srocc_lower srocc_clean plcc_clean rms psnr n_ok n_planned",
+    }
+    for name, columns in contract.items():
+        found = list(pd.read_csv(finished / "leaderboard" / f"{name}.csv").columns)
+        wanted = columns.split()
+        assert [c for c in found if c in wanted] == wanted
+    markdown = (finished / "leaderboard" / "board.md").read_text()
+    assert "made-up" in markdown
+    assert "| none" in markdown
+
+
+def test_numbers_on_the_linear_metric_are_the_known_ones(finished: Path) -> None:
+    tables = _tables(finished)
+    empirical, certified, summary = tables["empirical"], tables["certified"], tables["summary"]
+    gain = empirical[(empirical.defense == "none") & (empirical.attack == "pgd[steps=3]")].set_index("eps").gain_mean
+    assert gain[4 / 255] == pytest.approx(2 * gain[2 / 255], rel=1e-3)
+    smoothed = certified[certified.kind == "population"]
+    # The smoothed linear metric shifts by eps |w|_2 under the worst attack, and the bound is above it.
+    small, large = smoothed.empirical_shift_max
+    assert large == pytest.approx(0.12 / 0.05 * small, rel=0.05)
+    assert ((smoothed.tightness_max > 0.5) & (smoothed.tightness_max <= 1)).all()
+    assert set(certified.violations) == {0}
+    assert (certified.violation_p == 1).all()
+    assert list(summary.n_ok) == list(summary.n_planned)
+    assert set(summary["rank"]) == {1, 2, 3}
+    row = summary.set_index("defense").to_dict("index")["none"]
+    rows = Store(finished).read_rows([c.id for c in make_plan(make_suite()).cells])
+    clean = rows[(rows["kind"] == "score") & (rows["defense"] == "none")]["clean"].to_numpy()
+    assert row["range"] == pytest.approx(np.quantile(clean, 0.99) - np.quantile(clean, 0.01), rel=1e-4)
+    linf = rows[(rows["norm"] == "linf") & (rows["defense"] == "none") & (rows["eps"] == 4 / 255)]
+    worst = linf.groupby("image").gain.max().mean()
+    assert row["worst_gain_mean"] == pytest.approx(worst / row["range"], rel=1e-4)
+
+
+def test_running_again_computes_nothing(finished: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (finished / "cells").iterdir()}
+    tables = {p: p.read_bytes() for p in (finished / "leaderboard").iterdir()}
+    result = run_suite(make_suite(), finished, progress=False)
+    assert result.computed == 0
+    assert result.resumed == len(before)
+    assert {p: p.stat().st_mtime_ns for p in (finished / "cells").iterdir()} == before
+    assert {p: p.read_bytes() for p in (finished / "leaderboard").iterdir()} == tables
+
+
+def test_chunk_size_does_not_change_results(finished: Path, tmp_path: Path) -> None:
+    run_suite(make_suite(chunk=3), tmp_path, progress=False)
+    for name, table in _tables(tmp_path).items():
+        pd.testing.assert_frame_equal(table, _tables(finished)[name], rtol=1e-4, atol=1e-6)
+
+
+def test_plan_survives_json(tmp_path: Path) -> None:
+    plan = make_plan(make_suite())
+    import json
+
+    assert plan_from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert len({c.id for c in plan.cells}) == len(plan.cells)
+
+
+def test_ids_depend_on_what_decides_the_result() -> None:
+    base = {c.id for c in make_plan(make_suite()).cells}
+    assert {c.id for c in make_plan(make_suite(name="other", description="x")).cells} == base
+    for change in ({"seed": 1}, {"datasets": ["noise[bright=3]"]}, {"metrics": ["linear[scale=2.0]"]}):
+        changed = {c.id for c in make_plan(make_suite(**change)).cells}
+        if "datasets" in change:
+            continue  # same items, same truth: `noise` has no content hash of its own
+        assert not base & changed
+
+
+def test_kill_in_the_middle_then_run_again(tmp_path: Path) -> None:
+    """kill -9 while cells are being written; the second run keeps what is complete and ends with the same tables."""
+    suite = make_suite(defenses=["none", "slow", "median-smoothing[n=120,m=15]"], chunk=2)
+    path = tmp_path / "suite.yml"
+    path.write_text(suite.model_dump_json(by_alias=True))
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, "-m", "robustiqa.bench.cli", "run", "--suite", str(path)]
+    command += [part for p in PLUGINS for part in ("--plugin", str(p))]
+    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list((out / "cells").glob("*.parquet")) if (out / "cells").is_dir() else []) < 9:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (out / "cells" / ".half.parquet.1.tmp").write_bytes(b"half written")
+    before = {p: p.stat().st_mtime_ns for p in (out / "cells").glob("*.parquet")}
+    assert 9 <= len(before) < len(make_plan(suite).cells)
+    assert not (out / "leaderboard").exists()
+    for folder in (out, whole):
+        subprocess.run([*command, "--out", str(folder)], check=True, capture_output=True, timeout=300)
+    after = {p: p.stat().st_mtime_ns for p in (out / "cells").iterdir()}
+    assert {p: after[p] for p in before} == before
+    assert not list(out.rglob(".*.tmp"))
+    for name, table in _tables(out).items():
+        pd.testing.assert_frame_equal(table, _tables(whole)[name], check_exact=True)
+
+
+def test_bad_images_cost_their_own_rows_only(tmp_path: Path) -> None:
+    suite = make_suite(metrics=["bright-nan"], datasets=["noise[broken=1,bright=2,large=3]"], defenses=["none", "jpeg"])
+    result = run_suite(suite, tmp_path, progress=False)
+    assert not result.ok
+    assert not result.failed
+    rows = Store(tmp_path).read_rows([c.id for c in make_plan(suite).cells])
+    bad = rows[rows.status == "error"]
+    assert set(bad.image) == {"image-1", "image-2"}
+    assert bad.clean.isna().all()
+    assert bad.attacked.isna().all()
+    assert bad[bad.image == "image-1"].message.str.contains("broken").all()
+    assert bad[bad.image == "image-2"].message.str.contains("NaN").all()
+    assert len(bad) == result.bad_images
+    assert rows[rows.status == "ok"].groupby("image").size().nunique() == 1
+    summary = _tables(tmp_path)["summary"]
+    assert (summary.n_planned - summary.n_ok == len(bad) / 2).all()
+    assert summary["rank"].isna().all()
+    assert summary["flags"].str.contains("incomplete").all()
+
+
+def test_a_bug_fails_its_cells_and_not_the_others(tmp_path: Path) -> None:
+    suite = make_suite(defenses=["raising", "none"], certify=None)
+    result = run_suite(suite, tmp_path, progress=False)
+    assert result.failed
+    assert all("raising" in cell for cell in result.failed)
+    assert all("a bug in the defence" in message for message in result.failed.values())
+    record = Store(tmp_path).read_json(f"errors/{next(iter(result.failed))}.json")
+    assert "Traceback" in record["traceback"]
+    summary = _tables(tmp_path)["summary"].set_index("defense")
+    assert summary["rank"].isna().to_dict() == {"raising": True, "none": False}
+    again = run_suite(suite, tmp_path, progress=False)
+    assert set(again.failed) == set(result.failed)
+
+
+def test_command_line_says_by_its_exit_code_that_something_failed(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yml"
+    path.write_text(make_suite(defenses=["raising"], certify=None).model_dump_json(by_alias=True))
+    found = CliRunner().invoke(cli, ["run", "--suite", str(path), "--out", str(tmp_path / "out")])
+    assert found.exit_code == 1
+    assert "a bug in the defence" in found.output
+
+
+def test_skips_carry_their_reason(tmp_path: Path) -> None:
+    plan = make_plan(make_suite(attacks=[{"attack": "torchattacks-pgd", "l2": [0.1]}]))
+    assert plan.skipped
+    assert "works in linf" in plan.skipped[0][1]
+
+
+def test_lower_better_metrics_are_oriented(tmp_path: Path) -> None:
+    """The same metric with its sign turned gives the same board."""
+    run_suite(make_suite(metrics=["linear-dmos[scale=-1.0,offset=-3.0]"]), tmp_path / "dmos", progress=False)
+    run_suite(make_suite(), tmp_path / "mos", progress=False)
+    dmos, mos = _tables(tmp_path / "dmos"), _tables(tmp_path / "mos")
+    for name in ("summary", "empirical", "certified"):
+        pd.testing.assert_frame_equal(dmos[name].drop(columns="metric"), mos[name].drop(columns="metric"), rtol=1e-4)
+
+
+def test_store_refuses_what_it_cannot_read(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadData, match=r"no run\.json"):
+        collect(tmp_path)
+    store = Store(tmp_path)
+    store.create()
+    (store.cells / "a.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(BadData, match=r"a\.parquet.*corrupt"):
+        store.read_rows(["a"])
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadData, match="choose another --out"):
+        Store(tmp_path / "file").create()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    from robustiqa.bench import store as module
+
+    store = Store(tmp_path)
+    store.create()
+    target = store.cells / "a.parquet"
+    target.with_name(f".a.parquet.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(BadData, match="free some space and run again"):
+        module.write_atomically(target, b"x" * 100_000)
+    assert not target.exists()
+
+
+def test_suites_that_come_with_the_package_load() -> None:
+    assert "quick" in suite_names()
+    for name in suite_names():
+        assert load_suite(name).name == name
+
+
+@pytest.mark.parametrize(("text", "error", "words"), [
+    ("quik", UnknownName, "did you mean 'quick'"),
+    ("absent.yml", BadSuite, "does not exist"),
+])  # fmt: skip
+def test_unknown_suites(text: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        load_suite(text)
+
+
+@pytest.mark.parametrize(("content", "error", "words"), [
+    ("metric: [linear]", UnknownName, "did you mean 'metrics'"),
+    ("attacks: [{attack: pgd, linff: [1/255]}]", UnknownName, "did you mean 'linf'"),
+    ("headline: {epss: 1}", UnknownName, "did you mean 'eps'"),
+    ("attacks: [{attack: pgd, linf: [-1]}]", BadSuite, "eps"),
+    ("chunk: 0", BadSuite, "chunk"),
+    ("certify: {eps: [0.1], alpha: 2}", BadSuite, "alpha"),
+    ("a: [", BadSuite, "YAML"),
+    ("- 1", BadSuite, "list"),
+])  # fmt: skip
+def test_bad_suite_files(tmp_path: Path, content: str, error: type[Exception], words: str) -> None:
+    base = "name: t\nmetrics: [linear]\ndefenses: [none]\ndatasets: [noise]\n"
+    path = tmp_path / "suite.yml"
+    path.write_text(content if content[0] in "-a:" and "attack" not in content else base + content)
+    with pytest.raises(error, match=words):
+        load_suite(str(path))
+
+
+def test_overrides_replace_the_suites_lists() -> None:
+    suite = make_suite().override(metrics=(), defenses=("jpeg",), datasets=(), attacks=("fgsm",))
+    assert suite.defenses == ("jpeg",)
+    assert [a.attack for a in suite.attacks] == ["fgsm"]
+    assert suite.attacks[0].linf == (2 / 255, 4 / 255)
+    assert suite.attacks[0].l2 == (0.05, 0.12)
