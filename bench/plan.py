@@ -13,7 +13,7 @@ from .api import DefendedMetric, Direction, Norm, Threat
 from .build import load_attack, load_defense
 from .datasets import Dataset, load_dataset
 from .metrics import load_metric
-from .registry import registry
+from .registry import code_digest, registry
 from .spec import parse_spec
 from .store import SCHEMA_VERSION
 from .suite import AttackEntry, Suite
@@ -133,6 +133,7 @@ def _cut(job: dict[str, Any], chunk: int, dataset: Dataset) -> Iterator[Cell]:
     """The job on chunks of images, each with its id."""
     identity = {
         "schema": SCHEMA_VERSION,
+        "code": code_digest(),
         "metric": _identity("metric", job["metric"]),
         "defense": _identity("defense", job["defense"]),
         "attack": _identity("attack", job["attack"]) if "attack" in job else None,

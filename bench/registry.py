@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -49,7 +50,7 @@ class Plugin:
 
     @property
     def source_hash(self) -> str:
-        """Digest of the file that defines the plug-in: part of every result's identity."""
+        """Digest of the file that defines the plug-in; `code_digest` covers what it leans on."""
         file = inspect.getsourcefile(inspect.unwrap(self.factory))
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else "unknown"
 
@@ -60,6 +61,24 @@ class Plugin:
     def identity(self, spec: Spec) -> str:
         """`name-vN[all parameters]`: equal for two strings that mean the same plug-in."""
         return str(Spec(f"{self.name}-v{self.version}", self.bind(spec)))
+
+
+@functools.cache
+def code_digest() -> str:
+    """Digest of the code and weights of this package that decide a score: part of every result's identity.
+
+    A plug-in leans on the attack loop, the sampling engine and much else, so its own file does not identify it. The
+    price: results are not reused over a change of code that would not have mattered.
+    """
+    root = Path(__file__).parents[1]
+    unrelated = {"cli", "training", "suites", "__pycache__"}
+    digest = hashlib.sha256()
+    for package in ("attacks", "bench", "defenses"):
+        for path in sorted((root / package).rglob("*")):
+            parts = path.relative_to(root).parts
+            if path.suffix in (".py", ".safetensors") and not unrelated.intersection(parts):
+                digest.update("/".join(parts).encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 class Registry:
