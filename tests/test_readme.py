@@ -32,7 +32,7 @@ def test_own_defence_runs_as_printed(tmp_path: Path, photo: Path) -> None:
 def test_python_example_runs_as_printed() -> None:
     names: dict = {}
     # Fewer draws than the README's: the point is that the calls exist.
-    exec(_block("load_attack").replace("n=500", "n=20,m=3"), names)
+    exec(_block("load_attack").replace("n=500", "n=20,m=3").replace("eot-pgd", "eot-pgd[steps=2,draws=2]"), names)
     assert names["certificate"].lo.shape == (2, 2)
     assert names["result"].gain.shape == (2,)
 
