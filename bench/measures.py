@@ -12,6 +12,7 @@ from scipy.stats import binomtest, kendalltau, pearsonr, spearmanr
 
 from .seeds import derive_seed
 
+LOGISTIC_PARAMETERS = 4
 RESAMPLES = 2000
 """Bootstrap resamples of every interval."""
 
@@ -40,11 +41,12 @@ def plcc(score: np.ndarray, truth: np.ndarray) -> float:
 
 
 def plcc_logistic(score: np.ndarray, truth: np.ndarray) -> float:
-    """Pearson's correlation after the 4-parameter logistic of VQEG (2000); NaN where the fit does not converge.
+    """Pearson's correlation after the 4-parameter logistic of VQEG (2000); NaN where the fit does not converge,
+    and with fewer than 8 images, which four parameters would simply follow.
 
     truth ~ b2 + (b1 - b2) / (1 + exp(-(score - b3) / |b4|)), fitted on standardised values from the customary start.
     """
-    if _degenerate(score, truth):
+    if _degenerate(score, truth) or len(score) < 2 * LOGISTIC_PARAMETERS:
         return float("nan")
     s = (score - score.mean()) / score.std()
     t = (truth - truth.mean()) / truth.std()

@@ -78,8 +78,8 @@ def run_suite(
     """
     suite = load_suite(suite) if isinstance(suite, str) else suite
     store = Store(out)
-    store.create()
     plan = make_plan(suite)
+    store.create()
     write_json(store.root / "run.json", _record(suite, device))
     write_json(store.root / "plan.json", plan.to_json())
     for what, why in plan.skipped:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ def collect(root: str | Path) -> dict[str, Path]:
 
     Reads only; computes no score. The same records give the same bytes.
 
+    Rows of images that failed go to `errors.csv`, with the reason; the file is there only if there are any.
+
     Returns:
         the paths, by table name.
 
@@ -48,6 +49,10 @@ def collect(root: str | Path) -> dict[str, Path]:
     for name, table in tables.items():
         paths[name] = folder / f"{name}.csv"
         write_atomically(paths[name], _csv(table).encode())
+    (folder / "errors.csv").unlink(missing_ok=True)
+    if len(results.errors):
+        paths["errors"] = folder / "errors.csv"
+        write_atomically(paths["errors"], _csv(results.errors).encode())
     paths["board"] = folder / "board.md"
     write_atomically(paths["board"], _markdown(results, tables).encode())
     return paths
@@ -86,9 +91,9 @@ def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
         lines += [
             f"## {metric} on {dataset}",
             "",
-            f"Ground truth: {first['truth'] or 'none'}. Gains and deltas in units of the metric's range R = "
-            f"{first['range']:.4g} ({first['range_source']}). Worst gain: per image the strongest attack at "
-            f"{first['threat']}, upwards.",
+            f"Ground truth: {'none' if pd.isna(first['truth']) else first['truth']}. Gains and deltas in units of the "
+            f"metric's range R = {first['range']:.4g} ({first['range_source']}). Worst gain: per image the strongest "
+            f"attack at {first['threat']}, upwards.",
             "",
             _table(_readable(block), _SUMMARY),
             "",
@@ -102,7 +107,8 @@ def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
 
 
 def _readable(block: pd.DataFrame) -> pd.DataFrame:
-    interval = [f"{lo:.3f} to {hi:.3f}" for lo, hi in zip(block["worst_gain_lo"], block["worst_gain_hi"], strict=True)]
+    ends = zip(block["worst_gain_lo"], block["worst_gain_hi"], strict=True)
+    interval = [None if pd.isna(lo) else f"{lo:.3f} to {hi:.3f}" for lo, hi in ends]
     coverage = [f"{ok}/{planned}" for ok, planned in zip(block["n_ok"], block["n_planned"], strict=True)]
     return block.assign(interval=interval, coverage=coverage)
 
@@ -110,6 +116,18 @@ def _readable(block: pd.DataFrame) -> pd.DataFrame:
 def _table(frame: pd.DataFrame, columns: dict[str, str]) -> str:
     if frame.empty:
         return "(none)"
-    cells: Sequence[Sequence[object]] = frame[list(columns)].astype(object).to_numpy().tolist()
-    shown = [["-" if pd.isna(v) else v for v in row] for row in cells]  # type: ignore[call-overload]
-    return tabulate(shown, headers=list(columns.values()), tablefmt="pipe", floatfmt=".3f")
+    cells = frame[list(columns)].astype(object).to_numpy().tolist()
+    right = ["left" if frame[c].dtype.kind not in "ifu" and c != "rank" else "right" for c in columns]
+    return tabulate(
+        [[_shown(value) for value in row] for row in cells],
+        headers=list(columns.values()),
+        tablefmt="pipe",
+        disable_numparse=True,
+        colalign=right,
+    )
+
+
+def _shown(value: Any) -> str:
+    if pd.isna(value):
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

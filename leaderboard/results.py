@@ -73,11 +73,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything of one run."""
+    """Everything of one run; `errors` has a row for each image that failed inside a completed cell."""
 
     suite: Suite
     plan: Plan
     groups: tuple[Group, ...]
+    errors: pd.DataFrame
 
 
 def read_results(root: Path) -> Results:
@@ -86,7 +87,9 @@ def read_results(root: Path) -> Results:
     suite = Suite.model_validate(store.read_json("run.json")["suite"])
     plan = plan_from_json(store.read_json("plan.json"))
     rows = store.read_rows(cell.id for cell in plan.cells)
-    return Results(suite, plan, tuple(_groups(suite, plan, rows)))
+    columns = ["metric", "defense", "dataset", "kind", "attack", "norm", "eps", "direction", "image", "message", "cell"]
+    errors = rows.loc[rows["status"] != "ok", columns].reset_index(drop=True)
+    return Results(suite, plan, tuple(_groups(suite, plan, rows)), errors)
 
 
 def _groups(suite: Suite, plan: Plan, rows: pd.DataFrame) -> Iterator[Group]:

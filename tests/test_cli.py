@@ -182,6 +182,12 @@ def test_help_of_every_command() -> None:
         assert "Usage" in result.output
 
 
+def test_unknown_command_suggests_the_nearest() -> None:
+    result = call("scor")
+    assert result.exit_code == 1
+    assert "did you mean 'score'" in result.stderr
+
+
 def test_collect_of_a_folder_that_is_no_run(tmp_path: Path) -> None:
     result = call("collect", tmp_path)
     assert result.exit_code == 1

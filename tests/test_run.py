@@ -167,6 +167,16 @@ def test_kill_in_the_middle_then_run_again(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(table, _tables(whole)[name], check_exact=True)
 
 
+def test_a_metric_that_always_fails_has_a_row_without_numbers(tmp_path: Path) -> None:
+    result = run_suite(make_suite(metrics=["two-outputs"]), tmp_path, progress=False)
+    assert not result.ok
+    summary = _tables(tmp_path)["summary"]
+    assert list(summary.n_ok) == [0, 0, 0]
+    assert summary[["rank", "srocc_clean", "worst_gain_mean", "rscore_mean"]].isna().to_numpy().all()
+    assert set(summary.flags) == {"incomplete"}
+    assert "one score each" in result.tables["errors"].read_text()
+
+
 def test_bad_images_cost_their_own_rows_only(tmp_path: Path) -> None:
     suite = make_suite(metrics=["bright-nan"], datasets=["noise[broken=1,bright=2,large=3]"], defenses=["none", "jpeg"])
     result = run_suite(suite, tmp_path, progress=False)
@@ -180,6 +190,9 @@ def test_bad_images_cost_their_own_rows_only(tmp_path: Path) -> None:
     assert bad[bad.image == "image-1"].message.str.contains("broken").all()
     assert bad[bad.image == "image-2"].message.str.contains("NaN").all()
     assert len(bad) == result.bad_images
+    errors = pd.read_csv(result.tables["errors"])
+    assert len(errors) == len(bad)
+    assert set(errors.message) == set(bad.message)
     assert rows[rows.status == "ok"].groupby("image").size().nunique() == 1
     summary = _tables(tmp_path)["summary"]
     assert (summary.n_planned - summary.n_ok == len(bad) / 2).all()

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..errors import RobustIQAError
+from ..errors import RobustIQAError, UnknownName
 
 _COMMANDS = {
     "list": ("listing:list_", "List metrics, defences, attacks, data sets and suites."),
@@ -34,6 +34,13 @@ class _Lazy(click.Group):
             return None
         module, _, name = _COMMANDS[cmd_name][0].partition(":")
         return getattr(importlib.import_module(f".{module}", __package__), name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            raise UnknownName("command", args[0], _COMMANDS)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

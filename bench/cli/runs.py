@@ -60,8 +60,9 @@ def run(suite: str, out: str, device: str, executor: str, **lists: tuple[str, ..
     for cell, message in result.failed.items():
         click.echo(f"robustiqa: cell {cell} failed: {message} (see {result.out / 'errors'})", err=True)
     if result.bad_images:
-        click.echo(f"robustiqa: {result.bad_images} results are errors, not scores: see the column `message` of "
-                   f"{result.out / 'cells'}", err=True)  # fmt: skip
+        click.echo(
+            f"robustiqa: {result.bad_images} results are errors, not scores: see {result.tables['errors']}", err=True
+        )
     sys.exit(0 if result.ok else 1)
 
 
