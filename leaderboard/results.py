@@ -88,7 +88,7 @@ def read_results(root: Path) -> Results:
     plan = plan_from_json(store.read_json("plan.json"))
     rows = store.read_rows(cell.id for cell in plan.cells)
     columns = ["metric", "defense", "dataset", "kind", "attack", "norm", "eps", "direction", "image", "message", "cell"]
-    errors = rows.loc[rows["status"] != "ok", columns].reset_index(drop=True)
+    errors = rows[rows["status"] != "ok"][columns].reset_index(drop=True)
     return Results(suite, plan, tuple(_groups(suite, plan, rows)), errors)
 
 

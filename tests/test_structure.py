@@ -66,6 +66,21 @@ def test_pyproject_lists_every_package() -> None:
     assert listed == present
 
 
+def test_every_data_file_is_packed() -> None:
+    """Suites, weights, cards and splits reach an installed copy: each matches a pattern of package-data."""
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["*"]
+    folders = {p.parent for package in PACKAGES for p in (ROOT / package).rglob("__init__.py")}
+    packed = {found for folder in folders for pattern in patterns for found in folder.glob(pattern)}
+    data = {
+        p
+        for package in PACKAGES
+        for p in (ROOT / package).rglob("*")
+        if p.is_file() and p.suffix not in (".py", ".pyc")
+    }
+    assert data
+    assert data <= packed
+
+
 def test_files_are_short() -> None:
     lengths = sorted(len(p.read_text(encoding="utf-8").splitlines()) for p in _sources())
     assert lengths[-1] <= 600

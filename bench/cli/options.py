@@ -56,9 +56,7 @@ def single_image(command: Command) -> Command:
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         click.option("--seed", default=0, show_default=True, help="Base seed of all random streams."),
         click.option("--device", default="cpu", show_default=True, help="Torch device."),
-        click.option(
-            "--defense", default="none", show_default=True, help="Defence, e.g. median-smoothing."
-        ),
+        click.option("--defense", default="none", show_default=True, help="Defence, e.g. median-smoothing."),
         click.option("--metric", required=True, help="Metric, e.g. tiny-iqa."),
         click.argument("images", nargs=-1, required=True, metavar="IMAGE..."),
     ):
