@@ -23,6 +23,18 @@ SHIFT = 200.0
 """Added to the score's logit; the scores have to stay well above -SHIFT."""
 
 
+class _ContiguousGradient(torch.autograd.Function):
+    """Identity with a contiguous gradient: torchattacks calls `view` on it, which fails for channels-last networks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0].contiguous()
+
+
 class TwoLogit(nn.Module):
     """The oriented score as the second of two logits."""
 
@@ -35,7 +47,7 @@ class TwoLogit(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) to (B,2) logits."""
-        score = self._objective.differentiable(x)
+        score = self._objective.differentiable(_ContiguousGradient.apply(x))
         if not bool((score > 20.0 - SHIFT).all()):
             raise BadScore(f"torchattacks bridge: scores down to {float(score.min()):.4g} leave the linear part of its "
                            f"two-logit view (above {20 - SHIFT:g}): use pgd instead")  # fmt: skip

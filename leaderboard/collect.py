@@ -108,7 +108,7 @@ def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
 
 def _readable(block: pd.DataFrame) -> pd.DataFrame:
     ends = zip(block["worst_gain_lo"], block["worst_gain_hi"], strict=True)
-    interval = [None if pd.isna(lo) else f"{lo:.3f} to {hi:.3f}" for lo, hi in ends]
+    interval = ["-" if pd.isna(lo) else f"{lo:.3f} to {hi:.3f}" for lo, hi in ends]
     coverage = [f"{ok}/{planned}" for ok, planned in zip(block["n_ok"], block["n_planned"], strict=True)]
     return block.assign(interval=interval, coverage=coverage)
 

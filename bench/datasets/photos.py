@@ -40,8 +40,8 @@ class Photos(Dataset):
 
     Args:
         size: side of the crops in pixels: 256, or 128 for the centre of the 256 px crop.
-        subset: "full" (every type at all five levels, 31 versions a photograph) or "quick" (every type at one
-            level, which rotates over the photographs, 7 versions a photograph).
+        subset: "full" (every type at all five levels, 31 versions a photograph) or "quick" (four types at one level,
+            types and levels rotating over the photographs, 5 versions a photograph).
     """
 
     truth_name = "pseudo-MOS (SSIM)"
@@ -60,7 +60,9 @@ class Photos(Dataset):
         for p, photo in enumerate(_CROPS):
             versions.append((f"{photo}/reference", photo, "reference", 0))
             for t, kind in enumerate(DISTORTIONS):
-                levels = range(1, LEVELS + 1) if self.subset == "full" else [1 + (p + t) % LEVELS]
+                levels = range(1, LEVELS + 1)
+                if self.subset == "quick":
+                    levels = [1 + (p + t) % LEVELS] if (t - p) % len(DISTORTIONS) < 4 else []
                 versions += [(f"{photo}/{kind}-{level}", photo, kind, level) for level in levels]
         return versions
 
