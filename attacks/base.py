@@ -45,7 +45,7 @@ class Attack(ABC):
     spec: str = ""
     norms: tuple[Norm, ...] = ("l2", "linf")
     white_box: bool = True
-    selection_draws: int = 64
+    selection_draws: int = 32
 
     @abstractmethod
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:

@@ -29,7 +29,7 @@ class Pgd(Attack):
 
     draws = 1
     momentum = 0.0
-    checkpoints = 4
+    checkpoints = 3
     """Candidates a restart that are compared when the defence is randomised, the last among them."""
 
     def __init__(self, steps: int = 10, step: float | None = None, restarts: int = 1) -> None:
