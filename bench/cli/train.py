@@ -1,0 +1,79 @@
+"""`robustiqa train`: the options are the fields of the training's config, read when the command is called."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import re
+from typing import Any
+
+import click
+
+from ..registry import PACKAGE
+
+_TRAININGS = {
+    "metric": ("bench.training.metric", "train_metric", "MetricTrainConfig"),
+    "denoiser": ("defenses.denoisers.training", "train_denoiser", "DenoiserTrainConfig"),
+}
+
+
+class _Training(click.Command):
+    """A command whose options are made from a frozen dataclass: name, type, default, and help from its docstring."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """One option for each field; training code (and torch) is imported only now."""
+        _, config = _load(self.name or "")
+        texts = _attribute_texts(config)
+        fields = [_option(field, texts.get(field.name, "")) for field in dataclasses.fields(config)]
+        return [*fields, *super().get_params(ctx)]
+
+
+def _load(name: str) -> tuple[Any, type[Any]]:
+    module_name, function, config = _TRAININGS[name]
+    module = importlib.import_module(f"{PACKAGE}.{module_name}")
+    return getattr(module, function), getattr(module, config)
+
+
+def _option(field: dataclasses.Field[Any], text: str) -> click.Option:
+    default: Any = field.default
+    kind: Any = _Sizes() if isinstance(default, tuple) else type(default)
+    return click.Option([f"--{field.name.replace('_', '-')}"], type=kind, default=default, show_default=True, help=text)
+
+
+class _Sizes(click.ParamType):
+    """Comma-separated integers."""
+
+    name = "int,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Text to a tuple of integers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r}: expected integers separated by commas, such as 224,288", param, ctx)
+
+
+def _attribute_texts(config: type[Any]) -> dict[str, str]:
+    """The lines below `Attributes:` in a docstring, by attribute."""
+    lines = (inspect.getdoc(config) or "").partition("Attributes:\n")[2]
+    return {m[1]: " ".join(m[2].split()) for m in re.finditer(r"^    (\w+): ((?:.+\n?)(?: {8}.+\n?)*)", lines, re.M)}
+
+
+@click.group("train")
+def train() -> None:
+    """Train a metric or a denoiser; an interrupted training goes on when it is called again."""
+
+
+def _add(name: str, text: str) -> None:
+    def run(**settings: Any) -> None:
+        function, config = _load(name)
+        click.echo(str(function(config(**settings))))
+
+    train.add_command(_Training(name, callback=run, help=text, short_help=text.split(";")[0]))
+
+
+_add("metric", "Train tiny-iqa on synthetic distortions and on CLIVE's human scores; prints the path of the weights.")
+_add("denoiser", "Train the light denoiser for one noise level by mean squared error; prints the path of the weights.")

@@ -1,0 +1,99 @@
+"""Model cards: what weights are, what they were trained on, the exact command, results and limits."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from .loop import write_atomically
+
+PROCEDURAL = "procedural images (dead leaves, coloured noise, gradients), made by the training itself"
+
+
+def clive_material(content_hash: str) -> str:
+    """The line of a card's data section that says where CLIVE's training images come from."""
+    return (
+        "CLIVE (LIVE In the Wild, Ghadiyaram & Bovik 2016), training split by image; licence: use, copy, modify and "
+        "distribute for any purpose with notice and citation; split recorded in `bench/datasets/splits/clive.csv`; "
+        f"content hash `{content_hash}`"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """The sections of a model card.
+
+    Attributes:
+        title: name of the weights.
+        purpose: what the network is and is for.
+        command: the exact command that trains it.
+        data: what it was trained on, with licences and hashes; one entry a line.
+        results: tables by heading: column names, then rows.
+        limits: what it cannot do; one entry a line.
+        notes: further facts about the run.
+    """
+
+    title: str
+    purpose: str
+    command: str
+    data: Sequence[str]
+    results: dict[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]
+    limits: Sequence[str]
+    notes: Sequence[str] = ()
+
+    def text(self, weights: Path) -> str:
+        """The card as Markdown, with digest and size of the weights file."""
+        blob = weights.read_bytes()
+        facts = [
+            f"file: `{weights.name}`, {len(blob):,} bytes, SHA-256 `{hashlib.sha256(blob).hexdigest()}`",
+            "licence: Apache-2.0, as the project",
+            f"trained with torch {torch.__version__}, robustiqa {importlib.metadata.version('robustiqa')}, "
+            f"Python {platform.python_version()}",
+            *self.notes,
+        ]
+        parts = [f"# {self.title}", self.purpose, _list(facts), "## Training", f"```\n{self.command}\n```"]
+        parts += ["## Data", _list(self.data), "## Results"]
+        for heading, (columns, rows) in self.results.items():
+            parts += [f"### {heading}", tabulate(rows, headers=list(columns), tablefmt="github", floatfmt=".3f")]
+        parts += ["## Limits", _list(self.limits)]
+        return "\n\n".join(parts) + "\n"
+
+    def write(self, weights: Path) -> Path:
+        """Write the card beside the weights, with the ending .md; returns its path."""
+        return write_atomically(weights.with_suffix(".md"), lambda p: p.write_text(self.text(weights)))
+
+
+def command_line(name: str, config: Any, places: Sequence[str]) -> str:
+    """The `robustiqa train` command of a config: every option that is not the default, places as placeholders."""
+    words = [f"robustiqa train {name}"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        flag = f"--{field.name.replace('_', '-')}"
+        if field.name in ("data_root", "photographs"):
+            words += [f"{flag} {field.name.upper()}"] if value else []
+        elif field.name not in places and value != field.default:
+            words.append(f"{flag} {','.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return " ".join(words)
+
+
+def training_seconds(log: Path) -> float:
+    """Seconds of all steps in a training log, also of those before an interruption."""
+    total, before = 0.0, 0
+    with log.open(newline="") as file:
+        for row in csv.DictReader(file):
+            total += (int(row["step"]) - before) * float(row["seconds_per_step"])
+            before = int(row["step"])
+    return total
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

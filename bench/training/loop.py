@@ -1,0 +1,236 @@
+"""What every training shares: one optimiser with its average, checkpoints with exact resume, a CSV log, progress lines.
+
+Nothing here keeps a random state: a step draws from a generator seeded with (seed, stage, step), so that a resumed run
+takes the same steps as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ..errors import BadData, BadParameter
+
+
+def initialise(net: nn.Module, seed: int) -> None:
+    """He initialisation of every convolution and linear layer from an own generator; biases are zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def cosine(step: int, steps: int, warmup: int = 100) -> float:
+    """Learning-rate factor: linear warm-up, then half a cosine from 1 to 0.01."""
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    return rise * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(1, steps)))))
+
+
+class Learner:
+    """A network with AdamW, a cosine schedule and an exponential moving average of its weights.
+
+    Args:
+        net: what is trained.
+        steps: length of the schedule.
+        lr: largest learning rate.
+        weight_decay: decoupled decay of matrices and kernels; biases and norms have none.
+        average: decay of the moving average; it starts faster, as (1 + step) / (10 + step).
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        steps: int,
+        lr: float,
+        weight_decay: float,
+        average: float,
+    ) -> None:
+        self.net, self._steps, self._average = net, steps, average
+        groups: dict[float, list[nn.Parameter]] = {}
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                groups.setdefault(weight_decay if parameter.ndim > 1 else 0.0, []).append(parameter)
+        self._optimiser = torch.optim.AdamW(
+            [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()], lr=lr
+        )
+        self._lr = lr
+        self.ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
+
+    def update(self, loss: torch.Tensor, step: int) -> None:
+        """One optimiser step on a scalar loss; raises `BadParameter` when the loss is not finite."""
+        if not torch.isfinite(loss):
+            raise BadParameter(f"the training loss is {float(loss)} at step {step}: lower the learning rate")
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._lr * cosine(step, self._steps)
+        self._optimiser.step()
+        decay = min(self._average, (1 + step) / (10 + step))
+        for key, value in self.net.state_dict().items():
+            if value.is_floating_point():
+                self.ema[key].lerp_(value, 1 - decay)
+            else:
+                self.ema[key].copy_(value)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {"net": self.net.state_dict(), "optimiser": self._optimiser.state_dict(), "ema": self.ema}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        self.net.load_state_dict(state["net"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        for key, value in state["ema"].items():
+            self.ema[key].copy_(value)
+
+
+def settings_digest(config: Any, ignore: Sequence[str]) -> str:
+    """Digest of a config dataclass without the fields that change no weight."""
+    kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in ignore}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def run_steps(
+    learner: Learner,
+    step: Callable[[int], dict[str, float]],
+    *,
+    steps: int,
+    out: Path,
+    stage: str,
+    digest: str,
+    checkpoint_every: int,
+    log_every: int,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Take the steps that are not taken yet, with a checkpoint and a log row now and then.
+
+    Args:
+        learner: holds the state that a checkpoint stores.
+        step: takes one step, given its number, and returns named loss values for the log.
+        steps: total number of steps.
+        out: folder of the checkpoint `STAGE.pt` and the log `STAGE.csv`.
+        stage: name of the stage.
+        digest: identity of the settings; a checkpoint of others is refused.
+        checkpoint_every: steps between checkpoints; the last step always writes one.
+        log_every: steps between log rows, which hold means over these steps.
+        say: prints a progress line.
+
+    Raises:
+        BadParameter: the folder holds a checkpoint of other settings.
+        BadData: the checkpoint is corrupt.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = out / f"{stage}.pt", out / f"{stage}.csv"
+    first = _resume(learner, checkpoint, digest)
+    _keep_rows(log, first)
+    if first:
+        say(f"{stage}: continuing after step {first} of {steps}")
+    sums: dict[str, float] = {}
+    count, begun = 0, time.perf_counter()
+    for index in range(first, steps):
+        for key, value in step(index).items():
+            sums[key] = sums.get(key, 0.0) + value
+        count += 1
+        done = index + 1
+        if done % log_every == 0 or done == steps:
+            row = {"step": done, **{k: round(v / count, 5) for k, v in sums.items()}}
+            row["seconds_per_step"] = round((time.perf_counter() - begun) / count, 4)
+            _append(log, row)
+            say(f"{stage} {done}/{steps} " + " ".join(f"{k}={v}" for k, v in row.items() if k != "step"))
+            sums, count, begun = {}, 0, time.perf_counter()
+        # Only with a complete log row, so that a resumed log has no gap.
+        if done == steps or (done % checkpoint_every == 0 and count == 0):
+            write_atomically(checkpoint, lambda p, n=done: torch.save(_pack(learner, n, digest), p))
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a temporary file beside `path`, then put it in place: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def save_weights(net: nn.Module, path: Path) -> Path:
+    """Write a network's weights as safetensors, in plain memory order, atomically; returns the path."""
+    state = {k: v.detach().contiguous(memory_format=torch.contiguous_format) for k, v in net.state_dict().items()}
+
+    def write(temporary: Path) -> None:
+        save_file(state, temporary)
+        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
+
+    return write_atomically(path, write)
+
+
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Run with that many CPU threads, then restore the number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _pack(learner: Learner, step: int, digest: str) -> dict[str, Any]:
+    return {"step": step, "digest": digest, "learner": learner.state()}
+
+
+def _resume(learner: Learner, checkpoint: Path, digest: str) -> int:
+    if not checkpoint.exists():
+        return 0
+    try:
+        stored = torch.load(checkpoint, weights_only=True)
+        if stored["digest"] != digest:
+            raise BadParameter(
+                f"{str(checkpoint.parent)!r} holds a training with other settings: give another --out, or delete it"
+            )
+        learner.restore(stored["learner"])
+        return int(stored["step"])
+    except BadParameter:
+        raise
+    except Exception as error:
+        raise BadData(f"checkpoint {str(checkpoint)!r} cannot be read ({error}): delete it to start again") from error
+
+
+def _append(path: Path, row: dict[str, float]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _keep_rows(path: Path, step: int) -> None:
+    """Drop the log rows after the checkpoint: these steps are taken again."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines()
+    kept = lines[:1] + [line for line in lines[1:] if int(line.split(",", 1)[0]) <= step]
+    if step == 0:
+        path.unlink()
+    else:
+        write_atomically(path, lambda p: p.write_text("\n".join(kept) + "\n"))
