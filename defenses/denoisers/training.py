@@ -164,7 +164,7 @@ def denoiser_card(config: DenoiserTrainConfig, data_hash: str, report: DenoiserR
         data=[
             clive_material(data_hash) + "; reduced 1.5 to 3 times",
             PROCEDURAL,
-            "evaluation only: the held-out photographs",
+            f"evaluation only: held-out photographs ({Path(config.photographs).name or 'none'})",
         ],
         results=results,
         limits=[
