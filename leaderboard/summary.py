@@ -90,7 +90,7 @@ def _flags(
         baseline = noise.get((row["norm"], row["eps"], row["direction"]))
         toward = row["gain_mean"] if row["direction"] == "up" else -row["gain_mean"]
         if baseline is not None and row["n_ok"] and not _is_noise(row) and not toward > baseline:
-            flags.append(f"no-op:{row['attack'].split('[')[0]}")
+            flags.append(f"no-op:{row['attack'].split('[')[0]}@{row['norm']}:{row['eps']:.3g}")
     return list(dict.fromkeys(flags))
 
 
