@@ -19,7 +19,10 @@ COLUMNS = (
 
 
 def empirical_rows(group: Group) -> list[dict[str, Any]]:
-    """Rows of `empirical.csv`: gains in units of R with bootstrap intervals, measured budgets, costs."""
+    """Rows of `empirical.csv`: gains in units of R with bootstrap intervals, measured budgets, costs.
+
+    The mean PSNR is over the images that the attack changed at all: where no step helped, it returns the image itself.
+    """
     found = []
     cells = dict.fromkeys((c.attack, c.norm, c.eps[0], c.direction) for c in group.cells if c.kind == "attack")
     attacks = group.attacks()
@@ -47,7 +50,7 @@ def empirical_rows(group: Group) -> list[dict[str, Any]]:
                 "gain_hi": hi,
                 "gain_max": getattr(gain, worst)() if len(gain) else np.nan,
                 "gain_8bit_mean": _mean(at["gain_8bit"]) / group.unit,
-                "psnr_mean": _mean(at["psnr"]),
+                "psnr_mean": _mean(at["psnr"][np.isfinite(at["psnr"])]),
                 "ssim_mean": _mean(at["ssim"]),
                 "linf_max": at["linf"].max() if len(at) else np.nan,
                 "l2_max": at["l2"].max() if len(at) else np.nan,
