@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple, final
 
 import numpy as np
 import torch
 
 from ..bench.api import AttackResult, DefendedMetric, Direction, Estimate, Norm, Threat
-from ..bench.errors import BadImage, Incompatible
+from ..bench.errors import BadImage, BadParameter, Incompatible
 from ..bench.images import compare, quantise
 from ..bench.objective import MAX_PIXELS, Objective
 from ..bench.seeds import Role, Streams, image_key
@@ -90,6 +91,9 @@ class Attack(ABC):
             raise Incompatible(reason)
         if x.ndim != 4 or float(x.min()) < 0 or float(x.max()) > 1:
             raise BadImage(f"attack got images of shape {tuple(x.shape)}: expected (B,3,H,W) with values in [0,1]")
+        # No budget beyond the box's diameter: a huge one would only overflow.
+        diameter = 1.0 if threat.norm == "linf" else float(x[0].numel()) ** 0.5
+        threat = replace(threat, eps=min(threat.eps, diameter))
         keys = [image_key(image) for image in x]
         size = max(1, MAX_PIXELS // (x.shape[2] * x.shape[3]))
         adversarial = x.detach().clone()
@@ -144,4 +148,6 @@ class Attack(ABC):
             better = value > best_value
             best = torch.where(better.to(x.device)[:, None, None, None], candidate.x.detach(), best)
             best_value = torch.where(better, value, best_value)
+        if not bool((best_value > -torch.inf).all()):
+            raise BadParameter(f"attack {self.spec!r} proposed no image: its `candidates` must yield at least one")
         return best

@@ -6,19 +6,21 @@ to ascent on s f: log(1 + exp(z)) = z to the last bit of float32 once z is far i
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..bench.api import Threat
+from ..bench.api import DefendedMetric, Threat
 from ..bench.errors import BadParameter, BadPlugin, BadScore
 from ..bench.objective import Objective
 from ..bench.registry import register_attack
 from ..bench.seeds import derive_seed
 from .base import Attack, Candidate
 
+INSTALL = "pip install --no-deps torchattacks==3.5.1"
 SHIFT = 200.0
 """Added to the score's logit; the scores have to stay well above -SHIFT."""
 
@@ -66,23 +68,38 @@ class _Bridge(Attack):
     def _build(self, torchattacks: Any, model: nn.Module, threat: Threat) -> Any:
         raise NotImplementedError
 
+    def skip(self, g: DefendedMetric, threat: Threat) -> str | None:
+        """As for every attack; and torchattacks, which is optional, has to be installed."""
+        if importlib.util.find_spec("torchattacks") is None:
+            return f"{self.spec!r} needs torchattacks: {INSTALL}"
+        return super().skip(g, threat)
+
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
-        """What torchattacks returns: its last iterate."""
+        """What torchattacks returns, its last iterate, image by image.
+
+        Its random start comes from the global generator, which knows nothing of images: in a batch, one image's start
+        would depend on the others.
+        """
         try:
             import torchattacks
         except ImportError as error:
-            raise BadPlugin(f"torchattacks cannot be imported ({error}): pip install --no-deps torchattacks==3.5.1"
-                            ) from error  # fmt: skip
-        model = TwoLogit(objective).to(x.device)
+            raise BadPlugin(f"torchattacks cannot be imported ({error}): {INSTALL}") from error
+        yield Candidate(torch.cat([self._one(torchattacks, objective, i, x[i : i + 1], threat) for i in range(len(x))]))
+
+    def _one(self, torchattacks: Any, objective: Objective, i: int, x: torch.Tensor, threat: Threat) -> torch.Tensor:
+        """Attack image i, (1,3,H,W), and add its passes to the objective's counts."""
+        alone = objective.only(i)
+        model = TwoLogit(alone).to(x.device)
         attack = self._build(torchattacks, model, threat)
-        labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        # Its random start comes from the global generator: seeded here, and put back.
+        label = torch.zeros(1, dtype=torch.long, device=x.device)
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-            torch.random.manual_seed(derive_seed(objective.seed, self.spec, *objective.keys))
-            result = attack(x, labels)
+            torch.random.manual_seed(derive_seed(objective.seed, self.spec, objective.keys[i]))
+            result = attack(x, label)
         if model.training:
             raise BadPlugin("torchattacks left the metric in train mode: scores may have drifted; use version 3.5.1")
-        yield Candidate(result.detach())
+        objective.forwards[i] += alone.forwards[0]
+        objective.backwards[i] += alone.backwards[0]
+        return result.detach()
 
 
 @register_attack("torchattacks-pgd")

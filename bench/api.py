@@ -32,6 +32,9 @@ class Threat:
             raise BadParameter(f"unknown norm {self.norm!r}: expected l2 or linf")
         if not math.isfinite(self.eps) or self.eps < 0:
             raise BadParameter(f"eps {self.eps} is not a budget: expected a finite number >= 0, pixels in [0,1]")
+        if self.norm == "linf" and self.eps > 1:
+            raise BadParameter(f"linf eps {self.eps:g} is more than the whole range of pixels in [0,1]: "
+                               f"did you mean {self.eps:g}/255?")  # fmt: skip
 
     def __str__(self) -> str:
         return f"{self.norm}({self.eps:g})"
@@ -90,7 +93,7 @@ class Metric(nn.Module):
         """Scores (B,); raises `BadImage` for a bad input and `BadScore` for a wrong output shape."""
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
             raise BadImage(f"metric {self.spec!r} got {x.dtype} of shape {tuple(x.shape)}: expected float (B,3,H,W)")
-        check_size(x.shape[2], x.shape[3], self.min_size, f"for {self.spec}")
+        check_size(x.shape[2], x.shape[3], self.min_size, f"an image for the metric {self.spec!r}")
         score = self.module(x)
         if not isinstance(score, torch.Tensor) or score.numel() != x.shape[0]:
             shape = tuple(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
@@ -108,7 +111,11 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Certificate:
-    """Bounds that no |d|_2 <= eps can leave, with probability >= 1 - alpha over the certification draws.
+    """Bounds that no |d|_2 <= eps can leave, with probability >= 1 - alpha.
+
+    For `population` the probability is over the certification draws. For `deployed` it is over these and the fresh
+    draws of the deployed score, which the attacker must not know: a score from a published seed is a fixed-noise score,
+    and an attacker who can compute it can search for an image whose draws are lucky.
 
     Attributes:
         kind: "population" (bounds the exact smoothed statistic) or "deployed" (bounds the shipped m-sample score).
@@ -176,7 +183,11 @@ class DefendedMetric(nn.Module, ABC):
         return super().train(False)
 
     def forward(self, x: torch.Tensor, rng: Streams | None = None) -> torch.Tensor:
-        """Deployed scores (B,), without gradient; `rng` defaults to the evaluation streams of seed 0."""
+        """Deployed scores (B,), without gradient; `rng` defaults to the evaluation streams of seed 0.
+
+        The default is reproducible, so it is known to an attacker. To rely on a `deployed` certificate, pass streams
+        of a secret seed: `Streams.create(keys, Role.EVALUATION, secrets.randbits(31))`.
+        """
         scores = self.estimate(x, rng).score
         return torch.as_tensor(scores, dtype=x.dtype, device=x.device)
 

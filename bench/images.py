@@ -49,9 +49,8 @@ def load_image(path: str | Path, min_side: int = MIN_SIDE) -> torch.Tensor:
             # A decompression bomb is an error here, not a warning.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                bits = _png_bits(path) if image.format == "PNG" else 8
-                if image.mode != "RGB" or bits == 16:
-                    what = f"{bits}-bit RGB" if image.mode == "RGB" else _MODES.get(image.mode, f"mode {image.mode}")
+                what = _unsuitable(image, path)
+                if what:
                     raise BadImage(
                         f"image {str(path)!r} is {what}: expected 8-bit RGB; convert it first, "
                         f"for example with Pillow: Image.open(f).convert('RGB').save(g)"
@@ -64,15 +63,29 @@ def load_image(path: str | Path, min_side: int = MIN_SIDE) -> torch.Tensor:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise BadImage(f"image {str(path)!r} is corrupt or of an unknown format ({error}): expected PNG, JPEG, WebP, "
                        "BMP, TIFF or JPEG 2000; save it again") from error  # fmt: skip
-    check_size(array.shape[0], array.shape[1], min_side, str(path))
+    check_size(array.shape[0], array.shape[1], min_side, f"image {str(path)!r}")
     return from_uint8(array)
 
 
 def check_size(height: int, width: int, min_side: int, what: str) -> None:
     """Raise `BadImage` when a side is shorter than `min_side` pixels."""
     if min(height, width) < min_side:
-        raise BadImage(f"image {what!r} is {width}x{height} px: expected at least {min_side}x{min_side}; use a larger "
+        raise BadImage(f"{what} is {width}x{height} px: expected at least {min_side}x{min_side}; use a larger "
                        "image (enlarging a small one changes its quality)")  # fmt: skip
+
+
+def _unsuitable(image: Image.Image, path: Path) -> str | None:
+    """Why an opened image is not plain 8-bit RGB, or None if it is."""
+    if image.mode != "RGB":
+        return _MODES.get(image.mode, f"mode {image.mode}")
+    tiff_bits = getattr(image, "tag_v2", {}).get(258, (8,))
+    bits = _png_bits(path) if image.format == "PNG" else max(np.ravel(tiff_bits))
+    if bits != 8:
+        return f"{bits}-bit RGB"
+    if "transparency" in image.info:
+        return "RGB with a transparent colour"
+    frames = getattr(image, "n_frames", 1)
+    return f"a sequence of {frames} images" if frames > 1 and image.format != "MPO" else None
 
 
 def _png_bits(path: Path) -> int:
@@ -132,7 +145,9 @@ def compare(a: torch.Tensor, b: torch.Tensor) -> Distortion:
 
 
 def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
-    """SSIM with the settings of Wang et al. 2004 (Gaussian window of sigma 1.5), mean over the channels."""
+    """SSIM as in Wang et al. 2004 (Gaussian window of sigma 1.5), mean over the channels; NaN below 11 px."""
+    if min(a.shape[1:]) < 11:  # smaller than the window
+        return float("nan")
     first, second = (t.detach().double().cpu().permute(1, 2, 0).numpy() for t in (a, b))
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     return float(np.asarray(structural_similarity(first, second, channel_axis=2, data_range=1.0, **options)))

@@ -28,12 +28,17 @@ class Objective:
         if direction not in ("up", "down"):
             raise BadParameter(f"unknown direction {direction!r}: expected up or down")
         self.g, self.seed, self.keys = g, seed, list(keys)
+        self._made_of = (direction, seed, salt)
         self.sign = g.metric.sign * (1.0 if direction == "up" else -1.0)
         self.forwards = np.zeros(len(self.keys), dtype=np.int64)
         self.backwards = np.zeros(len(self.keys), dtype=np.int64)
         # The defence is not part of the seed: defences are compared on common random numbers.
         self._search = self.streams(Role.SEARCH, salt)
         self._selection = self.streams(Role.SELECTION, salt)
+
+    def only(self, index: int) -> Objective:
+        """The same objective for one of the images, with streams and counts of its own."""
+        return Objective(self.g, [self.keys[index]], *self._made_of)
 
     def streams(self, role: Role, *extra: object) -> Streams:
         """Fresh streams of a role for these images."""
@@ -81,7 +86,8 @@ class Objective:
             leaf.requires_grad_(True)
             scores = self.g.surrogate(leaf, rng, d)
             if not scores.requires_grad:
-                raise Incompatible(f"{self.g.spec!r} returns scores without gradient: use a black-box attack")
+                what = f"metric {self.g.metric.spec!r} behind defence {self.g.spec!r}"
+                raise Incompatible(f"{what} returns scores without gradient: use a black-box attack")
             (part,) = torch.autograd.grad(scores.sum(), leaf)
             gradient += part
             total += scores.detach().double().sum(0).cpu()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from .api import DefendedMetric, Direction, Norm, Threat
@@ -70,6 +72,15 @@ def canonical(kind: str, text: str) -> str:
     return str(spec)
 
 
+def unique(kind: str, texts: Sequence[str]) -> list[str]:
+    """Canonical strings of different plug-ins: two spellings of the same one (a default written out) count once."""
+    found: dict[str, str] = {}
+    for text in texts:
+        plugin, spec, _ = registry.resolve(kind, text)
+        found.setdefault(plugin.identity(spec), str(spec))
+    return list(found.values())
+
+
 def make_plan(suite: Suite) -> Plan:
     """Cells of a suite: per data set, metric and defence first the clean scores, then certificates, then attacks.
 
@@ -77,18 +88,19 @@ def make_plan(suite: Suite) -> Plan:
     """
     cells: list[Cell] = []
     skipped: list[tuple[str, str]] = []
-    for dataset_text in suite.datasets:
+    for dataset_text in unique("dataset", suite.datasets):
         dataset = load_dataset(dataset_text)
         dataset_name = canonical("dataset", dataset_text)
-        for metric_text in suite.metrics:
+        for metric_text in unique("metric", suite.metrics):
             metric = load_metric(metric_text)
-            names = dict.fromkeys(canonical("defense", d) for d in suite.defenses)
-            for defense in dict.fromkeys(["none", *names]):
+            names = unique("defense", suite.defenses)
+            for defense in unique("defense", ("none", *names)):
                 g = load_defense(defense, metric)
                 base = {"metric": metric.spec, "defense": defense, "dataset": dataset_name, "seed": suite.seed}
                 for job in _jobs(suite, g, len(dataset), defense in names, skipped):
                     cells += _cut(base | job, suite.chunk, dataset)
-    return Plan(tuple(cells), tuple(dict.fromkeys(skipped)))
+    # Entries of a suite may overlap: one cell for each piece of work.
+    return Plan(tuple({cell.id: cell for cell in cells}.values()), tuple(dict.fromkeys(skipped)))
 
 
 def _jobs(
@@ -134,6 +146,8 @@ def _cut(job: dict[str, Any], chunk: int, dataset: Dataset) -> Iterator[Cell]:
     identity = {
         "schema": SCHEMA_VERSION,
         "code": code_digest(),
+        "packages": [importlib.metadata.version(name) for name in ("torch", "kornia", "pillow", "scipy")],
+        "dataset_plugin": _identity("dataset", job["dataset"]),
         "metric": _identity("metric", job["metric"]),
         "defense": _identity("defense", job["defense"]),
         "attack": _identity("attack", job["attack"]) if "attack" in job else None,
@@ -147,9 +161,14 @@ def _cut(job: dict[str, Any], chunk: int, dataset: Dataset) -> Iterator[Cell]:
 
 
 def _identity(kind: str, text: str) -> str:
-    """Plug-in with version, all parameters and the hash of its source."""
-    plugin, spec, _ = registry.resolve(kind, text)
-    return f"{plugin.identity(spec)}@{plugin.source_hash}"
+    """Plug-in with version, parameters, declarations, and the hashes of its source and of files that it is given."""
+    plugin, spec, parameters = registry.resolve(kind, text)
+    files = [
+        hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
+        for value in parameters.values()
+        if isinstance(value, str) and value and Path(value).is_file()
+    ]
+    return f"{plugin.identity(spec)}@{plugin.source_hash}{sorted(plugin.meta.items())}{files}"
 
 
 def _slug(cell: Cell) -> str:

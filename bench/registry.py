@@ -34,6 +34,7 @@ class Plugin:
         version: raised whenever its behaviour changes, so that stored results are not mixed.
         origin: "built-in", "entry point DIST" or "file PATH".
         meta: what the decorator declared (direction, range, ...).
+        file_digest: digest of the plug-in file that registered it, if one did.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Plugin:
     version: int
     origin: str
     meta: dict[str, Any] = field(default_factory=dict)
+    file_digest: str = ""
 
     @property
     def summary(self) -> str:
@@ -52,7 +54,8 @@ class Plugin:
     def source_hash(self) -> str:
         """Digest of the file that defines the plug-in; `code_digest` covers what it leans on."""
         file = inspect.getsourcefile(inspect.unwrap(self.factory))
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else "unknown"
+        own = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else "unknown"
+        return own + self.file_digest
 
     def bind(self, spec: Spec) -> dict[str, Value]:
         """All parameters, given or default, checked against the factory's signature."""
@@ -88,21 +91,22 @@ class Registry:
         self._lazy = {kind: dict(builtin.get(kind, {})) for kind in KINDS}
         self._loaded: dict[str, dict[str, Plugin]] = {kind: {} for kind in KINDS}
         self._broken: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
-        self._origin = "file"
+        self._origin, self._digest = "file", ""
         self._scanned = False
 
     def register(self, kind: str, name: str, version: int, **meta: Any) -> Callable[[F], F]:
         """Decorator that registers a class or factory; a name taken by another origin is refused."""
 
         def decorate(factory: F) -> F:
-            module = getattr(factory, "__module__", "") or ""
-            origin = "built-in" if module.startswith(PACKAGE + ".") else self._origin
+            # Who registers decides, not who wrote the class: a file may register a class of ours under its own name.
+            caller = sys._getframe(1).f_globals.get("__name__", "")
+            origin = "built-in" if caller.startswith(PACKAGE + ".") else self._origin
             old = self._loaded[kind].get(name)
             taken = old is not None and old.origin != origin
             if taken or (name in self._lazy[kind] and origin != "built-in"):
                 where = old.origin if old else "built-in"
                 raise BadPlugin(f"{kind} {name!r} is already registered ({where}): give yours another name")
-            self._loaded[kind][name] = Plugin(kind, name, factory, version, origin, meta)
+            self._loaded[kind][name] = Plugin(kind, name, factory, version, origin, meta, self._digest)
             return factory
 
         return decorate
@@ -141,7 +145,7 @@ class Registry:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            with self._from(f"file {path.name}"):
+            with self._from(f"file {path.resolve()}", path):
                 spec.loader.exec_module(module)
         except BadPlugin:
             raise
@@ -150,12 +154,14 @@ class Registry:
             raise BadPlugin(f"plug-in file {str(path)!r} failed with {type(error).__name__}: {error}") from error
 
     @contextlib.contextmanager
-    def _from(self, origin: str) -> Iterator[None]:
-        before, self._origin = self._origin, origin
+    def _from(self, origin: str, path: Path | None = None) -> Iterator[None]:
+        before = self._origin, self._digest
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path else ""
+        self._origin, self._digest = origin, digest
         try:
             yield
         finally:
-            self._origin = before
+            self._origin, self._digest = before
 
     def _scan(self) -> None:
         """Import the plug-ins that installed packages declare as entry points, once."""

@@ -79,6 +79,17 @@ def run_suite(
     suite = load_suite(suite) if isinstance(suite, str) else suite
     store = Store(out)
     plan = make_plan(suite)
+    try:
+        with store.locked():
+            return _run(suite, plan, store, device, progress)
+    except OSError as error:
+        raise BadData(
+            f"cannot write results to {str(store.root)!r} ({error.strerror}): choose another --out"
+        ) from error
+
+
+def _run(suite: Suite, plan: Plan, store: Store, device: str, progress: bool) -> RunResult:
+    """`run_suite` with the folder locked."""
     store.create()
     write_json(store.root / "run.json", _record(suite, device))
     write_json(store.root / "plan.json", plan.to_json())

@@ -25,7 +25,7 @@ class Role(StrEnum):
 
 
 def derive_seed(*parts: object) -> int:
-    """A 63-bit seed from any printable parts."""
+    """A 63-bit seed from any printable parts; torch's CPU generator uses the low 32 bits of it."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

@@ -44,8 +44,8 @@ def format_value(value: Value) -> str:
 def parse_value(text: str) -> Value:
     """Read a bool, none, int, float or, failing these, a string."""
     text = text.strip()
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
+    if text in _WORDS:
+        return _WORDS[text]
     for kind in (int, float):
         try:
             return kind(text)
@@ -66,7 +66,9 @@ def parse_spec(text: str) -> Spec:
             raise BadParameter(f"cannot read {part!r} in {text!r}: expected key=value")
         if key.strip() in params:
             raise BadParameter(f"parameter {key.strip()!r} is given twice in {text!r}")
-        params[key.strip()] = parse_value(value)
+        parsed = parse_value(value)
+        # What would not be written back alike ("007", "1e3") stays text until `bind` knows the parameter's type.
+        params[key.strip()] = parsed if format_value(parsed) == value.strip() else value.strip()
     return Spec(match["name"], params)
 
 
@@ -108,6 +110,8 @@ def _cast(spec: Spec, key: str, value: Value, annotation: str, default: Any) -> 
     )
     if value is None and (default is None or "None" in annotation):
         return None
+    if isinstance(value, str) and annotation.startswith(("int", "float", "bool")):
+        value = parse_value(value)
     if annotation.startswith("float"):
         ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if ok:

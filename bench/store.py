@@ -11,7 +11,8 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,13 @@ import pyarrow.parquet as pq
 
 from .errors import BadData
 
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: two runs on one folder are then not noticed
+    fcntl = None
+
 SCHEMA_VERSION = 1
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 _TEXT = ("cell", "kind", "metric", "defense", "dataset", "truth_name", "image", "reference", "status", "message",
          "attack", "norm", "direction", "certificate", "certified_norm")  # fmt: skip
@@ -53,15 +60,43 @@ class Store:
         try:
             for folder in (self.cells, self.errors):
                 folder.mkdir(parents=True, exist_ok=True)
-            for stale in self.root.rglob(".*.tmp"):
-                stale.unlink(missing_ok=True)
+            # Only names that `write_atomically` makes, and only where it makes them: OUT may hold other people's files.
+            for folder in (self.root, self.cells, self.errors, self.root / "leaderboard"):
+                for stale in folder.glob(".*.tmp"):
+                    if _TEMPORARY.fullmatch(stale.name):
+                        stale.unlink(missing_ok=True)
         except OSError as error:
             raise BadData(f"cannot write results to {str(self.root)!r} ({error.strerror}): choose another --out"
                           ) from error  # fmt: skip
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one run; `BadData` if another one holds it. The lock dies with its process."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = (self.root / ".lock").open("w")
+        except OSError as error:
+            raise BadData(f"cannot write results to {str(self.root)!r} ({error.strerror}): choose another --out"
+                          ) from error  # fmt: skip
+        with file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise BadData(f"another run is writing to {str(self.root)!r}: wait for it, or choose another --out"
+                                  ) from None  # fmt: skip
+            yield
+
     def done(self, cell: str) -> bool:
-        """Whether the cell's result file is there."""
-        return (self.cells / f"{cell}.parquet").is_file()
+        """Whether the cell's result file is there and whole; a damaged one is computed again."""
+        path = self.cells / f"{cell}.parquet"
+        if not path.is_file():
+            return False
+        try:
+            pq.read_metadata(path)
+        except (pa.ArrowException, OSError):
+            return False
+        return True
 
     def write_cell(self, cell: str, rows: Sequence[dict[str, Any]]) -> None:
         """Write a completed cell, and forget an error that an earlier try left."""

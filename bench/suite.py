@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
+import math
+import re
+import reprlib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .api import Direction, Norm, Threat
 from .errors import BadParameter, BadSuite, UnknownName
 
+_EPS = re.compile(r"(?P<above>\d*\.?\d+(?:e[+-]?\d{1,3})?)(?:/(?P<below>\d{1,9}(?:\.\d+)?))?", re.IGNORECASE)
+
 
 def parse_eps(value: object) -> float:
     """A budget as a number or as a fraction of grey levels: 0.05, "4/255"."""
-    try:
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return Threat("l2", float(Fraction(str(value).replace(" ", "")))).eps
-    except (ValueError, ZeroDivisionError, BadParameter):
-        pass
+    match = _EPS.fullmatch(str(value).replace(" ", "")) if not isinstance(value, bool) else None
+    if match and float(match["below"] or 1) > 0:
+        eps = float(match["above"]) / float(match["below"] or 1)
+        if math.isfinite(eps):
+            return eps
     raise BadParameter(f"eps {value!r}: expected a number >= 0 or a fraction such as 4/255, in [0,1] pixel units")
 
 
@@ -48,6 +52,12 @@ class AttackEntry(_Strict):
     directions: tuple[Direction, ...] = ("up",)
     only: Literal["all", "deterministic", "randomised", "certified"] = "all"
 
+    @model_validator(mode="after")
+    def _has_budget(self) -> AttackEntry:
+        if not self.linf and not self.l2:
+            raise ValueError(f"attack {self.attack!r} has no budget: give linf: [...] or l2: [...]")
+        return self
+
     def threats(self) -> list[Threat]:
         """Every threat of this entry."""
         norms: tuple[tuple[Norm, tuple[float, ...]], ...] = (("linf", self.linf), ("l2", self.l2))
@@ -57,7 +67,7 @@ class AttackEntry(_Strict):
 class CertifyEntry(_Strict):
     """Where the certified defences are certified."""
 
-    eps: tuple[Eps, ...] = Field(min_length=1)
+    eps: Annotated[tuple[Eps, ...], Field(min_length=1), AfterValidator(lambda v: tuple(sorted(set(v))))]
     alpha: float = Field(default=0.001, gt=0, lt=1)
 
 
@@ -93,11 +103,14 @@ class Suite(_Strict):
         }
         if attacks:
             old = self.attacks
+            budgets = {n: tuple(sorted({e for a in old for e in getattr(a, n)})) for n in ("linf", "l2")}
+            if not any(budgets.values()):
+                budgets[self.headline.norm] = (self.headline.eps,)
             changes["attacks"] = tuple(
                 AttackEntry(
                     attack=name,
-                    linf=tuple(sorted({e for a in old for e in a.linf})) or (self.headline.eps,),
-                    l2=tuple(sorted({e for a in old for e in a.l2})),
+                    linf=budgets["linf"],
+                    l2=budgets["l2"],
                     directions=("up", "down") if any("down" in a.directions for a in old) else ("up",),
                 )
                 for name in attacks
@@ -121,13 +134,15 @@ def load_suite(text: str) -> Suite:
         path = Path(text)
         if not path.is_file():
             raise BadSuite(f"suite file {text!r} does not exist: check the path")
-        content = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     elif text in suite_names():
-        content = _FOLDER.joinpath(f"{text}.yml").read_text(encoding="utf-8")
+        content = _FOLDER.joinpath(f"{text}.yml").read_bytes()
     else:
         raise UnknownName("suite", text, suite_names(), "; your own: give the path of a .yml file")
     try:
-        data = yaml.safe_load(content)
+        data = yaml.safe_load(content.decode())
+    except UnicodeDecodeError as error:
+        raise BadSuite(f"suite {text!r} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise BadSuite(f"suite {text!r} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
@@ -148,4 +163,4 @@ def _explain(text: str, error: ValidationError) -> UnknownName | BadSuite:
         model = models.get(str(outer[0]), Suite) if outer else Suite
         known = [field.alias or name for name, field in model.model_fields.items()]
         return UnknownName(f"key in suite {text!r}", str(key), known)
-    return BadSuite(f"suite {text!r}, key {place!r}: {first['msg']}; given was {first['input']!r}")
+    return BadSuite(f"suite {text!r}, key {place!r}: {first['msg']}; given was {reprlib.repr(first['input'])}")

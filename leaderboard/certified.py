@@ -25,6 +25,10 @@ def certified_rows(group: Group) -> list[dict[str, Any]]:
     """Rows of `certified.csv`: one for each eps and kind. Lengths in units of R; `*_raw` in the metric's."""
     found = []
     table = group.certificates()
+    for eps in dict.fromkeys(e for cell in group.cells if cell.kind == "certify" for e in cell.eps):
+        if not (table["eps"] == eps).any():  # every image failed: the row stays, empty
+            n_planned = group.n_planned("certify")
+            found.append(group.key | {"eps": eps, "kind": "population", "n_ok": 0, "n_planned": n_planned})
     for (eps, kind), at in table.groupby(["eps", "certificate"], sort=True):
         found.append(group.key | _row(group, float(str(eps)), str(kind), at))
     return found
@@ -43,7 +47,8 @@ def _row(group: Group, eps: float, kind: str, at: pd.DataFrame) -> dict[str, Any
     order = _order(group, at)
     clean = group.clean
     truth, quality = clean["truth"].to_numpy(dtype=float), clean["quality"].to_numpy()
-    height, width = int(at["height"].min()), int(at["width"].min())
+    smallest = int((at["height"] * at["width"]).to_numpy().argmin())
+    height, width = int(at["height"].iloc[smallest]), int(at["width"].iloc[smallest])
     return {
         "eps": eps,
         "sigma": float(at["sigma"].iloc[0]),
@@ -60,7 +65,7 @@ def _row(group: Group, eps: float, kind: str, at: pd.DataFrame) -> dict[str, Any
         "tightness_max": float(np.nanmax(tightness)) if shift.notna().any() else np.nan,
         "violations": broken,
         "violation_p": violation_p(broken, judged, alpha),
-        "vacuous_share": float(np.mean((hi - lo) >= group.unit)),
+        "vacuous_share": float(np.mean(~np.isfinite(hi - lo) | (hi - lo >= group.unit))),
         "certified_pairs": order.pairs,
         "krocc_lower": order.krocc,
         "srocc_lower": order.srocc,
@@ -85,6 +90,8 @@ def _violations(group: Group, eps: float, kind: str, at: pd.DataFrame) -> tuple[
     same = np.isclose(attacks["eps"], eps, rtol=1e-9) & (attacks["norm"] == at["certified_norm"].iloc[0])
     bounds = at[["lo", "hi"]].add_suffix("_bound")
     joined = attacks[same].set_index("image").join(bounds, how="inner")
+    if kind == "population":  # with m < 11 draws the interval is infinite: such an image cannot be judged
+        joined = joined[np.isfinite(joined["attacked_lo"]) & np.isfinite(joined["attacked_hi"])]
     if joined.empty:
         return 0, 0
     low, high = ("attacked_lo", "attacked_hi") if kind == "population" else ("attacked", "attacked")

@@ -86,14 +86,15 @@ def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
     """The board for people: one block a data set and metric."""
     lines = [f"# {results.suite.name}", "", results.suite.description.strip(), ""]
     summary, certified = tables["summary"], tables["certified"]
-    for (dataset, metric), block in summary.groupby(["dataset", "metric"], sort=False):
+    for (dataset, metric), block in summary.groupby(["dataset", "metric"], sort=False) if len(summary) else ():
         first = block.iloc[0]
         lines += [
             f"## {metric} on {dataset}",
             "",
             f"Ground truth: {'none' if pd.isna(first['truth']) else first['truth']}. Gains and deltas in units of the "
             f"metric's range R = {first['range']:.4g} ({first['range_source']}). Worst gain: per image the strongest "
-            f"attack at {first['threat']}, upwards.",
+            f"attack at {first['threat']}, upwards. Certified delta: bound on the exact median (population) at l2 "
+            f"{results.suite.headline.certified_eps:g}.",
             "",
             _table(_readable(block), _SUMMARY),
             "",

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..bench.errors import BadData
 from ..bench.measures import score_range
 from ..bench.plan import Cell, Plan, plan_from_json
+from ..bench.spec import parse_spec
 from ..bench.store import Store
 from ..bench.suite import Suite
 
@@ -84,8 +86,12 @@ class Results:
 def read_results(root: Path) -> Results:
     """Read a run's folder; raises `BadData` when it is not one or a file is corrupt."""
     store = Store(root)
-    suite = Suite.model_validate(store.read_json("run.json")["suite"])
-    plan = plan_from_json(store.read_json("plan.json"))
+    try:
+        suite = Suite.model_validate(store.read_json("run.json")["suite"])
+        plan = plan_from_json(store.read_json("plan.json"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadData(f"run.json or plan.json in {str(root)!r} is damaged ({type(error).__name__}): run the suite "
+                      "again into this folder") from error  # fmt: skip
     rows = store.read_rows(cell.id for cell in plan.cells)
     columns = ["metric", "defense", "dataset", "kind", "attack", "norm", "eps", "direction", "image", "message", "cell"]
     errors = rows[rows["status"] != "ok"][columns].reset_index(drop=True)
@@ -94,7 +100,7 @@ def read_results(root: Path) -> Results:
 
 def _groups(suite: Suite, plan: Plan, rows: pd.DataFrame) -> Iterator[Group]:
     wanted = dict.fromkeys((c.metric, c.defense, c.dataset) for c in plan.cells)
-    asked = {d.replace(" ", "") for d in suite.defenses}
+    asked = {parse_spec(d).name for d in suite.defenses}
     for metric, defense, dataset in wanted:
         cells = tuple(c for c in plan.cells if (c.metric, c.defense, c.dataset) == (metric, defense, dataset))
         if defense == "none" and "none" not in asked:
@@ -116,7 +122,7 @@ def _unit(plain: pd.DataFrame, sign: float) -> tuple[tuple[float, float], str]:
         if high > low and len(plain) >= 10:
             return (low, high), "p99-p1 of clean scores"
         first = plain.iloc[0]
-        if pd.notna(first["range_lo"]):
+        if np.isfinite(float(first["range_lo"])) and np.isfinite(float(first["range_hi"])):
             low, high = sorted((sign * float(first["range_lo"]), sign * float(first["range_hi"])))
             return (low, high), "declared range"
         if high > low:

@@ -12,6 +12,7 @@ from ..bench.suite import Headline
 from .empirical import worst_case
 from .results import Group
 
+NOT_ATTACKED = "not-attacked"
 MIN_COVERAGE = 1.0
 """Share of planned images that must have a result for a row to be ranked: a failure is not robustness."""
 
@@ -28,7 +29,9 @@ def summary_row(
     attacked = group.sign * worst["attacked"].to_numpy(dtype=float)
     before = group.sign * worst["clean"].to_numpy(dtype=float)
     attacked_truth = worst["truth"].to_numpy(dtype=float)
-    population = [c for c in certified if c["kind"] == "population" and np.isclose(c["eps"], headline.certified_eps)]
+    population = [
+        c for c in certified if c["n_ok"] and c["kind"] == "population" and np.isclose(c["eps"], headline.certified_eps)
+    ]
     n_ok, n_planned = _coverage(group)
     return (
         {"rank": pd.NA}
@@ -44,11 +47,11 @@ def summary_row(
             "worst_gain_hi": gain.hi,
             "rscore_mean": float(np.mean(r_score(before, attacked, group.ends))) if len(worst) else np.nan,
             "certified_delta_mean": population[0]["certified_delta_mean"] if population else np.nan,
-            "flags": " ".join(_flags(group, empirical, certified, n_ok < n_planned)),
+            "flags": " ".join(_flags(headline, empirical, certified, n_ok < n_planned)),
             "n_ok": n_ok,
             "n_planned": n_planned,
             "truth": group.truth_name,
-            "threat": f"{headline.norm} {headline.eps:.6g}",
+            "threat": f"{headline.norm} {_eps_text(headline.eps)}",
             "certified_eps": headline.certified_eps if population else np.nan,
             "range": group.unit,
             "range_source": group.range_source,
@@ -62,6 +65,8 @@ def rank(rows: list[dict[str, Any]]) -> pd.DataFrame:
     if table.empty:
         return table
     rankable = (table["n_ok"] >= MIN_COVERAGE * table["n_planned"]) & table["worst_gain_mean"].notna()
+    # What only random noise was tried on is not known to be robust: a gradient killer would come first.
+    rankable &= ~table["flags"].str.contains(NOT_ATTACKED)
     ranked = table[rankable].groupby(["dataset", "metric"])["worst_gain_mean"].rank(method="min")
     table["rank"] = ranked.reindex(table.index).astype("Int64")
     return table.sort_values(["dataset", "metric", "rank", "defense"], na_position="last").reset_index(drop=True)
@@ -75,23 +80,40 @@ def _coverage(group: Group) -> tuple[int, int]:
 
 
 def _flags(
-    group: Group, empirical: list[dict[str, Any]], certified: list[dict[str, Any]], incomplete: bool
+    headline: Headline, empirical: list[dict[str, Any]], certified: list[dict[str, Any]], incomplete: bool
 ) -> list[str]:
     """What a reader must know before believing the row."""
     flags = []
     if incomplete:
         flags.append("incomplete")
+    if not any(_at_headline(r, headline) and r["n_ok"] and not _is_noise(r) for r in empirical):
+        flags.append(NOT_ATTACKED)
+    certified = [c for c in certified if c["n_ok"]]
     if any(c["violations"] and c["violation_p"] < 0.001 for c in certified):
         flags.append("certificate-violated")
     if any(c["vacuous_share"] == 1 for c in certified):
         flags.append("vacuous-at-some-eps")
-    noise = {(r["norm"], r["eps"], r["direction"]): abs(r["gain_mean"]) for r in empirical if _is_noise(r)}
+    noise = {
+        (r["norm"], r["eps"], r["direction"]): abs(r["gain_mean"])
+        for r in empirical
+        if _is_noise(r) and np.isfinite(r["gain_mean"])
+    }
     for row in empirical:
         baseline = noise.get((row["norm"], row["eps"], row["direction"]))
         toward = row["gain_mean"] if row["direction"] == "up" else -row["gain_mean"]
         if baseline is not None and row["n_ok"] and not _is_noise(row) and not toward > baseline:
             flags.append(f"no-op:{row['attack'].split('[')[0]}@{row['norm']}:{row['eps']:.3g}")
     return list(dict.fromkeys(flags))
+
+
+def _eps_text(eps: float) -> str:
+    """4/255 where eps is a whole number of grey levels."""
+    levels = eps * 255
+    return f"{round(levels)}/255" if levels >= 0.99 and abs(levels - round(levels)) < 1e-6 else f"{eps:.6g}"
+
+
+def _at_headline(row: dict[str, Any], headline: Headline) -> bool:
+    return row["norm"] == headline.norm and bool(np.isclose(row["eps"], headline.eps)) and row["direction"] == "up"
 
 
 def _is_noise(row: dict[str, Any]) -> bool:

@@ -62,6 +62,18 @@ def test_bootstrap_covers_the_mean_of_groups() -> None:
     assert measures.bootstrap_mean(values, groups, "x") == measures.bootstrap_mean(values, groups, "x")
 
 
+def test_few_groups_have_students_interval() -> None:
+    """Five photographs: 95% must mean 95%, which a percentile bootstrap of five does not give."""
+    rng = np.random.default_rng(3)
+    groups = [str(i) for i in range(5) for _ in range(4)]
+    hits = 0
+    for trial in range(400):
+        interval = measures.bootstrap_mean(np.repeat(rng.normal(size=5), 4), groups, f"{trial}")
+        hits += interval.lo <= 0 <= interval.hi
+    assert 0.92 <= hits / 400 <= 0.98
+    assert np.isnan(measures.bootstrap_mean(np.ones(3), ["a"] * 3, "x").lo)
+
+
 def test_violation_p_is_the_binomial_tail() -> None:
     assert measures.violation_p(0, 50, 0.001) == pytest.approx(1.0)
     assert measures.violation_p(1, 50, 0.001) == pytest.approx(1 - 0.999**50)
@@ -76,11 +88,12 @@ def test_certified_order_by_hand() -> None:
     assert np.isnan(measures.certified_order(lo, hi, None).krocc)
 
 
+@pytest.mark.parametrize("ties", [1, 2, 3])
 @pytest.mark.parametrize("n", [4, 6, 7])
-def test_order_bounds_hold_for_every_ranking_inside_the_bounds(n: int) -> None:
+def test_order_bounds_hold_for_every_ranking_inside_the_bounds(n: int, ties: int) -> None:
     """Enumerate all rankings; those that respect the certified pairs never fall below the two lower bounds."""
     rng = np.random.default_rng(n)
-    truth = np.arange(n, dtype=float)
+    truth = np.floor(np.arange(n, dtype=float) / ties) * ties
     centre = truth + rng.normal(0, 0.8, n)
     lo, hi = centre - 0.9, centre + 0.9
     order = measures.certified_order(lo, hi, truth)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 from robustiqa.bench import run_suite
 from robustiqa.bench.cli.main import cli
@@ -133,8 +134,6 @@ def test_ids_depend_on_what_decides_the_result() -> None:
     assert {c.id for c in make_plan(make_suite(name="other", description="x")).cells} == base
     for change in ({"seed": 1}, {"datasets": ["noise[bright=3]"]}, {"metrics": ["linear[scale=2.0]"]}):
         changed = {c.id for c in make_plan(make_suite(**change)).cells}
-        if "datasets" in change:
-            continue  # same items, same truth: `noise` has no content hash of its own
         assert not base & changed
 
 
@@ -173,7 +172,7 @@ def test_a_metric_that_always_fails_has_a_row_without_numbers(tmp_path: Path) ->
     summary = _tables(tmp_path)["summary"]
     assert list(summary.n_ok) == [0, 0, 0]
     assert summary[["rank", "srocc_clean", "worst_gain_mean", "rscore_mean"]].isna().to_numpy().all()
-    assert set(summary["flags"]) == {"incomplete"}
+    assert set(summary["flags"]) == {"incomplete not-attacked"}
     assert "one score each" in result.tables["errors"].read_text()
 
 
@@ -305,3 +304,67 @@ def test_overrides_replace_the_suites_lists() -> None:
     assert [a.attack for a in suite.attacks] == ["fgsm"]
     assert suite.attacks[0].linf == (2 / 255, 4 / 255)
     assert suite.attacks[0].l2 == (0.05, 0.12)
+
+
+def test_a_changed_weights_file_or_plugin_is_another_result(tmp_path: Path) -> None:
+    """The id covers files that parameters name, and the code of the data set and of the plug-in's registration."""
+    source = (
+        "from robustiqa.bench import register_metric\nimport torch\n"
+        "@register_metric('from-file', lower_better={lower})\n"
+        "class FromFile(torch.nn.Module):\n"
+        "    '''x'''\n"
+        "    def __init__(self, weights: str = ''):\n"
+        "        super().__init__()\n"
+        "    def forward(self, x):\n"
+        "        return x.mean((1, 2, 3))\n"
+    )
+    plugin, weights = tmp_path / "from_file.py", tmp_path / "w.txt"
+    suite = make_suite(metrics=[f"from-file[weights={weights}]"], defenses=["none"], certify=None)
+    seen: set[str] = set()
+    for lower, content in ((False, "a"), (False, "b"), (True, "b")):
+        plugin.write_text(source.format(lower=lower))
+        weights.write_text(content)
+        registry.load_file(plugin)
+        ids = {c.id for c in make_plan(suite).cells}
+        assert not ids & seen
+        seen |= ids
+
+
+def test_a_damaged_result_is_computed_again(tmp_path: Path) -> None:
+    suite = make_suite(defenses=["none"], certify=None)
+    run_suite(suite, tmp_path, progress=False)
+    victim = next((tmp_path / "cells").iterdir())
+    content = victim.read_bytes()
+    victim.write_bytes(content[: len(content) // 2])
+    result = run_suite(suite, tmp_path, progress=False)
+    assert (result.computed, result.ok) == (1, True)
+
+
+def test_images_without_scores_still_give_a_board(tmp_path: Path) -> None:
+    from robustiqa.bench.images import save_png
+
+    for k in range(9):
+        x = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(k))
+        save_png(0.2 + 0.6 * x, tmp_path / "in" / f"{k}.png")
+    suite = make_suite(datasets=[f"folder[root={tmp_path / 'in'}]"], defenses=["none", "median-smoothing[n=50,m=11]"])
+    assert run_suite(suite, tmp_path / "out", progress=False).ok
+    summary = _tables(tmp_path / "out")["summary"]
+    assert summary["srocc_clean"].isna().all()
+    assert summary["worst_gain_mean"].notna().all()
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yml"
+    path.write_text(make_suite(defenses=["slow"], chunk=1, certify=None).model_dump_json(by_alias=True))
+    command = [sys.executable, "-m", "robustiqa.bench.cli", "run", "--suite", str(path), "--out", str(tmp_path / "o")]
+    command += [part for p in PLUGINS for part in ("--plugin", str(p))]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "o" / "cells").glob("*.parquet")):
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in text

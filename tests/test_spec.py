@@ -15,7 +15,9 @@ def test_parse_and_write() -> None:
     assert spec == Spec("median-smoothing", {"n": 1000, "sigma": 0.12})
     assert str(spec) == "median-smoothing[n=1000,sigma=0.12]"
     assert parse_spec(str(spec)) == spec
-    assert parse_spec("a[x=none,y=true,z=1e-3,w=word]").params == {"x": None, "y": True, "z": 1e-3, "w": "word"}
+    assert parse_spec("a[x=none,y=true,z=0.5,w=word]").params == {"x": None, "y": True, "z": 0.5, "w": "word"}
+    # A folder called 007 is not the folder 7.
+    assert parse_spec("folder[root=007]").params == {"root": "007"}
 
 
 @pytest.mark.parametrize("text", ["", "Name", "a[", "a[b]", "a[b=1,b=2]", "a b", "a[1=2]", "a[=2]"])
@@ -28,6 +30,10 @@ def test_bind_fills_defaults_and_casts() -> None:
     def factory(sigma: float = 0.5, n: int = 3, name: str = "x", flag: bool = False, size: float | None = None) -> None:
         pass
 
+    assert bind(parse_spec("f[sigma=1e-3,n=007]"), factory)["sigma"] == 1e-3
+    assert bind(parse_spec("f[n=007,name=007]"), factory) | {"sigma": 0} == {
+        "sigma": 0, "n": 7, "name": "007", "flag": False, "size": None,
+    }  # fmt: skip
     assert bind(parse_spec("f[sigma=1]"), factory) == {"sigma": 1.0, "n": 3, "name": "x", "flag": False, "size": None}
     for bad in ("f[n=1.5]", "f[sigma=word]", "f[flag=1]", "f[sigma=inf]", "f[n=true]", "f[sigma=nan]"):
         with pytest.raises(BadParameter, match="must be"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import sys
 from typing import Any
 
 import click
@@ -52,6 +51,9 @@ class _Lazy(click.Group):
         except RobustIQAError as error:
             click.echo(f"robustiqa: {error}", err=True)
             ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("robustiqa: interrupted; the same command goes on where a run or a training stopped", err=True)
+            ctx.exit(130)
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,8 +64,4 @@ def cli() -> None:
 
 def main() -> None:
     """Console entry point: exit code 0 when all went well, 1 when something failed, 2 for a wrong call."""
-    try:
-        cli(prog_name="robustiqa")
-    except KeyboardInterrupt:
-        click.echo("robustiqa: interrupted; run the same command again to go on", err=True)
-        sys.exit(130)
+    cli(prog_name="robustiqa")

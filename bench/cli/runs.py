@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pandas as pd
 
 from ..plan import make_plan
 from ..registry import resolve_target
@@ -60,9 +61,10 @@ def run(suite: str, out: str, device: str, executor: str, **lists: tuple[str, ..
     for cell, message in result.failed.items():
         click.echo(f"robustiqa: cell {cell} failed: {message} (see {result.out / 'errors'})", err=True)
     if result.bad_images:
-        click.echo(
-            f"robustiqa: {result.bad_images} results are errors, not scores: see {result.tables['errors']}", err=True
-        )
+        where = result.tables["errors"]
+        for message, count in Counter(pd.read_csv(where)["message"]).most_common(5):
+            click.echo(f"robustiqa: {count} x {message}", err=True)
+        click.echo(f"robustiqa: {result.bad_images} results are errors, not scores: see {where}", err=True)
     sys.exit(0 if result.ok else 1)
 
 

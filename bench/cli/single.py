@@ -104,6 +104,8 @@ def attack(
     if reason:
         raise Incompatible(reason)
     low, high = g.metric.score_range or (0.0, 1.0)
+    if not math.isfinite(high - low):
+        low, high = 0.0, 1.0
     paths: set[str] = set()
 
     def one(x: torch.Tensor, head: Record) -> Record:
@@ -119,7 +121,7 @@ def attack(
         }  # fmt: skip
         numbers = {k: _finite(v[0].item()) for k, v in values.items()}
         what = {"attack": attacker.spec, "norm": norm, "eps": eps, "direction": direction}
-        unit = "declared range" if g.metric.score_range else "metric units (no declared range)"
+        unit = "declared range" if (low, high) == g.metric.score_range else "metric units (no declared range)"
         return head | what | numbers | {"gain_unit": unit, "path": path}
 
     def lines(r: Record) -> list[list[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import BadPlugin
+from ..errors import BadData, BadPlugin
 from ..registry import registry
 from .base import Dataset, Item
 
@@ -15,4 +15,8 @@ def load_dataset(text: str) -> Dataset:
     dataset = plugin.factory(**parameters)
     if not isinstance(dataset, Dataset):
         raise BadPlugin(f"data set {spec.name!r} gives a {type(dataset).__name__}: expected a robustiqa Dataset")
+    ids = [item.id for item in dataset.items]
+    if len(set(ids)) != len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise BadData(f"data set {spec.name!r} has two images with the id {twice!r}: ids must differ")
     return dataset

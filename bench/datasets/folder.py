@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -73,7 +74,13 @@ class Folder(Dataset):
             name = str(row[image])
             if not (self._root / name).resolve().is_relative_to(self._root.resolve()):
                 raise BadData(f"{path.name} names {name!r}, which is outside the folder: use names inside it")
-            items.append(Item(name, str(row[reference]) if reference else name, self._sign * float(row[score])))
+            try:
+                truth = self._sign * float(row[score])
+            except (TypeError, ValueError):
+                raise BadData(f"{path.name} gives {name!r} the score {row[score]!r}: expected a number") from None
+            if not math.isfinite(truth):
+                raise BadData(f"{path.name} gives {name!r} no score: fill it in, or leave the row out")
+            items.append(Item(name, str(row[reference]) if reference else name, truth))
         if len({item.id for item in items}) != len(items):
             raise BadData(f"{path.name} names an image twice: keep one row an image")
         return items

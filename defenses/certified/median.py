@@ -14,6 +14,7 @@ from ...bench.seeds import Streams
 from .order_stats import deployed_level, median, quantile_interval, shifted_levels
 from .sampling import sample_scores
 
+MOST_DRAWS = 10_000_000
 INTERVAL_ERROR = 0.001
 """Error probability of the interval that goes with a deployed score, used to judge violations."""
 
@@ -38,8 +39,8 @@ class MedianSmoothing(DefendedMetric):
         super().__init__(metric)
         if sigma <= 0:
             raise BadParameter(f"median smoothing with sigma={sigma}: expected a noise level > 0, in [0,1] pixel units")
-        if n < 1 or m < 1:
-            raise BadParameter(f"median smoothing with n={n}, m={m}: expected at least 1 draw each")
+        if not (1 <= n <= MOST_DRAWS and 1 <= m <= MOST_DRAWS):
+            raise BadParameter(f"median smoothing with n={n}, m={m}: expected 1 to {MOST_DRAWS:,} draws each")
         self.sigma, self.n, self.cost = sigma, n, m
 
     def base_score(self, noisy: torch.Tensor) -> torch.Tensor:

@@ -33,5 +33,5 @@ class GaussianBlur(Purification):
         """The blurred images, same size."""
         from kornia.filters import gaussian_blur2d
 
-        check_size(x.shape[2], x.shape[3], self.kernel // 2 + 1, f"for a blur kernel of {self.kernel} px")
+        check_size(x.shape[2], x.shape[3], self.kernel // 2 + 1, f"an image for a blur kernel of {self.kernel} px")
         return gaussian_blur2d(x, (self.kernel, self.kernel), (self.sigma, self.sigma))

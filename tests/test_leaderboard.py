@@ -1,0 +1,170 @@
+"""The board's verdicts, each on records with the fault planted: a table that cannot say no says nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from robustiqa.bench import run_suite
+from robustiqa.bench.plan import plan_from_json
+from robustiqa.bench.registry import registry
+from robustiqa.bench.store import Store
+from robustiqa.bench.suite import Suite
+from robustiqa.leaderboard import collect
+
+SUITE = {
+    "name": "planted",
+    "metrics": ["linear"],
+    "datasets": ["noise"],
+    "defenses": ["none", "median-smoothing[n=600,m=51]"],
+    "certify": {"eps": [0.05]},
+    "attacks": [
+        {"attack": "random-noise", "linf": ["4/255"]},
+        {"attack": "pgd[steps=2]", "linf": ["4/255"]},
+        {"attack": "eot-pgd[steps=2,draws=2]", "l2": [0.05], "only": "certified"},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def honest(linear_plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    registry.load_file(linear_plugin.with_name("tiny_bench.py"))
+    out = tmp_path_factory.mktemp("honest") / "run"
+    assert run_suite(Suite.model_validate(SUITE), out, progress=False).ok
+    return out
+
+
+def plant(honest: Path, out: Path, change: Callable[[dict], None]) -> dict[str, pd.DataFrame]:
+    """The tables of a copy of the run with every record passed through `change`."""
+    shutil.copytree(honest, out)
+    store = Store(out)
+    for cell in plan_from_json(store.read_json("plan.json")).cells:
+        rows = [
+            {str(k): None if v is None or v is pd.NA or v != v else v for k, v in row.items()}
+            for row in store.read_rows([cell.id]).to_dict("records")
+        ]
+        for row in rows:
+            change(row)
+        store.write_cell(cell.id, rows)
+    return {name: pd.read_csv(path) for name, path in collect(out).items() if path.suffix == ".csv"}
+
+
+def row_of(table: pd.DataFrame, defense: str) -> dict:
+    return table[table["defense"].str.startswith(defense)].iloc[0].to_dict()
+
+
+def test_unchanged_records_give_a_clean_board(honest: Path, tmp_path: Path) -> None:
+    tables = plant(honest, tmp_path / "run", lambda row: None)
+    assert tables["summary"]["flags"].isna().all()
+    assert set(tables["certified"]["violations"]) == {0}
+    for name in ("summary", "certified"):
+        same = (honest / "leaderboard" / f"{name}.csv").read_bytes()
+        assert (tmp_path / "run" / "leaderboard" / f"{name}.csv").read_bytes() == same
+
+
+def test_scores_outside_their_bound_are_violations(honest: Path, tmp_path: Path) -> None:
+    """Three images whose whole interval lies above the bound; a fourth whose estimate alone does is none."""
+
+    def break_bound(row: dict) -> None:
+        if row["kind"] == "attack" and row["norm"] == "l2" and row["image"] in ("image-0", "image-1", "image-2"):
+            row |= {"attacked": 90.0, "attacked_lo": 80.0, "attacked_hi": 99.0}
+        elif row["kind"] == "attack" and row["norm"] == "l2" and row["image"] == "image-3":
+            row |= {"attacked": 90.0, "attacked_hi": 99.0}
+
+    tables = plant(honest, tmp_path / "run", break_bound)
+    certified = tables["certified"].set_index("kind")
+    assert certified.loc["population", "violations"] == 3
+    # The deployed bound is about the score itself: there the fourth counts.
+    assert certified.loc["deployed", "violations"] == 4
+    assert certified["violation_p"].max() < 1e-6
+    assert certified["tightness_max"].min() > 1
+    assert "certificate-violated" in row_of(tables["summary"], "median-smoothing")["flags"]
+
+
+def test_infinite_and_range_wide_bounds_are_vacuous(honest: Path, tmp_path: Path) -> None:
+    def widen(row: dict) -> None:
+        if row["kind"] == "certify" and row["image"] in ("image-0", "image-1", "image-2"):
+            row |= {"hi": np.inf} if row["image"] == "image-0" else {"lo": -1e6, "hi": 1e6}
+
+    tables = plant(honest, tmp_path / "run", widen)
+    assert tables["certified"]["vacuous_share"].tolist() == pytest.approx([3 / 12, 3 / 12])
+    assert np.isinf(tables["certified"]["certified_delta_mean"]).all()
+
+
+def test_order_certificate_uses_the_joint_bounds(honest: Path, tmp_path: Path) -> None:
+    def blind(row: dict) -> None:
+        if row["kind"] == "certify":
+            row |= {"family_lo": -1e6, "family_hi": 1e6}
+
+    before = pd.read_csv(honest / "leaderboard" / "certified.csv")["certified_pairs"]
+    after = plant(honest, tmp_path / "run", blind)["certified"]["certified_pairs"]
+    assert before.max() > 0
+    assert set(after) == {0.0}
+
+
+def test_an_attack_no_better_than_noise_is_flagged(honest: Path, tmp_path: Path) -> None:
+    def weaken(row: dict) -> None:
+        if row["kind"] == "attack" and row["attack"] == "pgd[steps=2]" and row["defense"] == "none":
+            row |= {"gain": 0.0, "attacked": row["clean"]}
+
+    flags = row_of(plant(honest, tmp_path / "run", weaken)["summary"], "none")["flags"]
+    assert flags == "no-op:pgd@linf:0.0157"
+
+
+def test_failed_rows_stay_in_the_denominator(honest: Path, tmp_path: Path) -> None:
+    def fail(row: dict) -> None:
+        if row["kind"] == "certify":
+            row |= {"status": "error", "message": "planted", "lo": None, "hi": None, "eps": None}
+
+    tables = plant(honest, tmp_path / "run", fail)
+    assert tables["certified"][["eps", "n_ok", "n_planned"]].to_numpy().tolist() == [[0.05, 0, 12]]
+    row = row_of(tables["summary"], "median-smoothing")
+    assert np.isnan(row["rank"])
+    assert row["flags"] == "incomplete"
+    assert set(tables["errors"]["message"]) == {"planted"}
+
+
+def test_what_only_noise_was_tried_on_has_no_rank(tmp_path: Path, honest: Path) -> None:
+    suite = Suite.model_validate(SUITE | {"attacks": [{"attack": "random-noise", "linf": ["4/255"]}]})
+    run_suite(suite, tmp_path, progress=False)
+    summary = pd.read_csv(tmp_path / "leaderboard" / "summary.csv")
+    assert summary["rank"].isna().all()
+    assert summary["flags"].str.contains("not-attacked").all()
+
+
+def test_repeated_and_overlapping_entries_are_one_piece_of_work(honest: Path, tmp_path: Path) -> None:
+    doubled = {
+        key: [*SUITE[key], *SUITE[key]]
+        for key in ("metrics", "datasets", "defenses", "attacks")  # type: ignore[misc]
+    }
+    doubled["defenses"] = ["none", "none[]", "median-smoothing[n=600,m=51,sigma=0.12]", *SUITE["defenses"]]  # type: ignore[misc]
+    run_suite(Suite.model_validate(SUITE | doubled | {"certify": {"eps": [0.05, 0.05]}}), tmp_path, progress=False)
+    columns = ["rank", "worst_gain_mean", "n_ok", "n_planned"]
+    mine, theirs = (pd.read_csv(p / "leaderboard" / "summary.csv")[columns] for p in (tmp_path, honest))
+    pd.testing.assert_frame_equal(mine, theirs)
+    pairs = [pd.read_csv(p / "leaderboard" / "certified.csv")["certified_pairs"].tolist() for p in (tmp_path, honest)]
+    assert pairs[0] == pairs[1]
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
+    from robustiqa.bench.errors import BadData
+
+    with Store(tmp_path).locked(), pytest.raises(BadData, match="another run"), Store(tmp_path).locked():
+        pass
+
+
+def test_only_our_own_leftovers_are_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.create()
+    theirs = [tmp_path / ".draft.tmp", tmp_path / "notes" / ".a.b.77.tmp"]
+    ours = store.cells / ".cell.parquet.123.tmp"
+    theirs[1].parent.mkdir()
+    for path in (*theirs, ours):
+        path.touch()
+    store.create()
+    assert all(path.exists() for path in theirs)
+    assert not ours.exists()
