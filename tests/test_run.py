@@ -358,7 +358,14 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     path.write_text(make_suite(defenses=["slow"], chunk=1, certify=None).model_dump_json(by_alias=True))
     command = [sys.executable, "-m", "robustiqa.bench.cli", "run", "--suite", str(path), "--out", str(tmp_path / "o")]
     command += [part for p in PLUGINS for part in ("--plugin", str(p))]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # A background shell starts its children with SIGINT ignored, and so they would stay.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "o" / "cells").glob("*.parquet")):
         assert process.poll() is None, "the run ended before it could be interrupted"
