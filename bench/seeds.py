@@ -21,7 +21,6 @@ class Role(StrEnum):
     SELECTION = "selection"
     EVALUATION = "evaluation"
     CERTIFICATION = "certification"
-    BOOTSTRAP = "bootstrap"
 
 
 def derive_seed(*parts: object) -> int:
