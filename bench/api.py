@@ -1,4 +1,4 @@
-"""The shapes that everything agrees on: threats, metrics, defended metrics, certificates and attack results."""
+"""The shapes that everything agrees on: metrics, defended metrics, attack results; threats and certificates beside."""
 
 from __future__ import annotations
 
@@ -6,48 +6,23 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
+from .certificates import Certificate, CertifyRequest, Coverage, Decision, Progress
 from .errors import BadImage, BadParameter, BadScore, Incompatible
 from .images import check_size
 from .seeds import Role, Streams, image_key
+from .threats import L2, Direction, Linf, Norm, Threat
 
-Norm = Literal["l2", "linf"]
-Direction = Literal["up", "down"]
-
-
-@dataclass(frozen=True)
-class Threat:
-    """What an attacker may do: |x' - x| <= eps in a norm, pixels in [0,1] over all 3HW values."""
-
-    norm: Norm
-    eps: float
-
-    def __post_init__(self) -> None:
-        if self.norm not in ("l2", "linf"):
-            raise BadParameter(f"unknown norm {self.norm!r}: expected l2 or linf")
-        if not math.isfinite(self.eps) or self.eps < 0:
-            raise BadParameter(f"eps {self.eps} is not a budget: expected a finite number >= 0, pixels in [0,1]")
-        if self.norm == "linf" and self.eps > 1:
-            raise BadParameter(f"linf eps {self.eps:g} is more than the whole range of pixels in [0,1]: "
-                               f"did you mean {self.eps:g}/255?")  # fmt: skip
-
-    def __str__(self) -> str:
-        return f"{self.norm}({self.eps:g})"
-
-
-def L2(eps: float) -> Threat:
-    """Threat with l2 norm at most `eps`."""
-    return Threat("l2", float(eps))
-
-
-def Linf(eps: float) -> Threat:
-    """Threat with every pixel value moved by at most `eps`."""
-    return Threat("linf", float(eps))
+__all__ = [
+    "L2", "AttackResult", "Certificate", "CertifyRequest", "Coverage", "Decision", "DefendedMetric", "Direction",
+    "Estimate", "Linf", "Metric", "Norm", "Progress", "Threat", "check_batch", "check_finite",
+]  # fmt: skip
 
 
 class Metric(nn.Module):
@@ -109,54 +84,6 @@ class Estimate(NamedTuple):
     hi: np.ndarray
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """Bounds that no |d|_2 <= eps can leave, with probability >= 1 - alpha.
-
-    For `population` the probability is over the certification draws. For `deployed` it is over these and the fresh
-    draws of the deployed score, which the attacker must not know: a score from a published seed is a fixed-noise score,
-    and an attacker who can compute it can search for an image whose draws are lucky.
-
-    Attributes:
-        kind: "population" (bounds the exact smoothed statistic) or "deployed" (bounds the shipped m-sample score).
-        norm: norm of the threat.
-        eps: the E budgets, each bound read off at its own level: not simultaneous over the grid.
-        score: (B,) point estimate from the certification draws.
-        lo, hi: (B,E) bounds in the metric's units; infinite where the samples do not suffice.
-        n: certification draws an image.
-        alpha: total error probability per image and eps.
-        sigma: noise level in [0,1] pixel units.
-        spread: (B,) standard deviation of the draws, the lever of the width.
-        lower_better: orientation of the scores.
-        deployed: the certificate of the shipped score, on a `population` one.
-        family: the same at alpha/M from the same draws, for statements about M images jointly.
-    """
-
-    kind: str
-    norm: Norm
-    eps: tuple[float, ...]
-    score: np.ndarray
-    lo: np.ndarray
-    hi: np.ndarray
-    n: int
-    alpha: float
-    sigma: float
-    spread: np.ndarray
-    lower_better: bool = False
-    deployed: Certificate | None = None
-    family: Certificate | None = None
-
-    @property
-    def delta(self) -> np.ndarray:
-        """(B,E) largest certified shift: max(hi - score, score - lo)."""
-        return np.maximum(self.hi - self.score[:, None], self.score[:, None] - self.lo)
-
-    @property
-    def gaming_delta(self) -> np.ndarray:
-        """(B,E) largest certified unfair improvement of quality."""
-        return self.score[:, None] - self.lo if self.lower_better else self.hi - self.score[:, None]
-
-
 class DefendedMetric(nn.Module, ABC):
     """A metric behind a defence. What `forward` computes is what is deployed, attacked and certified.
 
@@ -211,41 +138,114 @@ class DefendedMetric(nn.Module, ABC):
         row; a randomised one returns independent draws whose mean or median the attacker aggregates (EOT).
         """
 
+    def aggregate(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores (B,) that draws (k,B) of `surrogate` would give if they were the deployed ones; here the median."""
+        return scores.double().quantile(0.5, dim=0)
+
     def certify(
-        self, x: torch.Tensor, eps: Sequence[float], alpha: float = 0.001, seed: int = 0, family: int = 1
+        self,
+        x: torch.Tensor,
+        eps: Sequence[float],
+        alpha: float = 0.001,
+        seed: int = 0,
+        family: int = 1,
+        *,
+        coverage: Coverage = "pointwise",
+        pool: str | Path | None = None,
+        progress: Progress | None = None,
     ) -> Certificate:
         """Certify images x (B,3,H,W) at every budget in `eps`.
 
         Args:
             x: images in [0,1].
             eps: budgets in the certified norm, pixels in [0,1].
-            alpha: error probability per image and eps.
+            alpha: error probability per image and eps (per image, for coverage over all eps).
             seed: base seed of the certification streams.
             family: number of images M of which something is to be said jointly; above 1 the certificate carries, from
                 the same draws, a second one at alpha/M (`Certificate.family`).
+            coverage: "pointwise": each bound holds at its own eps, fixed in advance; "bonferroni": those of the grid
+                hold together; "dkw": the whole curve holds. A method that gives more than is asked says so in
+                `Certificate.coverage`.
+            pool: folder that keeps the draws: an interrupted certification goes on from there, and other eps, alpha, n
+                and estimators of the same noisy metric use the same draws.
+            progress: called with draws done and wanted.
 
         Raises:
             Incompatible: the defence has no certificate.
-            BadParameter: alpha, eps or family out of range.
+            BadImage: x is not one batch of equal-sized RGB images.
+            BadParameter: alpha, eps, family or coverage out of range.
             BadScore: the metric returned NaN or infinity under noise.
         """
+        norm = self._certifiable(alpha)
+        if not len(eps):
+            raise BadParameter("no eps to certify at: give at least one budget, for example eps=[0.05]")
+        for e in eps:
+            Threat(norm, e)
+        if family < 1:
+            raise BadParameter(f"family {family} is not a number of images: expected at least 1")
+        if coverage not in get_args(Coverage):
+            raise BadParameter(f"unknown coverage {coverage!r}: expected one of {', '.join(get_args(Coverage))}")
+        check_batch(x)
+        keys = tuple(image_key(i) for i in x)
+        folder = None if pool is None else Path(pool)
+        budgets = np.array(eps, dtype=float)
+        request = CertifyRequest(x, budgets, alpha, keys, seed, family, coverage, folder, progress)
+        with torch.inference_mode():
+            return self._certify(request)
+
+    def _certify(self, request: CertifyRequest) -> Certificate:
+        """What `certify` returns; certified defences override it."""
+        raise NotImplementedError
+
+    def decide(
+        self,
+        x: torch.Tensor,
+        eps: float,
+        tau: float,
+        alpha: float = 0.001,
+        seed: int = 0,
+        *,
+        kind: Literal["population", "deployed"] = "population",
+    ) -> Decision:
+        """Decide for each image whether |d|_2 <= eps can move the score by more than tau, stopping early.
+
+        Raises:
+            Incompatible: the defence has no such test.
+            BadParameter: tau, eps or alpha out of range.
+            BadScore: the metric returned NaN or infinity under noise.
+        """
+        norm = self._certifiable(alpha)
+        Threat(norm, eps)
+        if not (math.isfinite(tau) and tau > 0):
+            raise BadParameter(f"tau {tau} is not a shift: expected a number > 0 in the metric's units")
+        if kind not in ("population", "deployed"):
+            raise BadParameter(f"unknown kind {kind!r}: expected population or deployed")
+        check_batch(x)
+        with torch.inference_mode():
+            return self._decide(x, eps, tau, alpha, seed, kind)
+
+    def _decide(self, x: torch.Tensor, eps: float, tau: float, alpha: float, seed: int, kind: str) -> Decision:
+        """What `decide` returns; defences with a sequential test override it."""
+        raise Incompatible(
+            f"defence {self.spec!r} has no early-stopped test: use a median smoothing, or `certify --eps`"
+        )
+
+    def _certifiable(self, alpha: float) -> Norm:
         if self.certified_norm is None:
             raise Incompatible(f"defence {self.spec!r} has no certificate: use a certified one, e.g. median-smoothing")
         if not 0 < alpha < 1:
             raise BadParameter(f"alpha {alpha} is not an error probability: expected 0 < alpha < 1")
-        if not len(eps):
-            raise BadParameter("no eps to certify at: give at least one l2 budget, for example eps=[0.05]")
-        for e in eps:
-            Threat(self.certified_norm, e)
-        if family < 1:
-            raise BadParameter(f"family {family} is not a number of images: expected at least 1")
-        rng = Streams.create([image_key(i) for i in x], Role.CERTIFICATION, seed)
-        with torch.inference_mode():
-            return self._certify(x, tuple(float(e) for e in eps), alpha, rng, family)
+        return self.certified_norm
 
-    def _certify(self, x: torch.Tensor, eps: tuple[float, ...], alpha: float, rng: Streams, family: int) -> Certificate:
-        """What `certify` returns; certified defences override it."""
-        raise NotImplementedError
+
+def check_batch(x: torch.Tensor) -> None:
+    """Raise `BadImage` unless x is one tensor (B,3,H,W) with values in [0,1]."""
+    if not isinstance(x, torch.Tensor):
+        sizes = ", ".join(dict.fromkeys(str(tuple(getattr(i, "shape", ()))) for i in x)) if isinstance(x, list) else "?"
+        raise BadImage(f"got a {type(x).__name__} of images ({sizes}): expected one tensor (B,3,H,W); images of "
+                       "different sizes are certified in one call for each size")  # fmt: skip
+    if x.ndim != 4 or x.shape[1] != 3 or not len(x) or not (float(x.min()) >= 0 and float(x.max()) <= 1):
+        raise BadImage(f"got images of shape {tuple(x.shape)}: expected (B,3,H,W) with values in [0,1]")
 
 
 def check_finite(scores: np.ndarray, metric: str) -> None:

@@ -153,6 +153,11 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(np.asarray(structural_similarity(first, second, channel_axis=2, data_range=1.0, **options)))
 
 
+def largest_l2(norm: str, eps: float, height: int, width: int) -> float:
+    """Largest l2 norm of a perturbation within a budget: eps itself, or eps sqrt(3HW) for l_inf."""
+    return eps if norm == "l2" else eps * float(np.sqrt(3 * height * width))
+
+
 def rms_grey_levels(eps: float, height: int, width: int) -> float:
     """RMS in 8-bit grey levels of a perturbation with l2 norm `eps` (SCIENCE section 5): 255 eps / sqrt(3HW)."""
     return 255.0 * eps / float(np.sqrt(3 * height * width))

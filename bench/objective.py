@@ -55,7 +55,7 @@ class Objective:
         return self._oriented(self.g.estimate(x, self._selection.fork()))
 
     def select(self, x: torch.Tensor, draws: int) -> torch.Tensor:
-        """Oriented median (B,) over `draws` fresh draws of the selection stream, the same for every candidate.
+        """Oriented score (B,) from `draws` fresh draws of the selection stream, the same for every candidate.
 
         The best iterate is chosen on these draws and judged on others: a choice judged on its own draw is biased
         upwards.
@@ -67,7 +67,7 @@ class Objective:
             chunks = self._chunks(x, draws, self._selection.fork())
             scores = torch.cat([self.g.surrogate(x, rng, d) for d, rng in chunks])
         check_finite(scores.cpu().numpy(), self.g.metric.spec)
-        return self.sign * scores.double().quantile(0.5, dim=0)
+        return self.sign * self.g.aggregate(scores).double().cpu()
 
     def gradient(self, x: torch.Tensor, draws: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Oriented mean score (B,) over `draws` fresh search draws, and its gradient (B,3,H,W) (EOT).

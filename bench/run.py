@@ -19,9 +19,10 @@ import torch
 from tqdm import tqdm
 
 from .errors import BadData, RobustIQAError
+from .files import write_json
 from .plan import Cell, Plan, make_plan
 from .registry import PACKAGE, resolve_target
-from .store import SCHEMA_VERSION, Store, write_json
+from .store import SCHEMA_VERSION, Store
 from .suite import Suite, load_suite
 from .worker import Worker
 
@@ -96,12 +97,12 @@ def _run(suite: Suite, plan: Plan, store: Store, device: str, progress: bool) ->
     for what, why in plan.skipped:
         log.info("skipped %s: %s", what, why)
     todo = [cell for cell in plan.cells if not store.done(cell.id)]
-    _execute(todo, len(plan.cells), store, Worker(device), progress)
+    _execute(todo, len(plan.cells), store, device, progress)
     tables: dict[str, Path] = resolve_target(COLLECT)(store.root)
     return _result(store, plan, len(todo), tables)
 
 
-def _execute(todo: list[Cell], planned: int, store: Store, worker: Worker, progress: bool) -> None:
+def _execute(todo: list[Cell], planned: int, store: Store, device: str, progress: bool) -> None:
     """Run cells one by one; a failed one is recorded and the others go on."""
     terminal = progress and sys.stderr.isatty()
     done = planned - len(todo)
@@ -109,9 +110,11 @@ def _execute(todo: list[Cell], planned: int, store: Store, worker: Worker, progr
     say: Callable[[str], object] = bar.write if terminal else (lambda text: print(text, file=sys.stderr, flush=True))
     if progress and done:
         say(f"resuming: {done} of {planned} cells are complete")
+    worker = Worker(device, store.root / "pools", lambda n, of: bar.set_postfix_str(f"{100 * n // of}% of draws"))
     with bar:
         for k, cell in enumerate(todo, start=done + 1):
             bar.set_description(cell.label)
+            bar.set_postfix_str("")
             began = time.perf_counter()
             try:
                 rows = worker.run(cell)

@@ -77,8 +77,8 @@ class Streams:
         """Standard normal noise (draws, B, 3, H, W) for images x (B,3,H,W), on x's device."""
         noise = torch.empty((draws, *x.shape), dtype=torch.float32)
         for i, stream in enumerate(self.generators):
-            for j in range(draws):
-                torch.randn(x.shape[1:], generator=stream, out=noise[j, i])
+            for draw in noise[:, i].unbind(0):
+                draw.normal_(generator=stream)
         return noise.to(x.device)
 
     def uniform(self, x: torch.Tensor) -> torch.Tensor:

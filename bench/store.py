@@ -8,9 +8,7 @@ most one temporary file, which the next run removes.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import BadData
+from .files import write_atomically, write_json
 
 try:
     import fcntl
@@ -31,13 +30,13 @@ SCHEMA_VERSION = 1
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 _TEXT = ("cell", "kind", "metric", "defense", "dataset", "truth_name", "image", "reference", "status", "message",
-         "attack", "norm", "direction", "certificate", "certified_norm")  # fmt: skip
+         "attack", "norm", "direction", "certificate", "certified_norm", "coverage")  # fmt: skip
 _COUNTS = ("height", "width", "forwards", "backwards", "n")
 _NUMBERS = ("truth", "eps", "clean", "clean_lo", "clean_hi", "attacked", "attacked_lo", "attacked_hi",
             "attacked_8bit", "attacked_8bit_lo", "attacked_8bit_hi", "gain", "gain_8bit", "linf", "l2", "psnr", "ssim",
             "seconds", "score", "lo", "hi", "family_lo", "family_hi", "alpha", "sigma", "spread",
             "range_lo", "range_hi")  # fmt: skip
-_FLAGS = ("lower_better", "randomised", "bounded")
+_FLAGS = ("lower_better", "randomised", "bounded", "abstained")
 SCHEMA = pa.schema(
     [pa.field(n, pa.string()) for n in _TEXT]
     + [pa.field(n, pa.int64()) for n in _COUNTS]
@@ -130,7 +129,7 @@ class Store:
                 raise BadData(f"result file {str(path)!r} has schema {version}, this program reads {SCHEMA_VERSION}: "
                               "run the suite again, or use the version that wrote it")  # fmt: skip
             tables.append(table)
-        return (pa.concat_tables(tables) if tables else SCHEMA.empty_table()).to_pandas()
+        return (pa.concat_tables(tables, promote_options="default") if tables else SCHEMA.empty_table()).to_pandas()
 
     def read_json(self, name: str) -> dict[str, Any]:
         """`run.json` or `plan.json`."""
@@ -141,32 +140,3 @@ class Store:
             raise BadData(f"{str(self.root)!r} holds no {name}: give the folder of a `robustiqa run`") from None
         except ValueError as error:
             raise BadData(f"{str(path)!r} is corrupt ({error}): run the suite again into this folder") from error
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write JSON atomically."""
-    write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, sync it, rename it; raises `BadData` when the disk is full or read-only."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        # The rename is durable once the folder is synced; Windows cannot open folders.
-        with contextlib.suppress(OSError):
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        advice = "free some space and run again: completed cells are kept" if error.errno == errno.ENOSPC else (
-            "check the folder's permissions, or choose another --out")  # fmt: skip
-        raise BadData(f"cannot write {str(path)!r} ({error.strerror}): {advice}") from error

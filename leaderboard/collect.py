@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from ..bench.store import write_atomically
+from ..bench.files import write_atomically
 from .certified import COLUMNS as CERTIFIED
 from .certified import certified_rows
 from .empirical import COLUMNS as EMPIRICAL
