@@ -5,18 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from robustiqa.bench.errors import BadParameter
-from robustiqa.defenses.certified.order_stats import (
+from robustiqa.defenses.certified.stats.order import (
     deployed_level,
-    largest_radius,
+    largest_shift,
     lower_index,
     median,
-    quantile_interval,
+    pick,
+    quantile_bounds,
+    samples_needed,
     shifted_levels,
     upper_index,
 )
 from scipy.stats import binom, binomtest, norm
 
-# sigma, eps, n -> 1-based (kl, ku) at alpha = .001; None where no index exists.
+# sigma, eps, n -> 1-based (kl, ku) at alpha = .001; None where no index exists (0 and n + 1 in our functions).
 VECTORS = [
     (0.12, 0.05, 1000, 290, 711),
     (0.12, 0.05, 10000, 3229, 6772),
@@ -37,7 +39,17 @@ VECTORS = [
 @pytest.mark.parametrize(("sigma", "eps", "n", "kl", "ku"), VECTORS)
 def test_indices_match_the_published_vectors(sigma: float, eps: float, n: int, kl: int | None, ku: int | None) -> None:
     pl, pu = shifted_levels(eps, sigma)
-    assert (lower_index(n, pl, 0.0005), upper_index(n, pu, 0.0005)) == (kl, ku)
+    assert int(lower_index(n, pl, 0.0005)) == (kl or 0)
+    assert int(upper_index(n, pu, 0.0005)) == (ku or n + 1)
+
+
+def test_indices_of_many_levels_at_once_are_those_of_each() -> None:
+    levels = np.linspace(0, 1, 201)
+    for n, error in ((1, 0.2), (37, 0.01), (1000, 5e-4), (10000, 1e-9)):
+        together = upper_index(n, levels, error)
+        assert together.tolist() == [int(upper_index(n, level, error)) for level in levels]
+        assert np.all(np.diff(together) >= 0)
+        assert np.array_equal(lower_index(n, levels, error), n + 1 - upper_index(n, 1 - levels, error))
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 50, 333])
@@ -46,25 +58,34 @@ def test_indices_match_the_published_vectors(sigma: float, eps: float, n: int, k
 def test_indices_match_their_definition_by_brute_force(n: int, level: float, error: float) -> None:
     cdf = [binom.cdf(k - 1, n, level) for k in range(1, n + 1)]
     sf = [binom.sf(k - 1, n, level) for k in range(1, n + 1)]
-    assert upper_index(n, level, error) == next((k for k in range(1, n + 1) if sf[k - 1] <= error), None)
-    assert lower_index(n, level, error) == next((k for k in range(n, 0, -1) if cdf[k - 1] <= error), None)
+    assert upper_index(n, level, error) == next((k for k in range(1, n + 1) if sf[k - 1] <= error), n + 1)
+    assert lower_index(n, level, error) == next((k for k in range(n, 0, -1) if cdf[k - 1] <= error), 0)
 
 
 @pytest.mark.parametrize(("n", "expected"), [(100, 1.45), (1000, 2.43), (10000, 3.17)])
 def test_largest_radius(n: int, expected: float) -> None:
-    radius = largest_radius(n, 0.001)
+    radius = largest_shift(n, 0.0005)
     assert radius == pytest.approx(expected, abs=0.005)
     assert upper_index(n, float(norm.cdf(radius * 0.9999)), 0.0005) == n
-    assert upper_index(n, float(norm.cdf(radius * 1.001)), 0.0005) is None
+    assert upper_index(n, float(norm.cdf(radius * 1.001)), 0.0005) == n + 1
+
+
+@pytest.mark.parametrize("shift", [0.2, 1.0, 3.0])
+@pytest.mark.parametrize("level", [0.5, 0.66])
+def test_advice_on_the_number_of_samples_is_the_smallest_that_works(shift: float, level: float) -> None:
+    n = int(samples_needed(shift, 0.0005, level))
+    moved = norm.cdf(norm.ppf(level) + shift)
+    assert upper_index(n, moved, 0.0005) <= n
+    assert upper_index(n - 1, moved, 0.0005) == n
 
 
 def test_unreachable_side_is_infinite_or_the_range_end_never_a_sample() -> None:
     samples = np.sort(np.random.default_rng(0).normal(size=(2, 100)), axis=1)
-    levels = shifted_levels(3.0, 1.0)
-    lo, hi = quantile_interval(samples, levels, 0.001)
+    levels = shifted_levels([3.0], 1.0)
+    lo, hi = (side[:, 0] for side in quantile_bounds(samples, *levels, 0.001))
     assert np.all(np.isneginf(lo))
     assert np.all(np.isposinf(hi))
-    lo, hi = quantile_interval(samples, levels, 0.001, ends=(-7.0, 9.0))
+    lo, hi = (side[:, 0] for side in quantile_bounds(samples, *levels, 0.001, ends=(-7.0, 9.0)))
     assert lo.tolist() == [-7.0, -7.0]
     assert hi.tolist() == [9.0, 9.0]
 
@@ -93,7 +114,7 @@ def test_coverage_of_simulated_certificates(alpha: float, distribution: str) -> 
     transform = {"normal": lambda v: v, "ties": np.floor, "skewed": np.exp}[distribution]
     samples = np.sort(transform(z), axis=1)
     pl, pu = shifted_levels(eps, sigma)
-    lo, hi = quantile_interval(samples, (pl, pu), alpha)
+    lo, hi = (side[:, 0] for side in quantile_bounds(samples, pl, pu, alpha))
     # With ties the theorem's quantile on the lower side is the sup-, on the upper side the inf-quantile.
     truth_lo, truth_hi = transform(np.array(norm.ppf(pl))), transform(np.array(norm.ppf(pu)))
     failures = int(((lo > truth_lo) | (hi < truth_hi)).sum())
@@ -108,12 +129,15 @@ def test_an_index_off_by_one_would_be_caught() -> None:
     trials, n, alpha = 20_000, 60, 0.05
     samples = np.sort(rng.normal(size=(trials, n)), axis=1)
     pl, pu = shifted_levels(0.4, 1.0)
-    low, high = lower_index(n, pl, alpha / 2), upper_index(n, pu, alpha / 2)
-    assert low is not None
-    assert high is not None
+    low, high = int(lower_index(n, pl, alpha / 2)), int(upper_index(n, pu, alpha / 2))
     # 1-based index used on a 0-based array on the lower side; the upper one too small by one.
     failures = int(((samples[:, low] > norm.ppf(pl)) | (samples[:, high - 2] < norm.ppf(pu))).sum())
     assert binomtest(failures, trials, alpha, alternative="greater").pvalue < 1e-4
+
+
+def test_no_sample_outside_the_indices() -> None:
+    with pytest.raises(BadParameter, match="order statistic"):
+        pick(np.zeros((1, 5)), 7)
 
 
 @pytest.mark.parametrize(("n", "error"), [(0, 0.1), (10, 0.0), (10, 1.0)])

@@ -1,47 +1,90 @@
-"""Bounds on quantiles from sorted samples: pure statistics, no torch.
+"""Bounds on quantiles from sorted samples.
 
 Median smoothing (Chiang et al., NeurIPS 2020): with X = f(x + sigma G) and h_p its p-quantile, every |d|_2 <= eps has
 h_{pl}(x) <= h_p(x + d) <= h_{pu}(x), where pl, pu = Phi(Phi^-1(p) -/+ eps/sigma). The shifted quantiles are bounded by
-order statistics of n i.i.d. samples. Indices here are 1-based, as in the paper, and `None` where no sample is a bound:
-such a side is infinite (or the end of a range that the metric cannot leave), never a sample.
+order statistics of n i.i.d. samples. Indices here are 1-based, as in the paper; 0 and n + 1 stand for "no sample is a
+bound": such a side is infinite (or the end of a range that the metric cannot leave), never a sample.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import beta, binom, norm
 
-from ...bench.errors import BadParameter
+from ....bench.errors import BadParameter
 
 
-def shifted_levels(eps: float, sigma: float, lower: float = 0.5, upper: float = 0.5) -> tuple[float, float]:
-    """Quantile levels (pl, pu) that bound the `lower`- and `upper`-quantile under any |d|_2 <= eps."""
+def shifted(level: ArrayLike, shift: ArrayLike) -> np.ndarray:
+    """Phi(Phi^-1(level) + shift): where a quantile level lies after a move by shift = +/- eps/sigma."""
+    return norm.cdf(norm.ppf(level) + np.asarray(shift))
+
+
+def shifted_levels(
+    eps: ArrayLike, sigma: float, lower: float = 0.5, upper: float = 0.5
+) -> tuple[np.ndarray, np.ndarray]:
+    """Quantile levels (pl, pu) that bound the `lower`- and `upper`-quantile under any |d|_2 <= eps, shaped as eps."""
     if not sigma > 0:
         raise BadParameter(f"sigma {sigma} is not a noise level: expected a number > 0")
-    shift = eps / sigma
-    return float(norm.cdf(norm.ppf(lower) - shift)), float(norm.cdf(norm.ppf(upper) + shift))
+    shift = np.asarray(eps, dtype=float) / sigma
+    return shifted(lower, -shift), shifted(upper, shift)
 
 
-def upper_index(n: int, level: float, error: float) -> int | None:
-    """Smallest k with P(X_(k) < h_level) <= error, or None if even k = n fails.
+def upper_index(n: int, level: ArrayLike, error: float) -> np.ndarray:
+    """Smallest k with P(X_(k) < h_level) <= error for each level; n + 1 where even k = n fails.
 
     X_(k) lies below the level-quantile only if at least k of n samples do, so with P(Bin(n, level) >= k) <= error;
     that is BinomCDF(k-1; n, level) >= 1 - error, in the tail that keeps its precision for a small error.
     """
-    _check(n, error)
-    k = max(1, int(binom.isf(error, n, level)) + 1)
+    check_samples(n, error)
+    level = np.asarray(level, dtype=float)
+    k = np.clip(np.nan_to_num(binom.isf(error, n, level), nan=n) + 1, 1, n + 1).astype(int)
     # isf is exact up to rounding: settle the neighbours by the definition itself.
-    while k > 1 and binom.sf(k - 2, n, level) <= error:
-        k -= 1
-    while k <= n and binom.sf(k - 1, n, level) > error:
-        k += 1
-    return k if k <= n else None
+    while (lower := (k > 1) & (binom.sf(k - 2, n, level) <= error)).any():
+        k = k - lower
+    while (higher := (k <= n) & (binom.sf(k - 1, n, level) > error)).any():
+        k = k + higher
+    return k
 
 
-def lower_index(n: int, level: float, error: float) -> int | None:
-    """Largest k with BinomCDF(k-1; n, level) <= error, so P(X_(k) > h_level) <= error; None if even k = 1 fails."""
-    mirrored = upper_index(n, 1.0 - level, error)
-    return None if mirrored is None else n + 1 - mirrored
+def lower_index(n: int, level: ArrayLike, error: float) -> np.ndarray:
+    """Largest k with BinomCDF(k-1; n, level) <= error, so P(X_(k) > h_level) <= error; 0 where even k = 1 fails."""
+    return n + 1 - upper_index(n, 1.0 - np.asarray(level, dtype=float), error)
+
+
+def pick(ordered: np.ndarray, index: ArrayLike, ends: tuple[float, float] = (-np.inf, np.inf)) -> np.ndarray:
+    """X_(index) of sorted samples (B,n) for 1-based indices (E,): (B,E); index 0 and n + 1 give the ends."""
+    index = np.atleast_1d(index)
+    batch, n = ordered.shape
+    padded = np.concatenate([np.full((batch, 1), ends[0]), ordered, np.full((batch, 1), ends[1])], axis=1)
+    if (index < 0).any() or (index > n + 1).any():
+        raise BadParameter(f"order statistic {index} of {n} samples: expected 0 to {n + 1}")
+    return padded[:, index]
+
+
+def quantile_bounds(
+    ordered: np.ndarray,
+    lower: ArrayLike,
+    upper: ArrayLike,
+    alpha: float,
+    ends: tuple[float, float] = (-np.inf, np.inf),
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds lo <= h_lower and hi >= h_upper that hold together with probability >= 1 - alpha, for each pair of levels.
+
+    Args:
+        ordered: (B,n) samples sorted along the last axis, ascending.
+        lower, upper: (E,) quantile levels.
+        alpha: error probability of each pair, half a side.
+        ends: what a side is where no sample is a bound: infinity, or the end of a range that cannot be left.
+
+    Returns:
+        lo, hi of shape (B,E).
+    """
+    n = ordered.shape[1]
+    return (
+        pick(ordered, lower_index(n, lower, alpha / 2), ends),
+        pick(ordered, upper_index(n, upper, alpha / 2), ends),
+    )
 
 
 def deployed_level(m: int, error: float) -> float:
@@ -51,39 +94,24 @@ def deployed_level(m: int, error: float) -> float:
     k is at most h_q if at least k samples are: P(Bin(m, q) >= k) = I_q(k, m-k+1), solved for q. By symmetry the
     median is at least h_{1-q} with the same probability. (SCIENCE section 2: q = 1/2 + eta.)
     """
-    _check(m, error)
+    check_samples(m, error)
     k = m // 2 + 1
     return float(beta.ppf(1.0 - error, k, m - k + 1))
 
 
-def largest_radius(n: int, alpha: float) -> float:
-    """Largest eps/sigma at which n samples give a bound on the median: Phi^-1((alpha/2)^(1/n))."""
-    _check(n, alpha)
-    return float(norm.ppf((alpha / 2) ** (1.0 / n)))
+def largest_shift(n: int, error: float, level: float = 0.5) -> float:
+    """Largest eps/sigma at which n samples bound the `level`-quantile from above: Phi^-1(error^(1/n)) - Phi^-1(level).
 
-
-def quantile_interval(
-    ordered: np.ndarray,
-    levels: tuple[float, float],
-    alpha: float,
-    ends: tuple[float, float] = (-np.inf, np.inf),
-) -> tuple[np.ndarray, np.ndarray]:
-    """Interval [lo, hi] with h_{levels[0]} >= lo and h_{levels[1]} <= hi, together with probability >= 1 - alpha.
-
-    Args:
-        ordered: (B,n) samples sorted along the last axis, ascending.
-        levels: quantile levels of the lower and the upper side.
-        alpha: error probability, half a side.
-        ends: what a side is where no sample is a bound: infinity, or the end of a range that cannot be left.
-
-    Returns:
-        lo, hi of shape (B,).
+    For the median at alpha/2 a side this is the largest certifiable eps/sigma, Phi^-1((alpha/2)^(1/n)).
     """
-    batch, n = ordered.shape
-    low, high = lower_index(n, levels[0], alpha / 2), upper_index(n, levels[1], alpha / 2)
-    lo = np.full(batch, ends[0]) if low is None else ordered[:, low - 1].copy()
-    hi = np.full(batch, ends[1]) if high is None else ordered[:, high - 1].copy()
-    return lo, hi
+    check_samples(n, error)
+    return float(norm.ppf(error ** (1.0 / n)) - norm.ppf(level))
+
+
+def samples_needed(shift: float, error: float, level: float = 0.5) -> float:
+    """Smallest n whose largest sample bounds the `level`-quantile moved by eps/sigma = shift; infinity if none does."""
+    top = -norm.logcdf(norm.ppf(level) + shift)
+    return float(np.ceil(-np.log(error) / top)) if top > 0 else float("inf")
 
 
 def median(ordered: np.ndarray) -> np.ndarray:
@@ -92,7 +120,8 @@ def median(ordered: np.ndarray) -> np.ndarray:
     return (ordered[:, (n - 1) // 2] + ordered[:, n // 2]) / 2
 
 
-def _check(n: int, error: float) -> None:
+def check_samples(n: int, error: float) -> None:
+    """Raise `BadParameter` unless n >= 1 and 0 < error < 1."""
     if n < 1:
         raise BadParameter(f"{n} samples: expected at least 1")
     if not 0 < error < 1:
