@@ -1,18 +1,21 @@
-"""Denoised median smoothing: a denoiser between the noise and the metric (Salman et al. 2020, for a median)."""
+"""Denoised smoothing (Salman et al. 2020): a denoiser between the noise and the metric.
+
+The denoiser belongs to the smoothed function, so every theorem stays; only its default differs from the plain method.
+"""
 
 from __future__ import annotations
 
-import torch
-
 from ...bench.api import Metric
 from ...bench.registry import register_defense
-from ..denoisers import load_denoiser
+from .bins import ScoreBins
 from .median import MedianSmoothing
+
+OFF_THE_SHELF = "light-s0.12"
 
 
 @register_defense("denoised-median-smoothing")
 class DenoisedMedianSmoothing(MedianSmoothing):
-    """Median of metric(denoiser(noisy image)): the same theorem, since the denoiser belongs to the smoothed function.
+    """Median of metric(denoiser(noisy image)), with a denoiser trained by plain MSE.
 
     Args:
         sigma: noise level in [0,1] pixel units; the denoiser should be trained for it.
@@ -22,17 +25,52 @@ class DenoisedMedianSmoothing(MedianSmoothing):
     """
 
     def __init__(
+        self, metric: Metric, sigma: float = 0.12, n: int = 1000, m: int = 101, denoiser: str = OFF_THE_SHELF
+    ) -> None:
+        super().__init__(metric, sigma, n, m, denoiser)
+
+
+@register_defense("diffusion-denoised-median-smoothing")
+class DiffusionDenoisedMedianSmoothing(MedianSmoothing):
+    """Median of metric(one diffusion step(noisy image)) (Carlini et al. 2023), for any noise level the model covers.
+
+    Args:
+        sigma: noise level in [0,1] pixel units; the model's step is chosen by it.
+        n: draws for a certificate.
+        m: draws for a deployed score.
+        denoiser: name of a shipped diffusion model, or the path of its safetensors file.
+    """
+
+    def __init__(
+        self, metric: Metric, sigma: float = 0.12, n: int = 1000, m: int = 101, denoiser: str = "diffusion-light"
+    ) -> None:
+        super().__init__(metric, sigma, n, m, denoiser)
+
+
+@register_defense("denoised-score-bins")
+class DenoisedScoreBins(ScoreBins):
+    """Most likely bin of metric(denoiser(noisy image)).
+
+    Args:
+        sigma: noise level in [0,1] pixel units; the denoiser should be trained for it.
+        n0: draws that choose the bin.
+        n: draws that certify it.
+        m: draws for a deployed score.
+        bins: bins of equal width between the ends of the range; two open ones lie outside.
+        low, high: the range; none for the metric's declared one.
+        denoiser: name of a shipped denoiser, or the path of a safetensors file.
+    """
+
+    def __init__(
         self,
         metric: Metric,
         sigma: float = 0.12,
+        n0: int = 100,
         n: int = 1000,
         m: int = 101,
-        denoiser: str = "light-s0.12",
+        bins: int = 10,
+        low: float | None = None,
+        high: float | None = None,
+        denoiser: str = OFF_THE_SHELF,
     ) -> None:
-        super().__init__(metric, sigma, n, m)
-        device = next((p.device for p in metric.parameters()), torch.device("cpu"))
-        self.denoiser = load_denoiser(denoiser).to(device)
-
-    def base_score(self, noisy: torch.Tensor) -> torch.Tensor:
-        """Scores (b,) of the denoised images."""
-        return self.metric(self.denoiser(noisy))
+        super().__init__(metric, sigma, n0, n, m, bins, low, high, denoiser)

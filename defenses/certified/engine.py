@@ -1,40 +1,114 @@
-"""The sampling engine: scores of an image under Gaussian noise, in memory that does not grow with their number."""
+"""The sampling engine: scores of images under Gaussian noise, in memory that does not grow with their number."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import io
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from ...bench.api import Progress
+from ...bench.files import write_atomically
 from ...bench.objective import MAX_PIXELS
 from ...bench.seeds import Streams
 
+SAVE_EVERY = 10.0
+"""Seconds of sampling that an interruption may cost where the draws are kept."""
+
+
+class Kept(NamedTuple):
+    """Draws of one image so far, and where its stream stands after them."""
+
+    draws: np.ndarray
+    state: torch.Tensor
+
+
+class Shelf:
+    """A folder of draws, one file an image and noisy metric; what cannot be read is drawn again.
+
+    Args:
+        folder: made if it does not exist.
+        identity: all that decides a draw except the image: metric, noise, code, seed.
+        keys: content keys of the images.
+    """
+
+    def __init__(self, folder: Path, identity: str, keys: Sequence[str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        digests = [hashlib.sha256(f"{identity}\x1f{key}".encode()).hexdigest()[:32] for key in keys]
+        self._paths = [folder / f"{digest}.npz" for digest in digests]
+
+    def load(self, i: int) -> Kept | None:
+        """What is kept of image i, or None."""
+        try:
+            with np.load(self._paths[i], allow_pickle=False) as file:
+                draws, state = file["draws"], file["state"]
+                whole = hashlib.sha256(draws.tobytes() + state.tobytes()).digest() == file["digest"].tobytes()
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        return Kept(draws, torch.from_numpy(state)) if whole and draws.ndim == 1 else None
+
+    def save(self, i: int, kept: Kept) -> None:
+        """Keep the draws of image i, atomically; raises `BadData` when the disk is full."""
+        state = kept.state.numpy()
+        digest = hashlib.sha256(kept.draws.tobytes() + state.tobytes()).digest()
+        buffer = io.BytesIO()
+        np.savez(buffer, draws=kept.draws, state=state, digest=np.frombuffer(digest, dtype=np.uint8))
+        write_atomically(self._paths[i], buffer.getvalue())
+
 
 def sample_scores(
-    score: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, sigma: float, n: int, rng: Streams
+    score: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    sigma: float,
+    n: int,
+    rng: Streams,
+    shelf: Shelf | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Draw n samples of `score(x + sigma G)` for each image.
 
-    Batches are cut along the draws of one image, in a size that depends on the image's size alone: the samples are
-    the same whatever else is in the batch, and however the images were grouped.
+    A batch holds draws of one image, or all draws of several where n is small. Its noise comes from the streams of its
+    images, so the samples do not depend on how images are grouped, up to the network's float rounding in batches of
+    another size (relative 1e-6).
 
     Args:
         score: (b,3,H,W) noisy images, not clamped, to (b,) scores.
         x: (B,3,H,W) in [0,1].
         sigma: noise level in [0,1] pixel units.
         n: draws an image.
-        rng: one stream an image.
+        rng: one stream an image, at its beginning.
+        shelf: where draws are kept; those that are there are not drawn again.
+        progress: called after each batch.
 
     Returns:
         (B,n) float64, in the order of the draws.
     """
-    samples = np.empty((x.shape[0], n))
-    chunk = max(1, MAX_PIXELS // (x.shape[2] * x.shape[3]))
-    for i in range(x.shape[0]):
-        image, stream = x[i : i + 1], rng[i : i + 1]
-        for start in range(0, n, chunk):
-            draws = min(chunk, n - start)
-            noisy = stream.normal(image, draws)[:, 0].mul_(sigma).add_(image)
-            samples[i, start : start + draws] = score(noisy).double().cpu().numpy()
+    samples = np.empty((len(x), n))
+    most = max(1, MAX_PIXELS // (x.shape[2] * x.shape[3]))
+    together = max(1, most // n) if shelf is None else 1
+    for first in range(0, len(x), together):
+        part = slice(first, min(first + together, len(x)))
+        images, streams, found = x[part], rng[part], samples[part]
+        begin = 0
+        if shelf is not None and (kept := shelf.load(first)) is not None:
+            begin = min(len(kept.draws), n)
+            found[0, :begin] = kept.draws[:begin]
+            streams.generators[0].set_state(kept.state)
+        saved = time.monotonic()
+        for start in range(begin, n, most):
+            stop = min(start + most, n)
+            noisy = streams.normal(images, stop - start).mul_(sigma).add_(images)
+            scores = score(noisy.flatten(0, 1)).double().cpu().numpy()
+            found[:, start:stop] = scores.reshape(stop - start, len(images)).T
+            if progress is not None:
+                progress(first * n + stop * len(images), n * len(x))
+            if shelf is not None and (stop == n or time.monotonic() - saved > SAVE_EVERY):
+                shelf.save(first, Kept(found[0, :stop].copy(), streams.generators[0].get_state()))
+                saved = time.monotonic()
     return samples

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
-from ...bench.api import Certificate, DefendedMetric, Estimate, Metric, check_finite
-from ...bench.errors import BadParameter
+from ...bench.api import Decision, Metric
 from ...bench.registry import register_defense
-from ...bench.seeds import Streams
-from .order_stats import deployed_level, median, quantile_interval, shifted_levels
-from .sampling import sample_scores
-
-MOST_DRAWS = 10_000_000
-INTERVAL_ERROR = 0.001
-"""Error probability of the interval that goes with a deployed score, used to judge violations."""
+from .decide import decide_quantile
+from .smoothed import Bounds, Draws, Question, Smoothed
+from .stats.bands import dkw_margin
+from .stats.order import deployed_level, median, pick, quantile_bounds, shifted_levels
 
 
 @register_defense("median-smoothing")
-class MedianSmoothing(DefendedMetric):
+class MedianSmoothing(Smoothed):
     """Median of the metric under Gaussian noise; l2-certified by order statistics.
 
     Deployed is the median of m fresh draws. Two certificates: `population` bounds the exact median, `deployed` the
@@ -30,70 +24,51 @@ class MedianSmoothing(DefendedMetric):
         sigma: noise level in [0,1] pixel units.
         n: draws for a certificate.
         m: draws for a deployed score.
+        denoiser: denoiser between noise and metric; none for none.
     """
 
-    randomised = True
-    certified_norm = "l2"
+    def __init__(
+        self, metric: Metric, sigma: float = 0.12, n: int = 1000, m: int = 101, denoiser: str | None = None
+    ) -> None:
+        super().__init__(metric, sigma, n, m, denoiser)
 
-    def __init__(self, metric: Metric, sigma: float = 0.12, n: int = 1000, m: int = 101) -> None:
-        super().__init__(metric)
-        if sigma <= 0:
-            raise BadParameter(f"median smoothing with sigma={sigma}: expected a noise level > 0, in [0,1] pixel units")
-        if not (1 <= n <= MOST_DRAWS and 1 <= m <= MOST_DRAWS):
-            raise BadParameter(f"median smoothing with n={n}, m={m}: expected 1 to {MOST_DRAWS:,} draws each")
-        self.sigma, self.n, self.cost = sigma, n, m
+    def statistic(self, draws: np.ndarray) -> np.ndarray:
+        """Median (B,) of draws (B,k), the mean of the two middle ones for an even k."""
+        return median(np.sort(draws, axis=1))
 
-    def base_score(self, noisy: torch.Tensor) -> torch.Tensor:
-        """The function f that is smoothed: noisy images (b,3,H,W), not clamped, to scores (b,)."""
-        return self.metric(noisy)
+    def interval(self, draws: Draws, error: float) -> tuple[np.ndarray, np.ndarray]:
+        """Order statistics around the median."""
+        lo, hi = quantile_bounds(draws.ordered, 0.5, 0.5, error)
+        return lo[:, 0], hi[:, 0]
 
-    def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
-        ordered = self._samples(x, self.cost, rng)
-        lo, hi = quantile_interval(ordered, (0.5, 0.5), INTERVAL_ERROR)
-        return Estimate(median(ordered), lo, hi)
+    def bounds(self, draws: Draws, ask: Question) -> Bounds:
+        """Order statistics at the shifted levels (Chiang et al. 2020, theorem 1 and appendix)."""
+        sampling, upper = self.split(ask)
+        levels = shifted_levels(ask.eps, self.sigma, 1 - upper, upper)
+        if ask.coverage == "dkw":
+            margin, n = dkw_margin(draws.n, sampling / 2), draws.n
+            # The two sides mirror each other; the small term keeps rounding on the safe side.
+            above = np.clip(np.ceil(n * (levels[1] + margin) + 1e-9), 1, n + 1).astype(int)
+            return Bounds(pick(draws.ordered, n + 1 - above, self.ends), pick(draws.ordered, above, self.ends), "dkw")
+        return Bounds(*quantile_bounds(draws.ordered, *levels, sampling, self.ends), ask.coverage)
 
-    def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
-        """(draws,B) single-draw scores, differentiable through noise, and denoiser where there is one."""
-        noisy = rng.normal(x, draws).mul_(self.sigma) + x
-        return self.base_score(noisy.flatten(0, 1)).reshape(draws, x.shape[0])
+    def split(self, ask: Question) -> tuple[float, float]:
+        """Error for the certification draws (per eps), and the upper one of the two levels that are moved by eps.
 
-    def _certify(self, x: torch.Tensor, eps: tuple[float, ...], alpha: float, rng: Streams, family: int) -> Certificate:
-        ordered = self._samples(x, self.n, rng)
-        joint = self._both(ordered, eps, alpha / family) if family > 1 else None
-        return replace(self._both(ordered, eps, alpha), family=joint)
+        Population: all of alpha, and the median. Deployed: a union bound, alpha/2 for the certification draws and
+        alpha/4 a side for the m fresh ones.
+        """
+        parts = len(ask.eps) if ask.coverage == "bonferroni" else 1
+        if not ask.deployed:
+            return ask.alpha / parts, 0.5
+        return ask.alpha / 2 / parts, deployed_level(self.cost, ask.alpha / 4)
 
-    def _both(self, ordered: np.ndarray, eps: tuple[float, ...], alpha: float) -> Certificate:
-        """Population certificate with the deployed one from the same draws."""
-        # Union bound for the latter: alpha/2 for the certification draws, alpha/4 a side for the deployed median.
-        upper = deployed_level(self.cost, alpha / 4)
-        deployed = self._bounds("deployed", ordered, eps, alpha, alpha / 2, upper)
-        return replace(self._bounds("population", ordered, eps, alpha, alpha, 0.5), deployed=deployed)
+    def advice(self, ask: Question) -> tuple[str, ...]:
+        """Which eps are out of reach."""
+        sampling, upper = self.split(ask)
+        return () if np.isfinite(self.ends).all() else self.out_of_reach(ask, sampling / 2, upper)
 
-    def _bounds(
-        self, kind: str, ordered: np.ndarray, eps: tuple[float, ...], alpha: float, sampling_alpha: float, upper: float
-    ) -> Certificate:
-        """Certificate of one kind: the `upper`- and (1 - `upper`)-quantile shifted by each eps."""
-        ends = self.metric.score_range if self.metric.bounded and self.metric.score_range else (-np.inf, np.inf)
-        pairs = [
-            quantile_interval(ordered, shifted_levels(e, self.sigma, 1 - upper, upper), sampling_alpha, ends)
-            for e in eps
-        ]
-        lo, hi = (np.stack(side, axis=1) for side in zip(*pairs, strict=True))
-        return Certificate(
-            kind=kind,
-            norm="l2",
-            eps=eps,
-            score=median(ordered),
-            lo=lo,
-            hi=hi,
-            n=self.n,
-            alpha=alpha,
-            sigma=self.sigma,
-            spread=ordered.std(axis=1, ddof=1) if self.n > 1 else np.full(len(ordered), np.nan),
-            lower_better=self.metric.lower_better,
-        )
-
-    def _samples(self, x: torch.Tensor, n: int, rng: Streams) -> np.ndarray:
-        samples = sample_scores(self.base_score, x, self.sigma, n, rng)
-        check_finite(samples, self.metric.spec)
-        return np.sort(samples, axis=1)
+    def _decide(self, x: torch.Tensor, eps: float, tau: float, alpha: float, seed: int, kind: str) -> Decision:
+        sampling, upper = self.split(Question(np.array([eps]), alpha, kind == "deployed", "pointwise"))
+        level = float(shifted_levels(eps, self.sigma, 1 - upper, upper)[1])
+        return decide_quantile(self, x, eps, tau, level, sampling / 2, alpha, seed, kind)

@@ -63,3 +63,12 @@ class NoGradient(Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) to (B,)."""
         return super().forward(x).detach()
+
+
+@register_metric("wave")
+class Wave(Linear):
+    """sin of a steep linear function: noise turns it into a uniform phase, so its smoothed median does not move."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) to (B,)."""
+        return torch.sin(100 * super().forward(x))

@@ -1,0 +1,231 @@
+"""What all sampled certificates share: noisy scores, one pool of draws, two certificates, advice."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ...bench.api import Certificate, CertifyRequest, DefendedMetric, Estimate, Metric, check_finite
+from ...bench.errors import BadParameter
+from ...bench.registry import code_digest, identity_of, package_versions
+from ...bench.seeds import Role, Streams
+from ..denoisers import load_denoiser
+from .engine import Shelf, sample_scores
+from .stats.order import largest_shift, samples_needed
+
+MOST_DRAWS = 10_000_000
+INTERVAL_ERROR = 0.001
+"""Error probability of the interval that goes with a deployed score, used to judge violations."""
+
+
+class Draws:
+    """Scores of noisy images (B,n) in the order in which they were drawn, sorted when first asked for."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+        self._ordered: np.ndarray | None = None
+
+    @property
+    def n(self) -> int:
+        """Draws an image."""
+        return self.values.shape[1]
+
+    @property
+    def ordered(self) -> np.ndarray:
+        """(B,n) ascending."""
+        if self._ordered is None:
+            self._ordered = np.sort(self.values, axis=1)
+        return self._ordered
+
+    def __getitem__(self, part: slice) -> Draws:
+        """Some of the draws."""
+        return Draws(self.values[:, part])
+
+
+class Bounds(NamedTuple):
+    """Bounds (B,E), how they hold over the grid of eps, and (B,) where the method gave no answer, if it may."""
+
+    lo: np.ndarray
+    hi: np.ndarray
+    coverage: str
+    abstained: np.ndarray | None = None
+
+
+class Question(NamedTuple):
+    """What is asked of a method: eps (E,), error probability, kind of certificate, coverage over the grid."""
+
+    eps: np.ndarray
+    alpha: float
+    deployed: bool
+    coverage: str
+
+
+class Smoothed(DefendedMetric):
+    """A statistic of the metric's scores under Gaussian noise, l2-certified from samples.
+
+    A subclass says what the statistic is and how it is bounded. Everything behind the noise (a denoiser, the clamping
+    of scores to a range) belongs to the function that is smoothed and leaves the theorems intact; the noise is added to
+    the raw image, which is never clamped before.
+
+    Args:
+        metric: the metric inside.
+        sigma: noise level in [0,1] pixel units.
+        n: draws for a certificate.
+        m: draws for a deployed score.
+        denoiser: denoiser between the noise and the metric, or None.
+    """
+
+    randomised = True
+    certified_norm = "l2"
+
+    def __init__(self, metric: Metric, sigma: float, n: int, m: int, denoiser: str | None = None) -> None:
+        super().__init__(metric)
+        if not (sigma > 0 and np.isfinite(sigma)):
+            raise BadParameter(f"{self._name} with sigma={sigma}: expected a noise level > 0, in [0,1] pixel units")
+        if not (1 <= n <= MOST_DRAWS and 1 <= m <= MOST_DRAWS):
+            raise BadParameter(f"{self._name} with n={n}, m={m}: expected 1 to {MOST_DRAWS:,} draws each")
+        self.sigma, self.n, self.cost, self._denoiser_name = float(sigma), n, m, denoiser
+        device = next((p.device for p in metric.parameters()), torch.device("cpu"))
+        self.denoiser = None if denoiser is None else load_denoiser(denoiser, sigma).to(device)
+
+    def base_score(self, noisy: torch.Tensor) -> torch.Tensor:
+        """The function that is smoothed: noisy images (b,3,H,W), not clamped, to scores (b,)."""
+        return self.metric(noisy if self.denoiser is None else self.denoiser(noisy))
+
+    @abstractmethod
+    def statistic(self, draws: np.ndarray) -> np.ndarray:
+        """The deployed score (B,) of draws (B,k); of many draws it is the exact smoothed score."""
+
+    def population(self, quantiles: np.ndarray) -> np.ndarray:
+        """The exact smoothed score (B,) of a distribution, given as evenly spaced quantiles (B,k)."""
+        return self.statistic(quantiles)
+
+    @abstractmethod
+    def interval(self, draws: Draws, error: float) -> tuple[np.ndarray, np.ndarray]:
+        """Interval (B,), (B,) for the exact smoothed score, wrong with probability <= error."""
+
+    @abstractmethod
+    def bounds(self, draws: Draws, ask: Question) -> Bounds:
+        """The certificate from n draws."""
+
+    @property
+    def total_draws(self) -> int:
+        """Draws that a certificate takes, all included."""
+        return self.n
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """What a bound is where no sample is one: the end of a range that cannot be left, or infinity."""
+        return self.metric.score_range if self.metric.bounded and self.metric.score_range else (-np.inf, np.inf)
+
+    def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
+        """(draws,B) single-draw scores, differentiable through noise, and denoiser where there is one."""
+        noisy = rng.normal(x, draws).mul_(self.sigma) + x
+        return self.base_score(noisy.flatten(0, 1)).reshape(draws, x.shape[0])
+
+    def aggregate(self, scores: torch.Tensor) -> torch.Tensor:
+        """The statistic of draws (k,B)."""
+        return torch.from_numpy(self.statistic(scores.detach().double().cpu().numpy().T))
+
+    def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
+        draws = self._checked(sample_scores(self.base_score, x, self.sigma, self.cost, rng))
+        return Estimate(self.statistic(draws.values), *self.interval(draws, INTERVAL_ERROR))
+
+    def _certify(self, request: CertifyRequest) -> Certificate:
+        shelf = None
+        if request.pool is not None:
+            shelf = Shelf(request.pool, self._draw_identity(request.seed), request.keys)
+        samples = sample_scores(
+            self.base_score, request.x, self.sigma, self.total_draws, request.streams(), shelf, request.progress
+        )
+        draws = self._checked(samples)
+        joint = self._both(draws, request, request.alpha / request.family) if request.family > 1 else None
+        return replace(self._both(draws, request, request.alpha), family=joint)
+
+    def _both(self, draws: Draws, request: CertifyRequest, alpha: float) -> Certificate:
+        """Population certificate with the deployed one from the same draws."""
+        eps, coverage = request.eps, request.coverage
+        deployed = self._certificate(draws, Question(eps, alpha, True, coverage))
+        return replace(self._certificate(draws, Question(eps, alpha, False, coverage)), deployed=deployed)
+
+    def _certificate(self, draws: Draws, ask: Question) -> Certificate:
+        found = self.bounds(draws, ask)
+        spread = draws.values.std(axis=1, ddof=1) if draws.n > 1 else np.full(len(draws.values), np.nan)
+        return Certificate(
+            kind="deployed" if ask.deployed else "population",
+            norm="l2",
+            eps=tuple(ask.eps.tolist()),
+            score=self.reference(draws),
+            lo=found.lo,
+            hi=found.hi,
+            n=draws.n,
+            alpha=ask.alpha,
+            sigma=self.sigma,
+            spread=spread,
+            lower_better=self.metric.lower_better,
+            coverage=found.coverage,
+            abstained=found.abstained,
+            notes=(*self.advice(ask), *_constant(spread), *self._wrong_denoiser()),
+        )
+
+    def reference(self, draws: Draws) -> np.ndarray:
+        """Point estimate (B,) that goes with a certificate."""
+        return self.statistic(draws.values)
+
+    def advice(self, ask: Question) -> tuple[str, ...]:
+        """Sentences about eps that the draws cannot reach; methods on a bounded range have none."""
+        return ()
+
+    def out_of_reach(self, ask: Question, error: float, level: float) -> tuple[str, ...]:
+        """A sentence for the largest eps if n draws cannot bound the `level`-quantile that it moves."""
+        worst = float(ask.eps.max())
+        reach = largest_shift(self.n, error, level)
+        if worst / self.sigma <= reach:
+            return ()
+        needed = samples_needed(worst / self.sigma, error, level)
+        what = f"n >= {needed:,.0f} draws would do" if needed <= MOST_DRAWS else "no feasible number of draws would do"
+        kind = "deployed" if ask.deployed else "population"
+        return (
+            f"{kind} bound at eps {worst:g} is infinite: n={self.n} draws at sigma {self.sigma:g} and alpha "
+            f"{ask.alpha:g} reach eps {max(0.0, reach * self.sigma):.3g} at most; {what}, or a larger sigma",
+        )
+
+    def _wrong_denoiser(self) -> tuple[str, ...]:
+        trained = getattr(self.denoiser, "trained_sigma", None)
+        if trained is None or np.isclose(trained, self.sigma, rtol=0.05):
+            return ()
+        return (
+            f"denoiser {self._denoiser_name!r} was trained for sigma {trained:g}, not for {self.sigma:g}: the "
+            "certificate holds, but scores under noise are worse than they need be",
+        )
+
+    def _draw_identity(self, seed: int) -> str:
+        """All that decides a draw except the image. Methods that only differ in the statistic share their draws."""
+        shares = type(self).base_score is Smoothed.base_score
+        own = None if shares else identity_of("defense", self.spec)
+        denoiser = identity_of("defense", f"denoised-median-smoothing[denoiser={self._denoiser_name}]")
+        parts = [code_digest(), package_versions(), identity_of("metric", self.metric.spec), own, self.sigma,
+                 denoiser if self.denoiser is not None else None, seed, Role.CERTIFICATION.value]  # fmt: skip
+        return json.dumps(parts)
+
+    def _checked(self, samples: np.ndarray) -> Draws:
+        check_finite(samples, self.metric.spec)
+        return Draws(samples)
+
+    @property
+    def _name(self) -> str:
+        return "".join(f" {c.lower()}" if c.isupper() else c for c in type(self).__name__).strip()
+
+
+def _constant(spread: np.ndarray) -> tuple[str, ...]:
+    if not (spread == 0).any():
+        return ()
+    return (
+        f"the metric gave one and the same score under noise for {int((spread == 0).sum())} of {len(spread)} images: a "
+        "constant is certified trivially; look at SROCC before believing the bound",
+    )
