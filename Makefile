@@ -4,10 +4,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install install-dev demo test lint types clean
+.PHONY: help install install-dev demo test soundness lint types clean
 
 help:
 	@echo "make demo   install, run the quick suite on the embedded data, print the board (minutes)"
+	@echo "make soundness   hold every certified method against known truths and attacks (minutes)"
 	@echo "make test   install, then lint, types and fast tests"
 
 # The stamps depend on what decides the environment; a changed pyproject.toml installs again.
@@ -30,6 +31,9 @@ install-dev: $(VENV)/stamp-dev
 
 demo: install
 	$(VENV)/bin/robustiqa run --suite quick --out runs/quick
+
+soundness: install
+	$(VENV)/bin/robustiqa soundness
 
 lint: install-dev
 	$(VENV)/bin/ruff check .

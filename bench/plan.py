@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from .api import DefendedMetric, Direction, Norm, Threat
+from .api import Coverage, DefendedMetric, Direction, Norm, Threat
 from .build import load_attack, load_defense
 from .datasets import Dataset, load_dataset
+from .errors import Incompatible
 from .metrics import load_metric
-from .registry import code_digest, registry
+from .registry import code_digest, identity_of, package_versions, registry
 from .spec import parse_spec
 from .store import SCHEMA_VERSION
 from .suite import AttackEntry, Suite
@@ -37,6 +36,7 @@ class Cell:
     eps: tuple[float, ...] = ()
     direction: Direction | None = None
     alpha: float | None = None
+    coverage: Coverage | None = None
     family: int = 1
     id: str = ""
 
@@ -81,6 +81,14 @@ def unique(kind: str, texts: Sequence[str]) -> list[str]:
     return list(found.values())
 
 
+def combinations(suite: Suite) -> dict[str, list[str]]:
+    """The defences that are asked for behind each metric, canonical."""
+    found = {metric: [*suite.defenses] for metric in unique("metric", suite.metrics)}
+    for pair in suite.pairs:
+        found.setdefault(canonical("metric", pair.metric), []).append(pair.defense)
+    return {metric: unique("defense", names) for metric, names in found.items()}
+
+
 def make_plan(suite: Suite) -> Plan:
     """Cells of a suite: per data set, metric and defence first the clean scores, then certificates, then attacks.
 
@@ -91,11 +99,14 @@ def make_plan(suite: Suite) -> Plan:
     for dataset_text in unique("dataset", suite.datasets):
         dataset = load_dataset(dataset_text)
         dataset_name = canonical("dataset", dataset_text)
-        for metric_text in unique("metric", suite.metrics):
+        for metric_text, names in combinations(suite).items():
             metric = load_metric(metric_text)
-            names = unique("defense", suite.defenses)
             for defense in unique("defense", ("none", *names)):
-                g = load_defense(defense, metric)
+                try:
+                    g = load_defense(defense, metric)
+                except Incompatible as error:
+                    skipped.append((f"{defense} on {metric.spec}", str(error)))
+                    continue
                 base = {"metric": metric.spec, "defense": defense, "dataset": dataset_name, "seed": suite.seed}
                 for job in _jobs(suite, g, len(dataset), defense in names, skipped):
                     cells += _cut(base | job, suite.chunk, dataset)
@@ -112,7 +123,11 @@ def _jobs(
         return
     if suite.certify and g.certified_norm:
         entry = suite.certify
-        yield {"kind": "certify", "eps": entry.eps, "alpha": entry.alpha, "norm": g.certified_norm, "family": images}
+        job = {"kind": "certify", "alpha": entry.alpha, "coverage": entry.coverage, "family": images}
+        if budgets := entry.budgets(g.certified_norm):
+            yield job | {"norm": g.certified_norm, "eps": budgets}
+        else:
+            skipped.append((f"certificate of {g.spec}", f"the suite's `certify` has no {g.certified_norm} budgets"))
     for entry in suite.attacks:
         if not _applies(entry, g):
             continue
@@ -146,11 +161,11 @@ def _cut(job: dict[str, Any], chunk: int, dataset: Dataset) -> Iterator[Cell]:
     identity = {
         "schema": SCHEMA_VERSION,
         "code": code_digest(),
-        "packages": [importlib.metadata.version(name) for name in ("torch", "kornia", "pillow", "scipy")],
-        "dataset_plugin": _identity("dataset", job["dataset"]),
-        "metric": _identity("metric", job["metric"]),
-        "defense": _identity("defense", job["defense"]),
-        "attack": _identity("attack", job["attack"]) if "attack" in job else None,
+        "packages": package_versions(),
+        "dataset_plugin": identity_of("dataset", job["dataset"]),
+        "metric": identity_of("metric", job["metric"]),
+        "defense": identity_of("defense", job["defense"]),
+        "attack": identity_of("attack", job["attack"]) if "attack" in job else None,
         "dataset": dataset.content_hash,
     }
     for start in range(0, len(dataset), chunk):
@@ -158,17 +173,6 @@ def _cut(job: dict[str, Any], chunk: int, dataset: Dataset) -> Iterator[Cell]:
         parts = asdict(cell) | {"id": "", "identity": identity}
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
         yield Cell(**{**vars(cell), "id": f"{_slug(cell)}-{digest}"})
-
-
-def _identity(kind: str, text: str) -> str:
-    """Plug-in with version, parameters, declarations, and the hashes of its source and of files that it is given."""
-    plugin, spec, parameters = registry.resolve(kind, text)
-    files = [
-        hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
-        for value in parameters.values()
-        if isinstance(value, str) and value and Path(value).is_file()
-    ]
-    return f"{plugin.identity(spec)}@{plugin.source_hash}{sorted(plugin.meta.items())}{files}"
 
 
 def _slug(cell: Cell) -> str:

@@ -74,7 +74,7 @@ def code_digest() -> str:
     price: results are not reused over a change of code that would not have mattered.
     """
     root = Path(__file__).parents[1]
-    unrelated = {"cli", "training", "suites", "__pycache__"}
+    unrelated = {"checks", "cli", "training", "suites", "__pycache__"}
     digest = hashlib.sha256()
     for package in ("attacks", "bench", "defenses"):
         for path in sorted((root / package).rglob("*")):
@@ -185,7 +185,11 @@ def resolve_target(target: str) -> Any:
 
 
 _BUILTIN = {
-    "metric": {"tiny-iqa": "bench.metrics.tiny_iqa"},
+    "metric": {
+        "tiny-iqa": "bench.metrics.tiny_iqa",
+        "lip-iqa": "bench.metrics.lip_iqa",
+        "ibp-iqa": "bench.metrics.ibp_iqa",
+    },
     "dataset": {
         "photos": "bench.datasets.photos",
         "clive": "bench.datasets.clive",
@@ -197,6 +201,17 @@ _BUILTIN = {
         "gaussian-blur": "defenses.purification.blur",
         "median-smoothing": "defenses.certified.median",
         "denoised-median-smoothing": "defenses.certified.denoised",
+        "diffusion-denoised-median-smoothing": "defenses.certified.denoised",
+        "fixed-noise-median-smoothing": "defenses.certified.fixed_noise",
+        "mean-smoothing": "defenses.certified.mean",
+        "cdf-mean-smoothing": "defenses.certified.cdf_mean",
+        "trimmed-mean-smoothing": "defenses.certified.l_estimator",
+        "l-estimator-smoothing": "defenses.certified.l_estimator",
+        "score-bins": "defenses.certified.bins",
+        "denoised-score-bins": "defenses.certified.denoised",
+        "center-smoothing": "defenses.certified.center",
+        "lipschitz": "defenses.certified.deterministic",
+        "interval-bounds": "defenses.certified.deterministic",
     },
     "attack": {
         "random-noise": "attacks.random_noise",
@@ -208,6 +223,22 @@ _BUILTIN = {
     },
 }
 registry = Registry({k: {n: f"{PACKAGE}.{m}" for n, m in v.items()} for k, v in _BUILTIN.items()})
+
+
+def identity_of(kind: str, text: str) -> str:
+    """Plug-in with version, parameters, declarations, and the hashes of its source and of files that it is given."""
+    plugin, spec, parameters = registry.resolve(kind, text)
+    files = [
+        hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
+        for value in parameters.values()
+        if isinstance(value, str) and value and Path(value).is_file()
+    ]
+    return f"{plugin.identity(spec)}@{plugin.source_hash}{sorted(plugin.meta.items())}{files}"
+
+
+def package_versions() -> list[str]:
+    """Versions of the packages that decide scores."""
+    return [importlib.metadata.version(name) for name in ("torch", "kornia", "pillow", "scipy")]
 
 
 def register_metric(

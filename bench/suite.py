@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from .api import Direction, Norm, Threat
+from .api import Coverage, Direction, Norm, Threat
 from .errors import BadParameter, BadSuite, UnknownName
 
 _EPS = re.compile(r"(?P<above>\d*\.?\d+(?:e[+-]?\d{1,3})?)(?:/(?P<below>\d{1,9}(?:\.\d+)?))?", re.IGNORECASE)
@@ -64,11 +64,27 @@ class AttackEntry(_Strict):
         return [Threat(norm, eps) for norm, budgets in norms for eps in budgets]
 
 
-class CertifyEntry(_Strict):
-    """Where the certified defences are certified."""
+Budgets = Annotated[tuple[Eps, ...], AfterValidator(lambda v: tuple(sorted(set(v))))]
 
-    eps: Annotated[tuple[Eps, ...], Field(min_length=1), AfterValidator(lambda v: tuple(sorted(set(v))))]
+
+class CertifyEntry(_Strict):
+    """Where the certified defences are certified: l2 budgets `eps`, and `linf` ones for methods of that norm."""
+
+    eps: Annotated[Budgets, Field(min_length=1)]
+    linf: Budgets = ()
     alpha: float = Field(default=0.001, gt=0, lt=1)
+    coverage: Coverage = "pointwise"
+
+    def budgets(self, norm: Norm) -> tuple[float, ...]:
+        """The budgets in a norm."""
+        return self.eps if norm == "l2" else self.linf
+
+
+class Pair(_Strict):
+    """One metric with one defence, beside the product of the suite's lists."""
+
+    metric: str
+    defense: str
 
 
 class Headline(_Strict):
@@ -80,7 +96,7 @@ class Headline(_Strict):
 
 
 class Suite(_Strict):
-    """A benchmark: every metric behind every defence, on every data set, under every attack."""
+    """A benchmark: every metric behind every defence, and the `pairs`, on every data set, under every attack."""
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     name: str
@@ -88,6 +104,7 @@ class Suite(_Strict):
     metrics: tuple[str, ...] = Field(min_length=1)
     defenses: tuple[str, ...] = Field(min_length=1)
     datasets: tuple[str, ...] = Field(min_length=1)
+    pairs: tuple[Pair, ...] = ()
     attacks: tuple[AttackEntry, ...] = ()
     certify: CertifyEntry | None = None
     headline: Headline = Headline()
@@ -97,10 +114,15 @@ class Suite(_Strict):
     def override(
         self, metrics: tuple[str, ...], defenses: tuple[str, ...], datasets: tuple[str, ...], attacks: tuple[str, ...]
     ) -> Suite:
-        """The suite with some of its lists replaced; an attack named here takes the threats of all entries."""
+        """The suite with some of its lists replaced; an attack named here takes the threats of all entries.
+
+        Other metrics or defences than the suite's leave its pairs out.
+        """
         changes: dict[str, Any] = {
             key: value for key, value in (("metrics", metrics), ("defenses", defenses), ("datasets", datasets)) if value
         }
+        if metrics or defenses:
+            changes["pairs"] = ()
         if attacks:
             old = self.attacks
             budgets = {n: tuple(sorted({e for a in old for e in getattr(a, n)})) for n in ("linf", "l2")}
@@ -158,7 +180,8 @@ def _explain(text: str, error: ValidationError) -> UnknownName | BadSuite:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        models: dict[str, type[BaseModel]] = {"attacks": AttackEntry, "certify": CertifyEntry, "headline": Headline}
+        models: dict[str, type[BaseModel]] = {"attacks": AttackEntry, "certify": CertifyEntry, "headline": Headline,
+                                              "pairs": Pair}  # fmt: skip
         *outer, key = first["loc"]
         model = models.get(str(outer[0]), Suite) if outer else Suite
         known = [field.alias or name for name, field in model.model_fields.items()]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from .api import DefendedMetric, Estimate, Metric, Threat
+from .api import DefendedMetric, Estimate, Metric, Progress, Threat
 from .build import load_attack, load_defense
 from .datasets import Dataset, Item, load_dataset
 from .errors import RobustIQAError
@@ -20,10 +21,17 @@ Row = dict[str, Any]
 
 
 class Worker:
-    """Runs cells one after the other and keeps what they share: the last metric, defence, data set and clean scores."""
+    """Runs cells one after the other and keeps what they share: the last metric, defence, data set and clean scores.
 
-    def __init__(self, device: str = "cpu") -> None:
-        self.device = device
+    Args:
+        device: torch device.
+        pool: folder that keeps certification draws, so that an interrupted certificate goes on, and methods that only
+            differ in the statistic share them; None keeps none.
+        progress: told how far the draws of the present certificate are.
+    """
+
+    def __init__(self, device: str = "cpu", pool: Path | None = None, progress: Progress | None = None) -> None:
+        self.device, self.pool, self.progress = device, pool, progress
         self._datasets: dict[str, Dataset] = {}
         self._metrics: dict[str, Metric] = {}
         self._defended: tuple[tuple[str, str], DefendedMetric] | None = None
@@ -76,7 +84,10 @@ class Worker:
 
     def _certify(self, cell: Cell, g: DefendedMetric, x: torch.Tensor) -> list[list[Row]]:
         assert cell.alpha is not None
-        population = g.certify(x, cell.eps, cell.alpha, cell.seed, family=cell.family)
+        population = g.certify(
+            x, cell.eps, cell.alpha, cell.seed, cell.family,
+            coverage=cell.coverage or "pointwise", pool=self.pool, progress=self.progress,
+        )  # fmt: skip
         joint = population.family or population
         certificates = [(population, joint)]
         if population.deployed is not None and joint.deployed is not None:
@@ -86,7 +97,8 @@ class Worker:
                 {
                     "certificate": c.kind, "certified_norm": c.norm, "eps": eps, "n": c.n, "alpha": c.alpha,
                     "sigma": c.sigma, "score": c.score[i], "spread": c.spread[i], "lo": c.lo[i, j], "hi": c.hi[i, j],
-                    "family_lo": family.lo[i, j], "family_hi": family.hi[i, j],
+                    "family_lo": family.lo[i, j], "family_hi": family.hi[i, j], "coverage": c.coverage,
+                    "abstained": None if c.abstained is None else bool(c.abstained[i]),
                 }
                 for c, family in certificates
                 for j, eps in enumerate(c.eps)

@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..bench.images import psnr_of_l2, rms_grey_levels
+from ..bench.images import largest_l2, psnr_of_l2, rms_grey_levels
 from ..bench.measures import certified_order, krocc, plcc_logistic, srocc, violation_p
 from .empirical import largest_shift
 from .results import Group
 
 COLUMNS = (
-    "metric", "defense", "dataset", "eps", "sigma", "n", "alpha", "kind", "certified_delta_mean", "gaming_delta_mean",
-    "certified_delta_raw_mean", "noise_spread_mean", "empirical_shift_worst_mean", "empirical_shift_max",
-    "tightness_mean", "tightness_max", "violations", "violation_p", "vacuous_share", "certified_pairs", "krocc_lower",
-    "srocc_lower", "srocc_clean", "krocc_clean", "plcc_clean", "rms", "psnr", "truth", "n_ok", "n_planned",
+    "metric", "defense", "dataset", "norm", "eps", "sigma", "n", "alpha", "kind", "coverage", "certified_delta_mean",
+    "gaming_delta_mean", "certified_delta_raw_mean", "width_mean", "noise_spread_mean", "empirical_shift_worst_mean",
+    "empirical_shift_max", "tightness_mean", "tightness_max", "violations", "violation_p", "vacuous_share",
+    "abstained_share", "certified_pairs", "krocc_lower", "srocc_lower", "srocc_clean", "krocc_clean", "plcc_clean",
+    "rms", "psnr", "truth", "n_ok", "n_planned",
 )  # fmt: skip
 """Columns of `certified.csv`, in order."""
 
@@ -40,8 +41,10 @@ def _row(group: Group, eps: float, kind: str, at: pd.DataFrame) -> dict[str, Any
     norm = str(at["certified_norm"].iloc[0])
     delta = np.maximum(hi - score, score - lo)
     gaming = hi - score if group.sign > 0 else score - lo
-    shift = largest_shift(group, eps, norm)["shift"].reindex(at.index)
-    tightness = shift.to_numpy() / delta
+    found = largest_shift(group, eps, norm)["shift"].reindex(at.index)
+    shift = found.to_numpy()
+    # A bound of no width is tight if nothing moved, and violated otherwise.
+    tightness = np.divide(shift, delta, out=np.where(shift > 0, np.inf, np.nan), where=delta > 0)
     alpha = float(at["alpha"].iloc[0])
     broken, judged = _violations(group, eps, kind, at)
     order = _order(group, at)
@@ -49,22 +52,27 @@ def _row(group: Group, eps: float, kind: str, at: pd.DataFrame) -> dict[str, Any
     truth, quality = clean["truth"].to_numpy(dtype=float), clean["quality"].to_numpy()
     smallest = int((at["height"] * at["width"]).to_numpy().argmin())
     height, width = int(at["height"].iloc[smallest]), int(at["width"].iloc[smallest])
+    length = largest_l2(norm, eps, height, width)
     return {
+        "norm": norm,
         "eps": eps,
         "sigma": float(at["sigma"].iloc[0]),
         "n": int(at["n"].iloc[0]),
         "alpha": alpha,
         "kind": kind,
+        "coverage": at["coverage"].iloc[0],
         "certified_delta_mean": float(np.mean(delta)) / group.unit,
         "gaming_delta_mean": float(np.mean(gaming)) / group.unit,
         "certified_delta_raw_mean": float(np.mean(delta)),
+        "width_mean": float(np.mean(hi - lo)) / group.unit,
         "noise_spread_mean": float(at["spread"].mean()) / group.unit,
-        "empirical_shift_worst_mean": float(shift.mean()) / group.unit,
-        "empirical_shift_max": float(shift.max()) / group.unit,
-        "tightness_mean": float(np.nanmean(tightness)) if shift.notna().any() else np.nan,
-        "tightness_max": float(np.nanmax(tightness)) if shift.notna().any() else np.nan,
+        "empirical_shift_worst_mean": float(found.mean()) / group.unit,
+        "empirical_shift_max": float(found.max()) / group.unit,
+        "tightness_mean": float(np.nanmean(tightness)) if np.isfinite(tightness).any() else np.nan,
+        "tightness_max": float(np.nanmax(tightness)) if not np.isnan(tightness).all() else np.nan,
         "violations": broken,
         "violation_p": violation_p(broken, judged, alpha),
+        "abstained_share": float(at["abstained"].astype(float).mean()),
         "vacuous_share": float(np.mean(~np.isfinite(hi - lo) | (hi - lo >= group.unit))),
         "certified_pairs": order.pairs,
         "krocc_lower": order.krocc,
@@ -72,8 +80,8 @@ def _row(group: Group, eps: float, kind: str, at: pd.DataFrame) -> dict[str, Any
         "srocc_clean": srocc(quality, truth),
         "krocc_clean": krocc(quality, truth),
         "plcc_clean": plcc_logistic(quality, truth),
-        "rms": rms_grey_levels(eps, height, width),
-        "psnr": psnr_of_l2(eps, height, width),
+        "rms": rms_grey_levels(length, height, width),
+        "psnr": psnr_of_l2(length, height, width),
         "truth": group.truth_name,
         "n_ok": len(at),
         "n_planned": group.n_planned("certify"),

@@ -12,8 +12,7 @@ import pandas as pd
 
 from ..bench.errors import BadData
 from ..bench.measures import score_range
-from ..bench.plan import Cell, Plan, plan_from_json
-from ..bench.spec import parse_spec
+from ..bench.plan import Cell, Plan, combinations, plan_from_json
 from ..bench.store import Store
 from ..bench.suite import Suite
 
@@ -100,10 +99,10 @@ def read_results(root: Path) -> Results:
 
 def _groups(suite: Suite, plan: Plan, rows: pd.DataFrame) -> Iterator[Group]:
     wanted = dict.fromkeys((c.metric, c.defense, c.dataset) for c in plan.cells)
-    asked = {parse_spec(d).name for d in suite.defenses}
+    asked = combinations(suite)
     for metric, defense, dataset in wanted:
         cells = tuple(c for c in plan.cells if (c.metric, c.defense, c.dataset) == (metric, defense, dataset))
-        if defense == "none" and "none" not in asked:
+        if defense == "none" and "none" not in asked[metric]:
             continue  # planned for the unit only
         here = rows[(rows["metric"] == metric) & (rows["dataset"] == dataset)]
         plain = _ok(here[(here["defense"] == "none") & (here["kind"] == "score")])

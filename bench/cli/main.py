@@ -13,11 +13,12 @@ from ..errors import RobustIQAError, UnknownName
 _COMMANDS = {
     "list": ("listing:list_", "List metrics, defences, attacks, data sets and suites."),
     "score": ("single:score", "Score images."),
-    "certify": ("single:certify", "Certified bounds for images."),
+    "certify": ("certify:certify", "Certified bounds for images."),
     "attack": ("single:attack", "Attack images."),
     "plan": ("runs:plan", "Show what a suite would run."),
     "run": ("runs:run", "Run a suite, or go on with an interrupted run."),
     "collect": ("runs:collect", "Write the tables of a run again."),
+    "soundness": ("soundness:soundness", "Check certificates against known truths and attacks."),
     "train": ("train:train", "Train a metric or a denoiser."),
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+import numpy as np
 
 from ..errors import BadParameter
 from ..registry import registry
@@ -15,8 +16,11 @@ from ..suite import parse_eps
 Command = Callable[..., Any]
 
 
+MOST_BUDGETS = 10_000
+
+
 class Eps(click.ParamType):
-    """A budget such as 0.05 or 4/255; with `many`, a comma-separated list of them."""
+    """A budget such as 0.05 or 4/255; with `many`, a comma-separated list of them, or of grids such as 0:0.3:16."""
 
     def __init__(self, many: bool = False) -> None:
         self.many = many
@@ -27,7 +31,12 @@ class Eps(click.ParamType):
         if not isinstance(value, str):
             return value
         try:
-            found = [parse_eps(part) for part in value.split(",") if part.strip()]
+            found = [
+                e
+                for part in value.split(",")
+                if part.strip()
+                for e in (_grid(part) if self.many else [parse_eps(part)])
+            ]
         except BadParameter as error:
             self.fail(str(error), param, ctx)
         if self.many and found:
@@ -35,6 +44,18 @@ class Eps(click.ParamType):
         if len(found) == 1:
             return found[0]
         self.fail(f"{value!r}: expected {'at least one budget' if self.many else 'one budget'}", param, ctx)
+
+
+def _grid(text: str) -> list[float]:
+    """One budget, or `start:stop:count` evenly spaced ones, both ends included."""
+    start, *rest = text.split(":")
+    if not rest:
+        return [parse_eps(start)]
+    if len(rest) != 2 or not rest[1].strip().isdigit() or not 2 <= int(rest[1]) <= MOST_BUDGETS:
+        raise BadParameter(
+            f"eps grid {text!r}: expected start:stop:count with 2 <= count <= {MOST_BUDGETS}, such as 0:0.3:16"
+        )
+    return np.linspace(parse_eps(start), parse_eps(rest[0]), int(rest[1])).tolist()
 
 
 def with_plugins(command: Command) -> Command:
@@ -50,13 +71,15 @@ def with_plugins(command: Command) -> Command:
     return wrapped
 
 
-def single_image(command: Command) -> Command:
-    """Add the arguments and options of `score`, `certify` and `attack`."""
+def single_image(command: Command | None = None, *, defense: str = "none") -> Any:
+    """Add the arguments and options of `score`, `certify` and `attack`; `defense` is the default one."""
+    if command is None:
+        return functools.partial(single_image, defense=defense)
     for decorate in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         click.option("--seed", default=0, show_default=True, help="Base seed of all random streams."),
         click.option("--device", default="cpu", show_default=True, help="Torch device."),
-        click.option("--defense", default="none", show_default=True, help="Defence, e.g. median-smoothing."),
+        click.option("--defense", default=defense, show_default=True, help="Defence, e.g. median-smoothing."),
         click.option("--metric", required=True, help="Metric, e.g. tiny-iqa."),
         click.argument("images", nargs=-1, required=True, metavar="IMAGE..."),
     ):

@@ -1,4 +1,4 @@
-"""`robustiqa score`, `certify` and `attack`: single images."""
+"""`robustiqa score` and `attack`: single images; and the loop over images that `certify` shares."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tabulate import tabulate
 from ..api import DefendedMetric, Direction, Norm, Threat
 from ..build import load_attack, load_defense
 from ..errors import Incompatible, RobustIQAError
-from ..images import load_image, psnr_of_l2, quantise, rms_grey_levels, save_png
+from ..images import load_image, quantise, save_png
 from ..metrics import load_metric
 from ..seeds import Role, Streams, image_key
 from .options import Eps, single_image, with_plugins
@@ -36,52 +36,7 @@ def score(images: tuple[str, ...], metric: str, defense: str, device: str, seed:
         rng = Streams.create([image_key(x[0])], Role.EVALUATION, seed)
         return head | {"score": float(g.estimate(x, rng).score[0])}
 
-    _each(images, g, device, one, as_json, lambda r: [[r["image"], r["score"]]], ["image", "score"])
-
-
-@click.command()
-@single_image
-@click.option("--eps", type=Eps(many=True), default="0.05", show_default=True, help="l2 budgets, e.g. 0.05,0.12.")
-@click.option("--alpha", type=float, default=0.001, show_default=True, help="Error probability per image and eps.")
-@with_plugins
-def certify(
-    images: tuple[str, ...], metric: str, defense: str, device: str, seed: int, as_json: bool,
-    eps: tuple[float, ...], alpha: float,
-) -> None:  # fmt: skip
-    """Bounds that no perturbation within eps can leave, with probability 1 - alpha."""
-    g = load_defense(defense, load_metric(metric, device))
-
-    def one(x: torch.Tensor, head: Record) -> Record:
-        population = g.certify(x, eps, alpha, seed)
-        kinds = [population, *([population.deployed] if population.deployed else [])]
-        span = g.metric.score_range
-        rows = []
-        for c in kinds:
-            for j, e in enumerate(c.eps):
-                lo, hi = float(c.lo[0, j]), float(c.hi[0, j])
-                rows.append(
-                    {
-                        "eps": e,
-                        "kind": c.kind,
-                        "lo": _finite(lo),
-                        "hi": _finite(hi),
-                        "delta": _finite(float(c.delta[0, j])),
-                        "gaming_delta": _finite(float(c.gaming_delta[0, j])),
-                        "vacuous": not math.isfinite(hi - lo) or (span is not None and hi - lo >= span[1] - span[0]),
-                        "rms": rms_grey_levels(e, x.shape[2], x.shape[3]),
-                        "psnr": _finite(psnr_of_l2(e, x.shape[2], x.shape[3])),
-                    }
-                )
-        return head | {"score": float(population.score[0]), "n": population.n, "alpha": alpha, "certificates": rows}
-
-    def lines(r: Record) -> list[list[Any]]:
-        return [
-            [r["image"], r["score"], c["eps"], c["rms"], c["kind"], c["lo"], c["hi"], "yes" if c["vacuous"] else ""]
-            for c in r["certificates"]
-        ]
-
-    headers = ["image", "score", "l2 eps", "RMS (grey levels)", "kind", "lo", "hi", "vacuous"]
-    _each(images, g, device, one, as_json, lines, headers)
+    each_image(images, g, device, one, as_json, lambda r: [[r["image"], r["score"]]], ["image", "score"])
 
 
 @click.command()
@@ -119,7 +74,7 @@ def attack(
             "gain": r.gain / (high - low), "linf": r.linf, "l2": r.l2, "psnr": r.psnr, "ssim": r.ssim,
             "forwards": r.forwards, "backwards": r.backwards, "seconds": r.seconds,
         }  # fmt: skip
-        numbers = {k: _finite(v[0].item()) for k, v in values.items()}
+        numbers = {k: finite(v[0].item()) for k, v in values.items()}
         what = {"attack": attacker.spec, "norm": norm, "eps": eps, "direction": direction}
         unit = "declared range" if (low, high) == g.metric.score_range else "metric units (no declared range)"
         return head | what | numbers | {"gain_unit": unit, "path": path}
@@ -128,10 +83,10 @@ def attack(
         return [[r[k] for k in ("image", "clean", "adversarial", "adversarial_8bit", "gain", "linf", "l2", "psnr")]]
 
     headers = ["image", "clean", "attacked", "8-bit", "gain", "linf", "l2", "PSNR (dB)"]
-    _each(images, g, device, one, as_json, lines, headers)
+    each_image(images, g, device, one, as_json, lines, headers)
 
 
-def _each(
+def each_image(
     images: tuple[str, ...],
     g: DefendedMetric,
     device: str,
@@ -161,7 +116,7 @@ def _each(
         sys.exit(1)
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
     """JSON has no infinity: an unbounded side is null."""
     return value if math.isfinite(value) else None
 

@@ -14,7 +14,13 @@ from ..registry import PACKAGE
 
 _TRAININGS = {
     "metric": ("bench.training.metric", "train_metric", "MetricTrainConfig"),
+    "certified-metric": ("bench.training.certified", "train_certified_metric", "CertifiedTrainConfig"),
     "denoiser": ("defenses.denoisers.training", "train_denoiser", "DenoiserTrainConfig"),
+    "diffusion-denoiser": (
+        "defenses.denoisers.diffusion_training",
+        "train_diffusion_denoiser",
+        "DiffusionTrainConfig",
+    ),
 }
 
 
@@ -57,9 +63,13 @@ class _Sizes(click.ParamType):
 
 
 def _attribute_texts(config: type[Any]) -> dict[str, str]:
-    """The lines below `Attributes:` in a docstring, by attribute."""
-    lines = (inspect.getdoc(config) or "").partition("Attributes:\n")[2]
-    return {m[1]: " ".join(m[2].split()) for m in re.finditer(r"^    (\w+): ((?:.+\n?)(?: {8}.+\n?)*)", lines, re.M)}
+    """The lines below `Attributes:` in a docstring and in those of the classes it extends, by attribute."""
+    texts: dict[str, str] = {}
+    for part in reversed(config.__mro__):
+        lines = inspect.cleandoc(part.__doc__ or "").partition("Attributes:\n")[2]
+        found = re.finditer(r"^    (\w+): ((?:.+\n?)(?: {8}.+\n?)*)", lines, re.M)
+        texts |= {m[1]: " ".join(m[2].split()) for m in found}
+    return texts
 
 
 @click.group("train")
@@ -76,4 +86,13 @@ def _add(name: str, text: str) -> None:
 
 
 _add("metric", "Train tiny-iqa on synthetic distortions and on CLIVE's human scores; prints the path of the weights.")
+_add(
+    "certified-metric",
+    "Train lip-iqa or ibp-iqa, whose score changes are bounded without sampling; prints the path of the weights.",
+)
 _add("denoiser", "Train the light denoiser for one noise level by mean squared error; prints the path of the weights.")
+_add(
+    "diffusion-denoiser",
+    "Train the noise predictor of the one-shot diffusion denoiser for a range of noise levels; prints the path of the "
+    "weights.",
+)

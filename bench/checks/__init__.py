@@ -1,0 +1,1 @@
+"""Checks of what the suite claims: certificates against known truths and against attacks."""

@@ -1,0 +1,101 @@
+"""Attacks inside the radius: nothing that an attack reaches at an eps may leave the certificate for that eps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+
+from ..api import Certificate, DefendedMetric, Direction, Norm, Threat
+from ..build import load_attack, load_defense
+from ..datasets import load_dataset
+from ..metrics import load_metric
+
+PHOTOGRAPHS = "photos[size=128,subset=quick]"
+_DIRECTIONS: tuple[Direction, ...] = ("up", "down")
+_BUDGETS: dict[Norm, tuple[float, ...]] = {"l2": (0.05, 0.12), "linf": (0.25 / 255, 1 / 255)}
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What attacks within eps reached of one certificate.
+
+    Attributes:
+        images: attacked images, each in both directions.
+        violations: those whose attacked score left the bound: for `population` with its whole confidence interval.
+        p: probability of so many if each has probability alpha (exact binomial, one-sided).
+        tightness: largest shift (for `population` only what the confidence interval proves) over the bound's, of the
+            images with a finite one.
+    """
+
+    metric: str
+    defense: str
+    kind: str
+    norm: str
+    eps: float
+    alpha: float
+    images: int
+    violations: int
+    p: float
+    tightness: float
+
+
+def attack_inside(metric: str, defense: str, images: int = 5, alpha: float = 0.001, seed: int = 0) -> list[Inside]:
+    """Certify photographs, attack them at the same norm and eps in both directions, compare.
+
+    Args:
+        metric, defense: plug-in strings; the defence must be certified.
+        images: number of photographs, of the embedded data set.
+        alpha: error probability of the certificate.
+        seed: base seed.
+    """
+    g = load_defense(defense, load_metric(metric))
+    norm = g.certified_norm
+    assert norm is not None
+    dataset = load_dataset(PHOTOGRAPHS)
+    # Spread over the data set: its versions of one photograph follow each other.
+    chosen = np.linspace(0, len(dataset) - 1, images).round().astype(int)
+    x = torch.stack([dataset.load(int(i)) for i in chosen])
+    certificate = g.certify(x, _BUDGETS[norm], alpha, seed)
+    kinds = [certificate, *([certificate.deployed] if certificate.deployed else [])]
+    found = []
+    for j, eps in enumerate(_BUDGETS[norm]):
+        reached = [_attack(g, x, Threat(norm, eps), direction, seed) for direction in _DIRECTIONS]
+        found += [_compared(g, c, j, reached) for c in kinds]
+    return found
+
+
+def _attack(
+    g: DefendedMetric, x: torch.Tensor, threat: Threat, direction: Direction, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Attacked scores (B,) and their intervals."""
+    attack = load_attack("eot-pgd[steps=6]" if g.randomised else "pgd[steps=20]")
+    attacked = attack(g, x, threat, direction, seed).attacked
+    return attacked.score, attacked.lo, attacked.hi
+
+
+def _compared(
+    g: DefendedMetric, c: Certificate, j: int, reached: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> Inside:
+    out = np.zeros(len(c.score), dtype=bool)
+    shift = np.zeros(len(c.score))
+    for score, low, high in reached:
+        lowest, highest = (low, high) if c.kind == "population" else (score, score)
+        out |= (lowest > c.hi[:, j]) | (highest < c.lo[:, j])
+        # Of the exact score only what its confidence interval proves.
+        shift = np.maximum(shift, np.maximum(lowest - c.score, c.score - highest))
+    finite = np.isfinite(c.delta[:, j]) & (c.delta[:, j] > 0)
+    return Inside(
+        metric=g.metric.spec,
+        defense=g.spec,
+        kind=c.kind,
+        norm=c.norm,
+        eps=c.eps[j],
+        alpha=c.alpha,
+        images=len(out),
+        violations=int(out.sum()),
+        p=float(binomtest(int(out.sum()), len(out), c.alpha, alternative="greater").pvalue),
+        tightness=float((shift / np.where(finite, c.delta[:, j], np.inf)).max()),
+    )

@@ -1,0 +1,118 @@
+"""The soundness harness: every certified method against known truths and against attacks, with one verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .coverage import Coverage, Independence, absurdly_wide, simulate
+from .inside import Inside, attack_inside
+from .toys import TOYS
+
+ERROR = 0.001
+"""Probability that a sound suite fails the harness by chance, spread evenly over all its tests."""
+
+_FEW = ("linear", "threshold", "mixture")
+
+SIMULATED: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("median-smoothing[m=11,n=100]", tuple(toy.name for toy in TOYS)),
+    ("mean-smoothing[interval=hoeffding,m=11,n=100]", _FEW),
+    ("mean-smoothing[interval=bernstein,m=11,n=100]", _FEW),
+    ("mean-smoothing[interval=betting,m=11,n=100]", _FEW),
+    ("cdf-mean-smoothing[band=dkw,m=11,n=100]", _FEW),
+    ("cdf-mean-smoothing[band=binomial,m=11,n=100]", _FEW),
+    ("trimmed-mean-smoothing[m=25,n=200]", _FEW),
+    ("l-estimator-smoothing[m=25,n=200,weights=trimean]", _FEW),
+    ("score-bins[m=51,n=100,n0=20]", _FEW),
+    ("center-smoothing[m=11,n=150]", _FEW),
+)
+"""Methods and the toy metrics on which each is simulated; few draws, so that slips of an index show."""
+
+_SAMPLES = "m=31,n=500"
+ATTACKED: tuple[tuple[str, str], ...] = (
+    ("tiny-iqa", f"median-smoothing[{_SAMPLES}]"),
+    ("tiny-iqa", f"denoised-median-smoothing[{_SAMPLES}]"),
+    ("tiny-iqa", f"diffusion-denoised-median-smoothing[{_SAMPLES}]"),
+    ("tiny-iqa", f"mean-smoothing[{_SAMPLES}]"),
+    ("tiny-iqa", f"cdf-mean-smoothing[{_SAMPLES}]"),
+    ("tiny-iqa", f"trimmed-mean-smoothing[{_SAMPLES}]"),
+    ("tiny-iqa", f"l-estimator-smoothing[{_SAMPLES}]"),
+    ("tiny-iqa", f"score-bins[{_SAMPLES}]"),
+    ("tiny-iqa", f"denoised-score-bins[{_SAMPLES}]"),
+    ("tiny-iqa", f"center-smoothing[{_SAMPLES}]"),
+    ("lip-iqa", "lipschitz"),
+    ("ibp-iqa", "interval-bounds"),
+)
+"""Metrics and certified defences that are attacked inside their radius on photographs."""
+
+
+@dataclass
+class Report:
+    """Everything that the harness found; `problems` is empty if all is sound."""
+
+    coverage: list[Coverage] = field(default_factory=list)
+    independence: list[Independence] = field(default_factory=list)
+    inside: list[Inside] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for each significant excess of violations, dependence of draws, or absurd width."""
+        level = ERROR / max(1, 3 * len(self.coverage) + len(self.inside))
+        found = [
+            f"{c.defense} on {c.toy}, {c.kind}, eps {c.eps:g}: {c.failures} of {c.trials} certificates failed at alpha "
+            f"{c.alpha:g} (p = {c.p:.1e})"
+            for c in self.coverage
+            if c.p < level
+        ]
+        found += [
+            f"{c.defense} on {c.toy}, eps {c.eps:g}: only {c.failures} of {c.trials} certificates failed at alpha "
+            f"{c.alpha:g} where the method is exact: the bounds are wider than they need be"
+            for c in self.coverage
+            if absurdly_wide(c)
+        ]
+        found += [
+            f"{i.defense} on {i.toy}: draws are not independent between {i.between} (correlation {i.correlation:.3f})"
+            for i in self.independence
+            if i.broken
+        ]
+        found += [
+            f"{a.defense} on {a.metric}, {a.kind}, {a.norm} {a.eps:g}: attacks left {a.violations} of {a.images} "
+            f"bounds (p = {a.p:.1e})"
+            for a in self.inside
+            if a.p < level
+        ]
+        return found
+
+
+def check_soundness(
+    simulated: Sequence[tuple[str, Sequence[str]]] = SIMULATED,
+    attacked: Sequence[tuple[str, str]] = ATTACKED,
+    trials: int = 20_000,
+    images: int = 5,
+    seed: int = 0,
+    say: Callable[[str], object] = print,
+) -> Report:
+    """Run the harness.
+
+    Args:
+        simulated: defences and the names of the toy metrics to simulate them on.
+        attacked: metrics and defences to attack on photographs.
+        trials: simulated certificates of each defence on each toy metric.
+        images: photographs to attack.
+        seed: base seed.
+        say: called with a line for each piece done.
+    """
+    report = Report()
+    toys = {toy.name: toy for toy in TOYS}
+    for defense, names in simulated:
+        for name in names:
+            coverage, independence = simulate(defense, toys[name], trials, seed=seed)
+            report.coverage += coverage
+            report.independence += independence
+            highest = max(coverage, key=lambda c: c.rate / c.alpha)
+            say(f"simulated {defense} on {name}: failures at most {highest.rate / highest.alpha:.2f} of alpha")
+    for metric, defense in attacked:
+        found = attack_inside(metric, defense, images, seed=seed)
+        report.inside += found
+        say(f"attacked {defense} on {metric}: tightness at most {max(a.tightness for a in found):.2f}")
+    return report

@@ -1,0 +1,128 @@
+"""`robustiqa certify`: bounds at a grid of budgets, or an early-stopped decision at one."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import click
+import torch
+from tqdm import tqdm
+
+from ..api import Certificate, Coverage, DefendedMetric
+from ..build import load_defense
+from ..errors import BadParameter
+from ..images import largest_l2, psnr_of_l2, rms_grey_levels
+from ..metrics import load_metric
+from .options import Eps, single_image, with_plugins
+from .single import Record, each_image, finite
+
+DEFENSE = "median-smoothing"
+"""The default: the usual one, none, has no certificate."""
+
+
+@click.command()
+@single_image(defense=DEFENSE)
+@click.option("--eps", type=Eps(many=True), default="0.05", show_default=True,
+              help="Budgets, e.g. 0.05,0.12, or a grid start:stop:count such as 0:0.25:26.")  # fmt: skip
+@click.option("--alpha", type=float, default=0.001, show_default=True, help="Error probability per image and eps.")
+@click.option("--coverage", type=click.Choice(["pointwise", "bonferroni", "dkw"]), default="pointwise",
+              show_default=True, help="Whether bounds hold at each eps alone, or at all of them together.")  # fmt: skip
+@click.option("--pool", type=click.Path(file_okay=False), help="Folder that keeps the draws, to go on or use again.")
+@click.option("--tau", type=float, help="Only decide whether the score can move by more than this, with few draws.")
+@with_plugins
+def certify(
+    images: tuple[str, ...], metric: str, defense: str, device: str, seed: int, as_json: bool,
+    eps: tuple[float, ...], alpha: float, coverage: Coverage, pool: str | None, tau: float | None,
+) -> None:  # fmt: skip
+    """Bounds that no perturbation within eps can leave, with probability 1 - alpha."""
+    g = load_defense(defense, load_metric(metric, device))
+    if tau is not None:
+        if len(eps) != 1 or coverage != "pointwise" or pool is not None:
+            raise BadParameter(
+                "--tau decides at one eps, with draws of its own: give one --eps, no --coverage or --pool"
+            )
+        _decide(images, g, device, seed, as_json, eps[0], alpha, tau)
+        return
+    told: set[str] = set()
+
+    def one(x: torch.Tensor, head: Record) -> Record:
+        with tqdm(total=1, disable=as_json or not sys.stderr.isatty(), leave=False, unit="draw") as bar:
+
+            def progress(done: int, wanted: int) -> None:
+                bar.total = wanted
+                bar.update(done - bar.n)
+
+            population = g.certify(x, eps, alpha, seed, coverage=coverage, pool=pool, progress=progress)
+        kinds = [population, *([population.deployed] if population.deployed else [])]
+        notes = list(dict.fromkeys(note for c in kinds for note in c.notes))
+        for note in notes:
+            if note not in told:
+                click.echo(f"robustiqa: note: {note}", err=True)
+        told.update(notes)
+        rows = [row for c in kinds for row in _rows(g, c, x)]
+        abstained = None if population.abstained is None else bool(population.abstained[0])
+        more = {"norm": population.norm, "coverage": population.coverage, "abstained": abstained, "notes": notes}
+        return (
+            head | {"score": float(population.score[0]), "n": population.n, "alpha": alpha, "certificates": rows} | more
+        )
+
+    def lines(r: Record) -> list[list[Any]]:
+        return [
+            [r["image"], r["score"], c["eps"], c["rms"], c["kind"], c["lo"], c["hi"], "yes" if c["vacuous"] else ""]
+            for c in r["certificates"]
+        ]
+
+    headers = ["image", "score", f"{g.certified_norm or ''} eps", "RMS (grey levels)", "kind", "lo", "hi", "vacuous"]
+    each_image(images, g, device, one, as_json, lines, headers)
+
+
+def _rows(g: DefendedMetric, c: Certificate, x: torch.Tensor) -> list[Record]:
+    """A record for each eps of one image's certificate."""
+    span = g.metric.score_range
+    rows = []
+    for j, e in enumerate(c.eps):
+        lo, hi = float(c.lo[0, j]), float(c.hi[0, j])
+        length = largest_l2(c.norm, e, x.shape[2], x.shape[3])
+        rows.append(
+            {
+                "eps": e,
+                "kind": c.kind,
+                "lo": finite(lo),
+                "hi": finite(hi),
+                "delta": finite(float(c.delta[0, j])),
+                "gaming_delta": finite(float(c.gaming_delta[0, j])),
+                "vacuous": not math.isfinite(hi - lo) or (span is not None and hi - lo >= span[1] - span[0]),
+                "rms": rms_grey_levels(length, x.shape[2], x.shape[3]),
+                "psnr": finite(psnr_of_l2(length, x.shape[2], x.shape[3])),
+            }
+        )
+    return rows
+
+
+def _decide(
+    images: tuple[str, ...],
+    g: DefendedMetric,
+    device: str,
+    seed: int,
+    as_json: bool,
+    eps: float,
+    alpha: float,
+    tau: float,
+) -> None:
+    """The `--tau` form: certified, refuted or undecided, for both kinds."""
+
+    def one(x: torch.Tensor, head: Record) -> Record:
+        found = []
+        for kind in ("population", "deployed"):
+            d = g.decide(x, eps, tau, alpha, seed, kind=kind)
+            verdict = "certified" if d.certified[0] else "refuted" if d.refuted[0] else "undecided"
+            found.append({"kind": kind, "verdict": verdict, "centre": float(d.centre[0]), "draws": int(d.draws[0])})
+        return head | {"eps": eps, "tau": tau, "alpha": alpha, "decisions": found}
+
+    def lines(r: Record) -> list[list[Any]]:
+        return [[r["image"], d["centre"], eps, tau, d["kind"], d["verdict"], d["draws"]] for d in r["decisions"]]
+
+    headers = ["image", "centre", f"{g.certified_norm or ''} eps", "tau", "kind", "verdict", "draws"]
+    each_image(images, g, device, one, as_json, lines, headers)

@@ -1,0 +1,67 @@
+"""`robustiqa soundness`: the harness with its tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+import click
+from tabulate import tabulate
+
+from ..checks.soundness import ATTACKED, SIMULATED, Report, check_soundness
+from ..spec import parse_spec
+from .options import with_plugins
+
+
+@click.command()
+@click.option("--defense", "defenses", multiple=True, help="Only these methods (by name), or your own certified one.")
+@click.option("--metric", default="tiny-iqa", show_default=True, help="Metric behind your own defence.")
+@click.option(
+    "--trials", default=20_000, show_default=True, help="Simulated certificates for each method and toy metric."
+)
+@click.option("--images", default=5, show_default=True, help="Photographs that are attacked.")
+@click.option("--seed", default=0, show_default=True, help="Base seed of all random streams.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_plugins
+def soundness(defenses: tuple[str, ...], metric: str, trials: int, images: int, seed: int, as_json: bool) -> None:
+    """Hold every certified method against known truths and attacks; fails on a significant excess of violations.
+
+    Your own certified defence, named with --defense, is attacked on photographs.
+    """
+    names = {parse_spec(text).name for text in defenses}
+    simulated = [s for s in SIMULATED if not names or parse_spec(s[0]).name in names]
+    attacked = [a for a in ATTACKED if not names or parse_spec(a[1]).name in names]
+    known = {parse_spec(text).name for text in [*(s[0] for s in SIMULATED), *(a[1] for a in ATTACKED)]}
+    attacked += [(metric, text) for text in defenses if parse_spec(text).name not in known]
+    report = check_soundness(simulated, attacked, trials, images, seed, say=lambda t: click.echo(t, err=True))
+    problems = report.problems
+    if as_json:
+        parts = {k: [dataclasses.asdict(row) for row in v] for k, v in vars(report).items()}
+        click.echo(json.dumps(parts | {"problems": problems}, indent=2))
+    else:
+        _show(report)
+    for problem in problems:
+        click.echo(f"robustiqa: UNSOUND: {problem}", err=True)
+    if not as_json:
+        tests = len(report.coverage) + len(report.independence) + len(report.inside)
+        click.echo(f"{tests} tests, {len(problems)} problems")
+    sys.exit(1 if problems else 0)
+
+
+def _show(report: Report) -> None:
+    rows = [
+        [c.defense, c.toy, c.kind, c.alpha, c.eps, c.trials, c.failures, c.rate / c.alpha, c.vacuous, c.width]
+        for c in report.coverage
+    ]
+    headers = ["method", "toy metric", "kind", "alpha", "eps", "trials", "failures", "rate / alpha", "vacuous", "width"]
+    if rows:
+        click.echo("Simulated certificates (rate / alpha: 1 is exact, small is conservative):")
+        click.echo(tabulate(rows, headers=headers, floatfmt=("", "", "", "g", "g", "", "", ".3f", ".2f", ".2f")) + "\n")
+    attacked = [
+        [a.metric, a.defense, a.kind, a.norm, a.eps, a.images, a.violations, a.tightness] for a in report.inside
+    ]
+    headers = ["metric", "defence", "kind", "norm", "eps", "images", "violations", "largest shift / bound"]
+    if attacked:
+        click.echo("Attacks inside the radius, on photographs:")
+        click.echo(tabulate(attacked, headers=headers, floatfmt=("", "", "", "", ".4g", "", "", ".2f")) + "\n")

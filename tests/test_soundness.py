@@ -1,0 +1,132 @@
+"""The soundness harness itself: silent on sound code, and it catches planted mistakes (mutation tests)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from robustiqa.bench import seeds
+from robustiqa.bench.checks import inside, soundness
+from robustiqa.bench.checks.soundness import Report, check_soundness
+from robustiqa.bench.cli.main import cli
+from robustiqa.bench.registry import registry
+from robustiqa.bench.spec import parse_spec
+from robustiqa.defenses.certified import center, median
+from robustiqa.defenses.certified.stats import order
+
+MEDIAN = "median-smoothing[m=11,n=60]"
+
+
+def _simulated(*names: str, defense: str = MEDIAN, trials: int = 6000) -> Report:
+    return check_soundness([(defense, names)], [], trials, say=lambda _: None)
+
+
+def test_sound_code_has_no_problems() -> None:
+    report = _simulated("linear", "mixture", "step")
+    assert report.problems == []
+    rates = [c.rate / c.alpha for c in report.coverage if c.exact]
+    assert 0.5 < max(rates) <= 1.1
+
+
+def test_an_index_too_small_by_one_is_caught(monkeypatch) -> None:
+    exact = order.upper_index
+    monkeypatch.setattr(order, "upper_index", lambda n, level, error: np.maximum(exact(n, level, error) - 1, 1))
+    problems = _simulated("linear").problems
+    assert any("certificates failed" in p for p in problems)
+
+
+def test_a_one_based_index_on_a_zero_based_array_is_caught(monkeypatch) -> None:
+    """The published slip: anti-conservative on the lower side only."""
+    exact = order.quantile_bounds
+
+    def slipped(ordered, lower, upper, alpha, ends=(-np.inf, np.inf)):
+        n = ordered.shape[1]
+        low = np.minimum(order.lower_index(n, lower, alpha / 2) + 1, n)
+        return order.pick(ordered, low, ends), exact(ordered, lower, upper, alpha, ends)[1]
+
+    monkeypatch.setattr(median, "quantile_bounds", slipped)
+    assert any("certificates failed" in p for p in _simulated("linear", trials=20_000).problems)
+
+
+def test_an_index_too_large_by_far_is_caught_as_absurdly_wide(monkeypatch) -> None:
+    exact = order.upper_index
+    monkeypatch.setattr(order, "upper_index", lambda n, level, error: np.minimum(exact(n, level, error) + 4, n))
+    assert any("wider than they need be" in p for p in _simulated("linear").problems)
+
+
+def test_lower_and_upper_swapped_is_caught(monkeypatch) -> None:
+    exact = order.quantile_bounds
+    monkeypatch.setattr(median, "quantile_bounds", lambda *a: exact(*a)[::-1])
+    assert _simulated("linear", trials=500).problems
+
+
+def test_a_stream_shared_by_certification_and_evaluation_is_caught(monkeypatch) -> None:
+    exact = seeds.generator
+    same = {seeds.Role.EVALUATION.value: seeds.Role.CERTIFICATION.value}
+    monkeypatch.setattr(seeds, "generator", lambda *parts: exact(*(same.get(str(p), p) for p in parts)))
+    problems = _simulated("linear", trials=1500).problems
+    assert any("certification and evaluation" in p for p in problems)
+
+
+def test_a_stream_shared_by_all_images_is_caught(monkeypatch) -> None:
+    exact = seeds.generator
+    monkeypatch.setattr(seeds, "generator", lambda seed, key, *rest: exact(seed, *rest))
+    problems = _simulated("linear", trials=1500).problems
+    assert any("between images" in p for p in problems)
+
+
+def test_a_radius_of_center_smoothing_that_is_too_small_is_caught(monkeypatch) -> None:
+    """R in place of 2 R and the level not moved by eps: the kind of slip that a wide method hides."""
+    monkeypatch.setattr(center, "shifted", lambda level, shift: np.full(np.shape(shift), level / 8))
+    assert _simulated("linear", defense="center-smoothing[n=150,m=11]", trials=2000).problems
+
+
+def test_a_bound_that_attacks_leave_is_caught(monkeypatch) -> None:
+    """Bounds that forget eps: the attack inside the radius walks out of them."""
+    monkeypatch.setattr(median, "shifted_levels", lambda eps, sigma, lower=0.5, upper=0.5: (
+        np.full(len(eps), lower), np.full(len(eps), upper)))  # fmt: skip
+    report = check_soundness([], [("linear", "median-smoothing[n=2000,m=201]")], images=2, say=lambda _: None)
+    assert any("attacks left" in p for p in report.problems)
+
+
+def test_attacks_inside_the_radius_stay_inside() -> None:
+    found = inside.attack_inside("linear", "median-smoothing[n=2000,m=201]", images=2)
+    assert [(a.kind, a.eps, a.violations) for a in found] == [
+        ("population", 0.05, 0), ("deployed", 0.05, 0), ("population", 0.12, 0), ("deployed", 0.12, 0),
+    ]  # fmt: skip
+    assert all(0.05 < a.tightness <= 1 for a in found if a.kind == "population")
+
+
+def test_every_certified_defence_is_attacked_and_every_statistic_simulated() -> None:
+    certified = {
+        name
+        for name in registry.names("defense")
+        if registry.get("defense", name).origin == "built-in"
+        and getattr(registry.get("defense", name).factory, "certified_norm", None)
+    }
+    assert certified == {parse_spec(text).name for _, text in soundness.ATTACKED}
+    simulated = {parse_spec(text).name for text, _ in soundness.SIMULATED}
+    same_statistic = {"denoised-median-smoothing", "diffusion-denoised-median-smoothing", "denoised-score-bins"}
+    assert certified - same_statistic - {"lipschitz", "interval-bounds"} == simulated
+
+
+def test_the_command_reports_and_fails_on_a_problem(monkeypatch, tmp_path: Path) -> None:
+    arguments = ["soundness", "--defense", "center-smoothing", "--trials", "400", "--images", "1"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    assert "center-smoothing" in result.stdout
+    assert "0 problems" in result.stdout
+    monkeypatch.setattr(center, "shifted", lambda level, shift: np.full(np.shape(shift), level / 8))
+    result = CliRunner().invoke(cli, [*arguments, "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["problems"]
+    assert "UNSOUND" in result.stderr
+
+
+@pytest.mark.slow
+def test_whole_harness() -> None:
+    """What `make soundness` runs."""
+    assert check_soundness().problems == []
