@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import skimage.data
 import torch
 from robustiqa.bench.errors import BadData, BadParameter, UnknownName
 from robustiqa.bench.images import from_uint8
+from robustiqa.bench.training.loop import save_weights
 from robustiqa.defenses.denoisers import DENOISERS, load_denoiser
 from robustiqa.defenses.denoisers.nets import LightDenoiser, _shuffle
 from robustiqa.defenses.denoisers.training import DenoiserTrainConfig, train_denoiser
@@ -22,7 +24,7 @@ from .test_train_metric import make_release
 
 @pytest.fixture(scope="module")
 def denoiser() -> nn.Module:
-    return load_denoiser("light-s0.12")
+    return load_denoiser("light-s0.12", 0.12)
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -39,10 +41,13 @@ def test_any_size(denoiser: nn.Module, size: tuple[int, int]) -> None:
 def test_it_is_frozen_small_and_has_a_card(denoiser: nn.Module) -> None:
     assert not denoiser.training
     assert not any(p.requires_grad for p in denoiser.parameters())
-    for path in DENOISERS.values():
-        assert path.stat().st_size <= 2e6
+    for name, path in DENOISERS.items():
+        assert path.stat().st_size <= 1e6
         card = path.with_suffix(".md").read_text()
-        assert "robustiqa train denoiser" in card
+        assert (
+            "robustiqa train diffusion-denoiser" if name == "diffusion-light" else "robustiqa train denoiser"
+        ) in card
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in card
         assert "/work" not in card
 
 
@@ -76,16 +81,16 @@ def test_the_shuffle_is_a_permutation() -> None:
 
 def test_bad_names_and_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match=r"light-s0\.12"):
-        load_denoiser("light-s0.13")
+        load_denoiser("light-s0.13", 0.12)
     with pytest.raises(BadData, match="do not exist"):
-        load_denoiser(str(tmp_path / "none.safetensors"))
+        load_denoiser(str(tmp_path / "none.safetensors"), 0.12)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"not weights")
     with pytest.raises(BadData, match="cannot be read"):
-        load_denoiser(str(broken))
+        load_denoiser(str(broken), 0.12)
     save_file({"first.weight": torch.zeros(16, 3, 6, 6)}, broken)
     with pytest.raises(BadData, match="cannot be read"):
-        load_denoiser(str(broken))
+        load_denoiser(str(broken), 0.12)
 
 
 def toy(tmp_path: Path, out: str, **changes: object) -> DenoiserTrainConfig:
@@ -122,7 +127,7 @@ def test_a_resumed_training_gives_the_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
     rows = (tmp_path / "parts" / "denoiser.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["step", "4", "8", "12"]
-    assert load_denoiser(str(path))(torch.full((1, 3, 40, 40), 0.3)).shape == (1, 3, 40, 40)
+    assert load_denoiser(str(path), 0.12)(torch.full((1, 3, 40, 40), 0.3)).shape == (1, 3, 40, 40)
     assert path.with_suffix(".md").is_file()
 
 
@@ -144,4 +149,24 @@ def test_impossible_settings_are_named(tmp_path: Path) -> None:
 def test_the_width_is_read_from_the_file(tmp_path: Path) -> None:
     net = LightDenoiser(8)
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, tmp_path / "w8.safetensors")
-    assert isinstance(load_denoiser(str(tmp_path / "w8.safetensors")), LightDenoiser)
+    loaded = load_denoiser(str(tmp_path / "w8.safetensors"), 0.12)
+    assert isinstance(loaded, LightDenoiser)
+    assert loaded.trained_sigma is None, "the file does not say it"
+
+
+def test_the_noise_level_of_the_training_is_known(tmp_path: Path) -> None:
+    assert load_denoiser("light-s0.12", 0.25).trained_sigma == 0.12, "what it was made for, not what it is used for"
+    path = train_denoiser(toy(tmp_path, "out", sigma=0.07), say=lambda _: None)
+    assert load_denoiser(str(path), 0.25).trained_sigma == 0.07
+    odd = tmp_path / "odd.safetensors"
+    for sigma in ("much", None):
+        save_weights(LightDenoiser(8), odd, {"kind": "denoiser-light", "sigma": sigma})
+        with pytest.raises(BadData, match="cannot be read"):
+            load_denoiser(str(odd), 0.12)
+
+
+def test_a_file_is_the_same_bytes_whenever_it_is_saved(tmp_path: Path) -> None:
+    net = LightDenoiser(8)
+    about = dict.fromkeys("abcdefgh", 1)
+    blobs = {save_weights(net, tmp_path / f"{i}.safetensors", about).read_bytes() for i in range(5)}
+    assert len(blobs) == 1

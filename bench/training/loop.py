@@ -172,12 +172,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
-def save_weights(net: nn.Module, path: Path) -> Path:
-    """Write a network's weights as safetensors, in plain memory order, atomically; returns the path."""
+def save_weights(net: nn.Module, path: Path, about: Mapping[str, Any] | None = None) -> Path:
+    """Write a network's weights as safetensors, in plain memory order, atomically; returns the path.
+
+    Args:
+        net: whose weights and buffers are written.
+        path: the file.
+        about: what kind of weights they are, kept in the file's header as JSON under the key `robustiqa`.
+    """
     state = {k: v.detach().contiguous(memory_format=torch.contiguous_format) for k, v in net.state_dict().items()}
+    # A single entry: safetensors writes several in random order, and the file's digest would change with every save.
+    header = {"robustiqa": json.dumps(dict(about), sort_keys=True)} if about else None
 
     def write(temporary: Path) -> None:
-        save_file(state, temporary)
+        save_file(state, temporary, header)
         temporary.chmod(0o644)  # safetensors makes files that only their owner can read
 
     return write_atomically(path, write)

@@ -5,47 +5,50 @@ from __future__ import annotations
 from pathlib import Path
 from types import MappingProxyType
 
-import safetensors
-from safetensors.torch import load_file
-from torch import nn
-
-from ...bench.errors import BadData, UnknownName
+from ...bench.errors import UnknownName
+from .diffusion import OneShotDiffusion, load_diffusion
+from .files import DENOISER, DIFFUSION, kind_of, read_weights, readable
 from .nets import LightDenoiser
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
 DENOISERS: MappingProxyType[str, Path] = MappingProxyType(
-    {"light-s0.12": _WEIGHTS / "denoiser-light-s0.12.safetensors"}
+    {
+        "light-s0.12": _WEIGHTS / "denoiser-light-s0.12.safetensors",
+        "diffusion-light": _WEIGHTS / "diffusion-light.safetensors",
+    }
 )
-"""Shipped denoisers by name; the number is the noise's standard deviation for pixels in [0,1]."""
+"""Shipped denoisers by name; a number is the noise's standard deviation for pixels in [0,1]."""
+
+_TRAINED_SIGMA = {"light-s0.12": 0.12}
+"""Of the shipped weights that were made before files recorded it themselves."""
 
 
-def load_denoiser(name_or_path: str) -> nn.Module:
+def load_denoiser(name_or_path: str, sigma: float) -> LightDenoiser | OneShotDiffusion:
     """A denoiser in evaluation mode, without trainable parameters, mapping (B,3,H,W) to the same shape.
 
+    Its attribute `trained_sigma` is the only noise level that it is made for, or None where it adapts or is not known.
+
     Args:
-        name_or_path: a key of `DENOISERS`, or a .safetensors file that `robustiqa train denoiser` wrote.
+        name_or_path: a key of `DENOISERS`, or a .safetensors file that `robustiqa train denoiser` or `robustiqa train
+            diffusion-denoiser` wrote; the file says which.
+        sigma: standard deviation of the noise to be removed, pixels in [0,1]: a diffusion model chooses its step by it;
+            a denoiser for one level ignores it.
 
     Raises:
         UnknownName: neither a known name nor a .safetensors path.
         BadData: the file is missing, corrupt, or of another network.
+        BadParameter: a diffusion model cannot remove noise of this level.
     """
     if not name_or_path.endswith(".safetensors") and name_or_path not in DENOISERS:
         raise UnknownName("denoiser", name_or_path, DENOISERS, "; your own: give the path of a .safetensors file")
     path = DENOISERS.get(name_or_path, Path(name_or_path))
-    if not path.is_file():
-        raise BadData(
-            f"denoiser weights {str(path)!r} do not exist: check the path, or train them: `robustiqa train denoiser`"
-        )
-    try:
-        state = load_file(path)
+    if kind_of(path) == DIFFUSION:
+        return load_diffusion(path, sigma)
+    about, state = read_weights(path, DENOISER)
+    with readable(path, DENOISER):
         # The file says how wide the network is.
         net = LightDenoiser(state["first.weight"].shape[0])
         net.load_state_dict(state)
-    except (safetensors.SafetensorError, RuntimeError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadData(
-            f"denoiser weights {str(path)!r} cannot be read ({reason}): expected a file that `robustiqa train "
-            "denoiser` wrote; install the package again or train them"
-        ) from error
+        net.trained_sigma = float(about["sigma"]) if "sigma" in about else _TRAINED_SIGMA.get(name_or_path)
     return net.eval().requires_grad_(False)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 
-class LightDenoiser(nn.Module):
+class _LightUNet(nn.Module):
     """A residual U-Net on pixel-unshuffled images, in the manner of FFDNet (Zhang et al., IEEE TIP 2018).
 
-    Everything runs at half the resolution or below, on activations in channels-last memory order; the output is the
-    input minus the estimated noise. Any size works: the image is mirrored to a multiple of 8 and the result is cut
-    back. The network is blind to the noise level: it is trained for one. About 100 MMAC for 128x128 pixels.
+    Everything runs at half the resolution or below, on activations in channels-last memory order. Any size works: the
+    image is mirrored to a multiple of 8 and the result is cut back. About 100 MMAC for 128x128 pixels.
 
     Args:
         width: channels at half resolution; twice and four times as many at a quarter and an eighth.
+
+    Attributes:
+        widths: channels of every convolution that a ReLU follows, in the order in which `noise` runs them.
     """
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         w2, w4 = 2 * width, 4 * width
         self.first = nn.Conv2d(3, width, 6, stride=2, padding=2)
@@ -33,37 +35,99 @@ class LightDenoiser(nn.Module):
         self.up1 = nn.Conv2d(w2, width, 1)
         self.fine = _convolutions(width, 3)
         self.last = nn.Conv2d(width, 12, 3, padding=1)
+        self.widths = (width, w2, w2, w4, w4, w4, w2, w2, width, width, width)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def noise(self, noisy: torch.Tensor, shifts: Iterator[torch.Tensor] | None = None) -> torch.Tensor:
+        """What the network takes for noise, (B,3,H,W), in images of mean about zero.
+
+        Args:
+            noisy: (B,3,H,W), channels last.
+            shifts: for each of `widths` a tensor (B,C,1,1), added before the ReLU; None adds nothing.
+        """
+        height, width = noisy.shape[-2:]
+        below, right = -height % 8, -width % 8
+        if below or right:
+            noisy = F.pad(noisy, (0, right, 0, below), mode="reflect" if min(height, width) > 8 else "replicate")
+        half = _relu(self.first(noisy), shifts)
+        quarter = _residual(_relu(self.down1(half), shifts), self.enter, shifts)
+        eighth = _residual(_relu(self.down2(quarter), shifts), self.coarse, shifts)
+        quarter = _residual(quarter + F.interpolate(self.up2(eighth), scale_factor=2.0), self.middle, shifts)
+        half = _residual(half + F.interpolate(self.up1(quarter), scale_factor=2.0), self.fine, shifts)
+        return _shuffle(self.last(half))[..., :height, :width]
+
+
+class LightDenoiser(_LightUNet):
+    """The U-Net as a denoiser: its output is the input minus the estimated noise.
+
+    It is blind to the noise level: it is trained for one.
+
+    Args:
+        width: channels at half resolution.
+
+    Attributes:
+        trained_sigma: the noise's standard deviation in training, pixels in [0,1]; None where it is not known.
+    """
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__(width)
+        self.trained_sigma: float | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Denoised images (B,3,H,W) of noisy ones; neither side is clamped to [0,1]."""
-        height, width = x.shape[-2:]
-        below, right = -height % 8, -width % 8
         x = x.contiguous(memory_format=torch.channels_last)
-        noisy = x - 0.5
-        if below or right:
-            noisy = F.pad(noisy, (0, right, 0, below), mode="reflect" if min(height, width) > 8 else "replicate")
-        half = _relu(self.first(noisy))
-        quarter = _residual(_relu(self.down1(half)), self.enter)
-        eighth = _residual(_relu(self.down2(quarter)), self.coarse)
-        quarter = _residual(quarter + F.interpolate(self.up2(eighth), scale_factor=2.0), self.middle)
-        half = _residual(half + F.interpolate(self.up1(quarter), scale_factor=2.0), self.fine)
-        noise = _shuffle(self.last(half))
-        return x - noise[..., :height, :width]
+        return x - self.noise(x - 0.5)
+
+
+class LightEpsilon(_LightUNet):
+    """The U-Net as the noise predictor of a diffusion model (Ho et al., NeurIPS 2020), told the step.
+
+    A small perceptron turns the step's noise level into a shift of every convolution's result: the thresholds of the
+    ReLUs, which decide what counts as noise, then follow the level.
+
+    Args:
+        alpha_bar: (T,) table of the diffusion, kept in the weights file.
+        width: channels at half resolution.
+    """
+
+    alpha_bar: torch.Tensor
+
+    def __init__(self, alpha_bar: torch.Tensor, width: int = 16) -> None:
+        super().__init__(width)
+        self.embed = nn.Linear(1, 32)
+        self.shift = nn.Linear(32, sum(self.widths))
+        self.register_buffer("alpha_bar", alpha_bar.detach().double())
+
+    def forward(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Estimate of the unit Gaussian noise (B,3,H,W).
+
+        Args:
+            z: (B,3,H,W) = sqrt(abar_t) x + sqrt(1 - abar_t) noise, x in [-1,1].
+            t: (B,) steps, integers from 0 to T-1.
+        """
+        kept = self.alpha_bar[t]
+        # Log of the noise-to-signal ratio about the middle of the trained range: an input of order one.
+        level = (0.5 * torch.log((1 - kept) / kept) + 1.7).to(z.dtype)
+        shifts = self.shift(F.silu(self.embed(level[:, None])))[..., None, None].split(self.widths, dim=1)
+        halved = (0.5 * kept.rsqrt()).to(z.dtype)[:, None, None, None]
+        # The same scale for all steps: an image with values in [-1/2,1/2], plus noise.
+        noise = self.noise(z.contiguous(memory_format=torch.channels_last) * halved, iter(shifts))
+        # To unit noise: shifts alone could not give the network a gain that spans a factor of ten.
+        return noise / (halved * (1 - kept).sqrt().to(z.dtype)[:, None, None, None])
 
 
 def _convolutions(width: int, number: int) -> nn.ModuleList:
     return nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(number))
 
 
-def _relu(fresh: torch.Tensor) -> torch.Tensor:
+def _relu(fresh: torch.Tensor, shifts: Iterator[torch.Tensor] | None) -> torch.Tensor:
     """ReLU in the memory of a convolution's result, which nothing else needs: saves a pass over memory."""
-    return F.relu(fresh, inplace=True)
+    return F.relu(fresh if shifts is None else fresh.add_(next(shifts)), inplace=True)
 
 
-def _residual(x: torch.Tensor, convolutions: Iterable[nn.Module]) -> torch.Tensor:
+def _residual(x: torch.Tensor, convolutions: nn.ModuleList, shifts: Iterator[torch.Tensor] | None) -> torch.Tensor:
     for conv in convolutions:
-        x = x + _relu(conv(x))
+        x = x + _relu(conv(x), shifts)
     return x
 
 

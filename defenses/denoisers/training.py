@@ -19,6 +19,7 @@ from ...bench.training.card import PROCEDURAL, Card, clive_material, command_lin
 from ...bench.training.evaluate import Estimate, bootstrap, half_size_photographs
 from ...bench.training.loop import Learner, initialise, run_steps, save_weights, settings_digest, threads
 from ...bench.training.sources import clive_photographs, crop, pick, procedural, shrink
+from .files import DENOISER
 from .nets import LightDenoiser
 
 PLACES = ("data_root", "photographs", "out", "threads", "checkpoint_every", "log_every")
@@ -83,7 +84,7 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
         )
     photographs, _, data_hash = clive_photographs(config.data_root, "train", config.limit)
     digest = hashlib.sha256((settings_digest(config, PLACES) + data_hash).encode()).hexdigest()
-    clean = _clean_images(photographs, config)
+    clean = clean_images(photographs, config.crop, config.seed)
     net = LightDenoiser(config.width)
     initialise(net, config.seed)
     with torch.no_grad():
@@ -92,9 +93,7 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
 
     def step(number: int) -> dict[str, float]:
         rng = np.random.default_rng((config.seed, 3, number))
-        images = np.stack([_oriented(crop(pick(clean, rng), config.crop, rng), rng) for _ in range(config.batch)])
-        target = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255.0)
-        noise = torch.randn(target.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
+        target, noise = clean_and_noise(clean, config.crop, config.batch, rng)
         # Not clamped: smoothing adds its noise to the raw image, and the denoiser has to see exactly that.
         loss = F.mse_loss(net(target + config.sigma * noise), target)
         learner.update(100.0 * loss, number)
@@ -113,7 +112,11 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
             say=say,
         )
     net.load_state_dict(learner.ema)
-    weights = save_weights(net, Path(config.out) / f"denoiser-light-s{config.sigma:g}.safetensors")
+    weights = save_weights(
+        net,
+        Path(config.out) / f"denoiser-light-s{config.sigma:g}.safetensors",
+        {"kind": DENOISER, "sigma": config.sigma},
+    )
     denoiser_card(config, data_hash, evaluate_denoiser(net, config.sigma, config.photographs)).write(weights)
     return weights
 
@@ -179,13 +182,27 @@ def _psnr(image: torch.Tensor, clean: torch.Tensor) -> float:
     return -10.0 * float(torch.log10(F.mse_loss(image, clean)))
 
 
-def _clean_images(photographs: list[np.ndarray], config: DenoiserTrainConfig) -> list[np.ndarray]:
-    """Each photograph reduced 1.5, 2 and 3 times, which removes most of its own noise, and procedural images."""
-    size = 2 * config.crop
+def clean_images(photographs: list[np.ndarray], side: int, seed: int) -> list[np.ndarray]:
+    """Each photograph reduced 1.5, 2 and 3 times, which removes most of its own noise, and procedural images.
+
+    Args:
+        photographs: (H,W,3) uint8 each.
+        side: side of the training crops in pixels; images below it are left out.
+        seed: seed of the procedural images.
+    """
     images = [shrink(image, factor) for image in photographs for factor in (1.5, 2.0, 2.0, 3.0)]
-    rng = np.random.default_rng((config.seed, 4))
-    images += [procedural(rng, size) for _ in range(len(images) // 8)]
-    return [image for image in images if min(image.shape[:2]) >= config.crop]
+    rng = np.random.default_rng((seed, 4))
+    images += [procedural(rng, 2 * side) for _ in range(len(images) // 8)]
+    return [image for image in images if min(image.shape[:2]) >= side]
+
+
+def clean_and_noise(
+    images: list[np.ndarray], side: int, batch: int, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random crops (B,3,side,side) in [0,1], flipped and turned, and unit Gaussian noise of the same shape."""
+    crops = np.stack([_oriented(crop(pick(images, rng), side, rng), rng) for _ in range(batch)])
+    clean = torch.from_numpy(crops).permute(0, 3, 1, 2).float().div_(255.0)
+    return clean, torch.randn(clean.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
 
 
 def _oriented(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
