@@ -8,7 +8,7 @@ from __future__ import annotations
 from .api import L2, AttackResult, Certificate, DefendedMetric, Linf, Metric, Threat
 from .datasets import Dataset, Item, load_dataset
 from .metrics import load_metric
-from .registry import register_attack, register_dataset, register_defense, register_metric
+from .registry import register_attack, register_dataset, register_defense, register_denoiser, register_metric
 from .run import RunResult, run_suite
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "register_attack",
     "register_dataset",
     "register_defense",
+    "register_denoiser",
     "register_metric",
     "run_suite",
 ]

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from .errors import BadPlugin, UnknownName
 from .spec import Spec, Value, bind, parse_spec
 
-KINDS = ("metric", "dataset", "defense", "attack")
+KINDS = ("metric", "dataset", "defense", "denoiser", "attack")
 PACKAGE = __name__.rsplit(".", 2)[0]
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,9 +28,9 @@ class Plugin:
     """A registered plug-in.
 
     Attributes:
-        kind: metric, dataset, defense or attack.
+        kind: metric, dataset, defense, denoiser or attack.
         name: kebab-case name by which users call it.
-        factory: what builds it; for a defence its first argument is the metric.
+        factory: what builds it; for a defence its first argument is the metric, for a denoiser the noise level.
         version: raised whenever its behaviour changes, so that stored results are not mixed.
         origin: "built-in", "entry point DIST" or "file PATH".
         meta: what the decorator declared (direction, range, ...).
@@ -59,7 +59,7 @@ class Plugin:
 
     def bind(self, spec: Spec) -> dict[str, Value]:
         """All parameters, given or default, checked against the factory's signature."""
-        return bind(spec, self.factory, skip=1 if self.kind == "defense" else 0)
+        return bind(spec, self.factory, skip=1 if self.kind in ("defense", "denoiser") else 0)
 
     def identity(self, spec: Spec) -> str:
         """`name-vN[all parameters]`: equal for two strings that mean the same plug-in."""
@@ -213,6 +213,10 @@ _BUILTIN = {
         "lipschitz": "defenses.certified.deterministic",
         "interval-bounds": "defenses.certified.deterministic",
     },
+    "denoiser": {
+        "light-s0.12": "defenses.denoisers.shipped",
+        "diffusion-light": "defenses.denoisers.shipped",
+    },
     "attack": {
         "random-noise": "attacks.random_noise",
         "fgsm": "attacks.fgsm",
@@ -226,13 +230,17 @@ registry = Registry({k: {n: f"{PACKAGE}.{m}" for n, m in v.items()} for k, v in 
 
 
 def identity_of(kind: str, text: str) -> str:
-    """Plug-in with version, parameters, declarations, and the hashes of its source and of files that it is given."""
+    """Plug-in with version, parameters, declarations, and the hashes of its source and of what it is given: files, and
+    a denoiser that is a plug-in."""
     plugin, spec, parameters = registry.resolve(kind, text)
     files = [
         hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
         for value in parameters.values()
         if isinstance(value, str) and value and Path(value).is_file()
     ]
+    denoiser = parameters.get("denoiser")
+    if isinstance(denoiser, str) and not Path(denoiser).is_file():
+        files.append(identity_of("denoiser", denoiser))
     return f"{plugin.identity(spec)}@{plugin.source_hash}{sorted(plugin.meta.items())}{files}"
 
 
@@ -272,6 +280,15 @@ def register_dataset(name: str, *, version: int = 1) -> Callable[[F], F]:
 def register_defense(name: str, *, version: int = 1) -> Callable[[F], F]:
     """Register a `DefendedMetric` class, or a factory `(metric, **parameters) -> DefendedMetric`."""
     return registry.register("defense", name, version)
+
+
+def register_denoiser(name: str, *, version: int = 1) -> Callable[[F], F]:
+    """Register a factory `(sigma) -> nn.Module` of a denoiser for the smoothed defences, sigma in [0,1] pixel units.
+
+    The module maps noisy images (B,3,H,W), not clamped, to the same shape. An attribute `trained_sigma` of it, if not
+    None, is the only noise level that it is made for.
+    """
+    return registry.register("denoiser", name, version)
 
 
 def register_attack(name: str, *, version: int = 1) -> Callable[[F], F]:

@@ -29,7 +29,9 @@ def certified_rows(group: Group) -> list[dict[str, Any]]:
     for eps in dict.fromkeys(e for cell in group.cells if cell.kind == "certify" for e in cell.eps):
         if not (table["eps"] == eps).any():  # every image failed: the row stays, empty
             n_planned = group.n_planned("certify")
-            found.append(group.key | {"eps": eps, "kind": "population", "n_ok": 0, "n_planned": n_planned})
+            norm = next(cell.norm for cell in group.cells if cell.kind == "certify")
+            failed = {"norm": norm, "eps": eps, "kind": "population", "n_ok": 0, "n_planned": n_planned}
+            found.append(group.key | failed)
     for (eps, kind), at in table.groupby(["eps", "certificate"], sort=True):
         found.append(group.key | _row(group, float(str(eps)), str(kind), at))
     return found

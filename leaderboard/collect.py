@@ -14,7 +14,7 @@ from .certified import certified_rows
 from .empirical import COLUMNS as EMPIRICAL
 from .empirical import empirical_rows
 from .results import Results, read_results
-from .summary import rank, summary_row
+from .summary import eps_text, rank, summary_row
 
 SIGNIFICANT = 6
 """Digits in the CSV files: enough for any comparison, few enough to be the same on machines that compute alike."""
@@ -75,10 +75,11 @@ _SUMMARY = {
     "rscore_mean": "R-score", "certified_delta_mean": "certified delta", "flags": "flags", "coverage": "ok/planned",
 }  # fmt: skip
 _CERTIFIED = {
-    "defense": "defence", "eps": "l2 eps", "rms": "RMS (grey levels)", "kind": "kind",
-    "certified_delta_mean": "certified delta", "empirical_shift_worst_mean": "worst shift found",
-    "tightness_max": "tightness max", "violations": "violations", "vacuous_share": "vacuous",
-    "certified_pairs": "certified pairs", "srocc_clean": "SROCC",
+    "defense": "defence", "budget": "budget", "rms": "RMS (grey levels)", "kind": "kind",
+    "certified_delta_mean": "certified delta", "width_mean": "width", "noise_spread_mean": "noise spread",
+    "empirical_shift_worst_mean": "worst shift found", "tightness_max": "tightness max", "violations": "violations",
+    "vacuous_share": "vacuous", "abstained_share": "abstained", "certified_pairs": "certified pairs",
+    "srocc_clean": "SROCC", "plcc_clean": "PLCC", "n": "forwards",
 }  # fmt: skip
 
 
@@ -93,15 +94,18 @@ def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
             "",
             f"Ground truth: {'none' if pd.isna(first['truth']) else first['truth']}. Gains and deltas in units of the "
             f"metric's range R = {first['range']:.4g} ({first['range_source']}). Worst gain: per image the strongest "
-            f"attack at {first['threat']}, upwards. Certified delta: bound on the exact median (population) at l2 "
-            f"{results.suite.headline.certified_eps:g}.",
+            f"attack at {first['threat']}, upwards. Certified delta: bound on the exact smoothed score (population) at "
+            f"l2 {results.suite.headline.certified_eps:g}.",
             "",
             _table(_readable(block), _SUMMARY),
             "",
         ]
         if not certified.empty:
             mine = certified[(certified["dataset"] == dataset) & (certified["metric"] == metric)]
-            lines += ["Certified bounds against attacks at the same l2 eps:", "", _table(mine, _CERTIFIED), ""]
+            budget = [f"{norm} {eps_text(eps)}" for norm, eps in zip(mine["norm"], mine["eps"], strict=True)]
+            counts = {column: mine[column].astype("Int64") for column in ("n", "violations")}
+            mine = mine.assign(budget=budget, **counts)
+            lines += ["Certified bounds against attacks at the same budget:", "", _table(mine, _CERTIFIED), ""]
     if results.plan.skipped:
         lines += ["Left out: " + "; ".join(f"{what} ({why})" for what, why in results.plan.skipped), ""]
     return "\n".join(lines)

@@ -30,7 +30,12 @@ def summary_row(
     before = group.sign * worst["clean"].to_numpy(dtype=float)
     attacked_truth = worst["truth"].to_numpy(dtype=float)
     population = [
-        c for c in certified if c["n_ok"] and c["kind"] == "population" and np.isclose(c["eps"], headline.certified_eps)
+        c
+        for c in certified
+        if c["n_ok"]
+        and c["norm"] == "l2"
+        and c["kind"] == "population"
+        and np.isclose(c["eps"], headline.certified_eps)
     ]
     n_ok, n_planned = _coverage(group)
     return (
@@ -51,7 +56,7 @@ def summary_row(
             "n_ok": n_ok,
             "n_planned": n_planned,
             "truth": group.truth_name,
-            "threat": f"{headline.norm} {_eps_text(headline.eps)}",
+            "threat": f"{headline.norm} {eps_text(headline.eps)}",
             "certified_eps": headline.certified_eps if population else np.nan,
             "range": group.unit,
             "range_source": group.range_source,
@@ -106,7 +111,7 @@ def _flags(
     return list(dict.fromkeys(flags))
 
 
-def _eps_text(eps: float) -> str:
+def eps_text(eps: float) -> str:
     """4/255 where eps is a whole number of grey levels."""
     levels = eps * 255
     return f"{round(levels)}/255" if levels >= 0.99 and abs(levels - round(levels)) < 1e-6 else f"{eps:.6g}"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from robustiqa.attacks import L2, load_attack
-from robustiqa.bench import load_metric
+from robustiqa.bench import load_dataset, load_metric
 from robustiqa.bench.checks.coverage import simulate
 from robustiqa.bench.checks.toys import SIGMA, TOYS, image_at
-from robustiqa.bench.errors import BadParameter, Incompatible, UnknownName
+from robustiqa.bench.errors import BadParameter, BadPlugin, Incompatible, UnknownName
 from robustiqa.bench.seeds import Role, Streams, image_key
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.certified import decide
@@ -212,6 +212,19 @@ def test_constant_metric_and_foreign_noise_level_are_noted(images) -> None:
     assert np.array_equal(c.lo, c.hi)
 
 
+def test_any_denoiser_can_be_named(linear, images) -> None:
+    g = load_defense("median-smoothing[n=50,denoiser=box]", linear)
+    noisy = images + 0.12 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    expected = linear(torch.nn.functional.avg_pool2d(noisy, 3, 1, 1, count_include_pad=False))
+    assert torch.equal(g.base_score(noisy), expected)  # type: ignore[operator]
+    other = load_defense("trimmed-mean-smoothing[sigma=0.25,n=500,denoiser=box]", linear).certify(images, [0.05])
+    assert any("'box' was trained for sigma 0.12" in note for note in other.notes)
+    with pytest.raises(BadPlugin, match="float"):
+        load_defense("median-smoothing[denoiser=no-network]", linear)
+    with pytest.raises(UnknownName, match="did you mean 'light-s0\\.12'"):
+        load_defense("median-smoothing[denoiser=light-s0.13]", linear)
+
+
 # --- decisions ------------------------------------------------------------------------------------
 
 
@@ -258,6 +271,17 @@ def test_pilot_decision_and_certification_draws_are_disjoint(linear, images, mon
 def test_tau_must_be_a_shift(linear, images, tau: float) -> None:
     with pytest.raises(BadParameter, match="tau"):
         load_defense("median-smoothing", linear).decide(images, 0.05, tau)
+
+
+@pytest.mark.slow
+def test_decisions_on_photographs_take_a_fifth_of_the_fixed_draws() -> None:
+    """tiny-iqa on `photos`, eps .05, alpha .001, tau 4 % of its range; every decision as with n = 1000."""
+    dataset = load_dataset("photos[size=128,subset=quick]")
+    x = torch.stack([dataset.load(i) for i in range(len(dataset))])
+    g = load_defense("median-smoothing[n=1000]", load_metric("tiny-iqa"))
+    early, fixed = g.decide(x, 0.05, 3.0), g.certify(x, [0.05])
+    assert early.certified.tolist() == (fixed.delta[:, 0] <= 3.0).tolist()
+    assert early.draws.mean() <= 1000 / 5
 
 
 # --- the negative control -------------------------------------------------------------------------

@@ -65,6 +65,44 @@ def test_certify_reproduces_the_closed_form(photo: Path) -> None:
             assert c["hi"] - exact == pytest.approx(c["eps"] * w, rel=0.3)
 
 
+def test_certify_without_a_defence_takes_median_smoothing(photo: Path) -> None:
+    (record,) = records("certify", photo, "--metric", "linear", "--plugin", PLUGIN, "--eps", "0.05")
+    assert record["defense"] == "median-smoothing"
+
+
+def test_a_grid_of_eps_gives_a_curve_and_names_its_coverage(photo: Path, tmp_path: Path) -> None:
+    arguments = ("certify", photo, "--metric", "linear", "--defense", "median-smoothing[n=500]", "--eps", "0:0.12:4")
+    (record,) = records(*arguments, "--coverage", "dkw", "--pool", tmp_path / "pool")
+    curve = [c for c in record["certificates"] if c["kind"] == "population"]
+    assert [c["eps"] for c in curve] == pytest.approx([0, 0.04, 0.08, 0.12])
+    assert [c["delta"] for c in curve] == sorted(c["delta"] for c in curve)
+    assert record["coverage"] == "dkw"
+    assert len(list((tmp_path / "pool").iterdir())) == 1
+    (pointwise,) = records(*arguments, "--pool", tmp_path / "pool")
+    assert pointwise["coverage"] == "pointwise"
+    assert pointwise["certificates"][2]["delta"] < record["certificates"][2]["delta"]
+
+
+def test_too_few_draws_are_a_note_not_an_error(photo: Path) -> None:
+    arguments = ("--metric", "linear", "--defense", "median-smoothing[n=50]", "--eps", "0.5", "--json")
+    result = call("certify", photo, *arguments)
+    assert result.exit_code == 0
+    assert "draws would do" in result.stderr
+    assert "draws would do" in json.loads(result.stdout)[0]["notes"][0]
+
+
+def test_tau_decides_for_both_kinds(photo: Path) -> None:
+    arguments = ("certify", photo, "--metric", "linear", "--plugin", PLUGIN, "--eps", "0.05")
+    (record,) = records(*arguments, "--tau", 1)
+    assert [(d["kind"], d["verdict"]) for d in record["decisions"]] == [
+        ("population", "certified"), ("deployed", "certified"),
+    ]  # fmt: skip
+    assert all(32 < d["draws"] < 300 for d in record["decisions"])
+    (small,) = records(*arguments, "--tau", 0.01)
+    assert small["decisions"][0]["verdict"] == "refuted"
+    assert "verdict" in call(*arguments, "--tau", 1).stdout
+
+
 def test_unbounded_sides_are_null(photo: Path) -> None:
     (record,) = records("certify", photo, "--metric", "linear", "--defense", "median-smoothing[n=50]", "--eps", "0.5")
     certificate = record["certificates"][0]
@@ -183,7 +221,7 @@ def test_list_names_everything_and_survives_broken_plugins() -> None:
     for word in ("tiny-iqa", "photos", "median-smoothing", "eot-pgd", "quick", "sigma=0.12"):
         assert word in text
     kinds = {r["kind"] for r in json.loads(call("list", "--json").stdout)}
-    assert kinds == {"metric", "dataset", "defense", "attack", "suite"}
+    assert kinds == {"metric", "dataset", "defense", "denoiser", "attack", "suite"}
     assert "pgd" not in call("list", "metrics").stdout
 
 

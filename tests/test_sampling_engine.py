@@ -127,10 +127,11 @@ def test_progress_counts_all_draws_up(linear, images, monkeypatch) -> None:
     assert len(calls) == 12
 
 
-def test_one_nan_among_many_draws_is_an_error(images) -> None:
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_one_bad_score_among_many_draws_is_an_error(images, bad: float) -> None:
     metric = load_metric("linear")
     inner = metric.module.forward
-    metric.module.forward = lambda x: torch.where(torch.arange(len(x)) == 17, torch.nan, inner(x))  # type: ignore
+    metric.module.forward = lambda x: torch.where(torch.arange(len(x)) == 17, bad, inner(x))  # type: ignore
     with pytest.raises(BadScore, match="NaN"):
         load_defense("median-smoothing[n=50]", metric).certify(images, [0.05])
 

@@ -123,7 +123,34 @@ def test_the_command_reports_and_fails_on_a_problem(monkeypatch, tmp_path: Path)
     result = CliRunner().invoke(cli, [*arguments, "--json"])
     assert result.exit_code == 1
     assert json.loads(result.stdout)["problems"]
-    assert "UNSOUND" in result.stderr
+    assert "PROBLEM" in result.stderr
+
+
+TOO_SURE = """
+from robustiqa.bench import register_defense
+from robustiqa.defenses.certified.median import MedianSmoothing
+from robustiqa.defenses.certified.smoothed import Bounds
+
+@register_defense("too-sure")
+class TooSure(MedianSmoothing):
+    "A bound without width."
+
+    def bounds(self, draws, ask):
+        middle = self.statistic(draws.values)[:, None].repeat(len(ask.eps), 1)
+        return Bounds(middle - 1e-3, middle + 1e-3, "pointwise")
+"""
+
+
+def test_an_own_certified_defence_is_attacked(tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(TOO_SURE)
+    arguments = ["soundness", "--plugin", str(plugin), "--defense", "too-sure[n=100,m=31]", "--images", "3"]
+    result = CliRunner().invoke(cli, [*arguments, "--metric", "linear"])
+    assert result.exit_code == 1
+    assert "PROBLEM: too-sure" in result.stderr
+    result = CliRunner().invoke(cli, ["soundness", "--defense", "jpeg"])
+    assert result.exit_code == 1
+    assert "no certificate" in result.stderr
 
 
 @pytest.mark.slow

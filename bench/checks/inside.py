@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from ..api import Certificate, DefendedMetric, Direction, Norm, Threat
 from ..build import load_attack, load_defense
 from ..datasets import load_dataset
+from ..errors import Incompatible
 from ..metrics import load_metric
 
 PHOTOGRAPHS = "photos[size=128,subset=quick]"
@@ -50,10 +51,14 @@ def attack_inside(metric: str, defense: str, images: int = 5, alpha: float = 0.0
         images: number of photographs, of the embedded data set.
         alpha: error probability of the certificate.
         seed: base seed.
+
+    Raises:
+        Incompatible: the defence has no certificate.
     """
     g = load_defense(defense, load_metric(metric))
     norm = g.certified_norm
-    assert norm is not None
+    if norm is None:
+        raise Incompatible(f"defence {defense!r} has no certificate to attack: name a certified one")
     dataset = load_dataset(PHOTOGRAPHS)
     # Spread over the data set: its versions of one photograph follow each other.
     chosen = np.linspace(0, len(dataset) - 1, images).round().astype(int)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ..errors import RobustIQAError
 from .coverage import Coverage, Independence, absurdly_wide, simulate
 from .inside import Inside, attack_inside
 from .toys import TOYS
@@ -53,10 +54,11 @@ class Report:
     coverage: list[Coverage] = field(default_factory=list)
     independence: list[Independence] = field(default_factory=list)
     inside: list[Inside] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     @property
     def problems(self) -> list[str]:
-        """A sentence for each significant excess of violations, dependence of draws, or absurd width."""
+        """A sentence for each significant excess of violations, dependence of draws, absurd width, or failure."""
         level = ERROR / max(1, 3 * len(self.coverage) + len(self.inside))
         found = [
             f"{c.defense} on {c.toy}, {c.kind}, eps {c.eps:g}: {c.failures} of {c.trials} certificates failed at alpha "
@@ -81,7 +83,7 @@ class Report:
             for a in self.inside
             if a.p < level
         ]
-        return found
+        return found + self.errors
 
 
 def check_soundness(
@@ -106,13 +108,21 @@ def check_soundness(
     toys = {toy.name: toy for toy in TOYS}
     for defense, names in simulated:
         for name in names:
-            coverage, independence = simulate(defense, toys[name], trials, seed=seed)
+            try:
+                coverage, independence = simulate(defense, toys[name], trials, seed=seed)
+            except RobustIQAError as error:
+                report.errors.append(f"{defense} on {name} could not be simulated: {error}")
+                continue
             report.coverage += coverage
             report.independence += independence
             highest = max(coverage, key=lambda c: c.rate / c.alpha)
             say(f"simulated {defense} on {name}: failures at most {highest.rate / highest.alpha:.2f} of alpha")
     for metric, defense in attacked:
-        found = attack_inside(metric, defense, images, seed=seed)
+        try:
+            found = attack_inside(metric, defense, images, seed=seed)
+        except RobustIQAError as error:
+            report.errors.append(f"{defense} on {metric} could not be attacked: {error}")
+            continue
         report.inside += found
         say(f"attacked {defense} on {metric}: tightness at most {max(a.tightness for a in found):.2f}")
     return report

@@ -14,7 +14,8 @@ from ..spec import Spec, format_value
 from ..suite import load_suite, suite_names
 from .options import with_plugins
 
-_PLURALS = {"metrics": "metric", "datasets": "dataset", "defenses": "defense", "attacks": "attack", "suites": "suite"}
+_PLURALS = {"metrics": "metric", "datasets": "dataset", "defenses": "defense", "denoisers": "denoiser",
+            "attacks": "attack", "suites": "suite"}  # fmt: skip
 
 
 @click.command("list")

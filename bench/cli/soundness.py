@@ -37,12 +37,14 @@ def soundness(defenses: tuple[str, ...], metric: str, trials: int, images: int, 
     report = check_soundness(simulated, attacked, trials, images, seed, say=lambda t: click.echo(t, err=True))
     problems = report.problems
     if as_json:
-        parts = {k: [dataclasses.asdict(row) for row in v] for k, v in vars(report).items()}
+        parts = {
+            k: [row if isinstance(row, str) else dataclasses.asdict(row) for row in v] for k, v in vars(report).items()
+        }
         click.echo(json.dumps(parts | {"problems": problems}, indent=2))
     else:
         _show(report)
     for problem in problems:
-        click.echo(f"robustiqa: UNSOUND: {problem}", err=True)
+        click.echo(f"robustiqa: PROBLEM: {problem}", err=True)
     if not as_json:
         tests = len(report.coverage) + len(report.independence) + len(report.inside)
         click.echo(f"{tests} tests, {len(problems)} problems")

@@ -208,9 +208,10 @@ class Smoothed(DefendedMetric):
         """All that decides a draw except the image. Methods that only differ in the statistic share their draws."""
         shares = type(self).base_score is Smoothed.base_score
         own = None if shares else identity_of("defense", self.spec)
-        denoiser = identity_of("defense", f"denoised-median-smoothing[denoiser={self._denoiser_name}]")
+        name = self._denoiser_name
+        denoiser = None if name is None else identity_of("defense", f"denoised-median-smoothing[denoiser={name}]")
         parts = [code_digest(), package_versions(), identity_of("metric", self.metric.spec), own, self.sigma,
-                 denoiser if self.denoiser is not None else None, seed, Role.CERTIFICATION.value]  # fmt: skip
+                 denoiser, seed, Role.CERTIFICATION.value]  # fmt: skip
         return json.dumps(parts)
 
     def _checked(self, samples: np.ndarray) -> Draws:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from types import MappingProxyType
 
-from ...bench.errors import UnknownName
+from torch import nn
+
+from ...bench.errors import BadPlugin
+from ...bench.registry import registry
 from .diffusion import OneShotDiffusion, load_diffusion
 from .files import DENOISER, DIFFUSION, kind_of, read_weights, readable
 from .nets import LightDenoiser
@@ -20,17 +23,15 @@ DENOISERS: MappingProxyType[str, Path] = MappingProxyType(
 )
 """Shipped denoisers by name; a number is the noise's standard deviation for pixels in [0,1]."""
 
-_TRAINED_SIGMA = {"light-s0.12": 0.12}
-"""Of the shipped weights that were made before files recorded it themselves."""
 
-
-def load_denoiser(name_or_path: str, sigma: float) -> LightDenoiser | OneShotDiffusion:
+def load_denoiser(name_or_path: str, sigma: float) -> nn.Module:
     """A denoiser in evaluation mode, without trainable parameters, mapping (B,3,H,W) to the same shape.
 
-    Its attribute `trained_sigma` is the only noise level that it is made for, or None where it adapts or is not known.
+    Its attribute `trained_sigma`, where it has one, is the only noise level that it is made for, or None where it
+    adapts or is not known.
 
     Args:
-        name_or_path: a key of `DENOISERS`, or a .safetensors file that `robustiqa train denoiser` or `robustiqa train
+        name_or_path: a registered denoiser, or a .safetensors file that `robustiqa train denoiser` or `robustiqa train
             diffusion-denoiser` wrote; the file says which.
         sigma: standard deviation of the noise to be removed, pixels in [0,1]: a diffusion model chooses its step by it;
             a denoiser for one level ignores it.
@@ -39,10 +40,19 @@ def load_denoiser(name_or_path: str, sigma: float) -> LightDenoiser | OneShotDif
         UnknownName: neither a known name nor a .safetensors path.
         BadData: the file is missing, corrupt, or of another network.
         BadParameter: a diffusion model cannot remove noise of this level.
+        BadPlugin: a registered factory does not give an `nn.Module`.
     """
-    if not name_or_path.endswith(".safetensors") and name_or_path not in DENOISERS:
-        raise UnknownName("denoiser", name_or_path, DENOISERS, "; your own: give the path of a .safetensors file")
-    path = DENOISERS.get(name_or_path, Path(name_or_path))
+    if name_or_path.endswith(".safetensors"):
+        return load_file(Path(name_or_path), sigma)
+    plugin = registry.get("denoiser", name_or_path)
+    net = plugin.factory(sigma)
+    if not isinstance(net, nn.Module):
+        raise BadPlugin(f"denoiser {name_or_path!r} gives a {type(net).__name__}: expected a torch.nn.Module")
+    return net.eval().requires_grad_(False)
+
+
+def load_file(path: Path, sigma: float, trained: float | None = None) -> LightDenoiser | OneShotDiffusion:
+    """The denoiser of a weights file; `trained` is its noise level where the file does not say it."""
     if kind_of(path) == DIFFUSION:
         return load_diffusion(path, sigma)
     about, state = read_weights(path, DENOISER)
@@ -50,5 +60,5 @@ def load_denoiser(name_or_path: str, sigma: float) -> LightDenoiser | OneShotDif
         # The file says how wide the network is.
         net = LightDenoiser(state["first.weight"].shape[0])
         net.load_state_dict(state)
-        net.trained_sigma = float(about["sigma"]) if "sigma" in about else _TRAINED_SIGMA.get(name_or_path)
+        net.trained_sigma = float(about["sigma"]) if "sigma" in about else trained
     return net.eval().requires_grad_(False)

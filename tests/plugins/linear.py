@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from robustiqa.bench import register_metric
+from robustiqa.bench import register_denoiser, register_metric
 from torch import nn
 
 
@@ -72,3 +72,17 @@ class Wave(Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) to (B,)."""
         return torch.sin(100 * super().forward(x))
+
+
+@register_denoiser("box")
+def box(sigma: float) -> nn.Module:
+    """A 3x3 mean."""
+    net = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+    net.trained_sigma = 0.12  # type: ignore[assignment]
+    return net
+
+
+@register_denoiser("no-network")
+def no_network(sigma: float) -> float:
+    """Not a module."""
+    return sigma
