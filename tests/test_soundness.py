@@ -14,8 +14,8 @@ from robustiqa.bench.checks.soundness import Report, check_soundness
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.registry import registry
 from robustiqa.bench.spec import parse_spec
-from robustiqa.defenses.certified import center, median
-from robustiqa.defenses.certified.stats import order
+from robustiqa.defenses.certified import bins, cdf_mean, center, l_estimator, mean, median
+from robustiqa.defenses.certified.stats import bands, order
 
 MEDIAN = "median-smoothing[m=11,n=60]"
 
@@ -82,6 +82,21 @@ def test_a_radius_of_center_smoothing_that_is_too_small_is_caught(monkeypatch) -
     """R in place of 2 R and the level not moved by eps: the kind of slip that a wide method hides."""
     monkeypatch.setattr(center, "shifted", lambda level, shift: np.full(np.shape(shift), level / 8))
     assert _simulated("linear", defense="center-smoothing[n=150,m=11]", trials=2000).problems
+
+
+@pytest.mark.parametrize(("module", "name", "instead", "defense"), [
+    (median, "deployed_level", lambda m, error: 0.5, MEDIAN),
+    (center, "deployed_level", lambda m, error: 0.5, "center-smoothing[n=150,m=3]"),
+    (mean, "mean_reaches", lambda p, m, error: p, "mean-smoothing[n=100,m=11]"),
+    (cdf_mean, "dominating_mean", lambda o, b, s, top, m, e: bands.upper_sum(o, b, bands.uniform, s, top),
+     "cdf-mean-smoothing[n=100,m=5]"),
+    (l_estimator, "fresh_levels", lambda m, error, band: (np.arange(m) + 0.5) / m, "trimmed-mean-smoothing[n=200,m=5]"),
+    (bins, "sure_majority", lambda m, error: m // 2 + 1, "score-bins[n=1000,n0=20,m=11]"),
+])  # fmt: skip
+def test_a_deployed_bound_that_forgets_the_fresh_draws_is_caught(monkeypatch, module, name, instead, defense) -> None:
+    monkeypatch.setattr(module, name, instead)
+    problems = _simulated("linear", "threshold", defense=defense, trials=1500).problems
+    assert any("deployed" in p for p in problems)
 
 
 def test_a_bound_that_attacks_leave_is_caught(monkeypatch) -> None:

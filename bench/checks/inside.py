@@ -27,8 +27,7 @@ class Inside:
         images: attacked images, each in both directions.
         violations: those whose attacked score left the bound: for `population` with its whole confidence interval.
         p: probability of so many if each has probability alpha (exact binomial, one-sided).
-        tightness: largest shift (for `population` only what the confidence interval proves) over the bound's, of the
-            images with a finite one.
+        tightness: largest shift of the deployed score, clean and attacked on the same draws, over the bound's.
     """
 
     metric: str
@@ -74,23 +73,20 @@ def attack_inside(metric: str, defense: str, images: int = 5, alpha: float = 0.0
 
 def _attack(
     g: DefendedMetric, x: torch.Tensor, threat: Threat, direction: Direction, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Attacked scores (B,) and their intervals."""
+) -> tuple[np.ndarray, ...]:
+    """Attacked scores (B,), their intervals, and their distance from the clean scores."""
     attack = load_attack("eot-pgd[steps=6]" if g.randomised else "pgd[steps=20]")
-    attacked = attack(g, x, threat, direction, seed).attacked
-    return attacked.score, attacked.lo, attacked.hi
+    result = attack(g, x, threat, direction, seed)
+    return (*result.attacked, result.gain)
 
 
-def _compared(
-    g: DefendedMetric, c: Certificate, j: int, reached: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
-) -> Inside:
+def _compared(g: DefendedMetric, c: Certificate, j: int, reached: list[tuple[np.ndarray, ...]]) -> Inside:
     out = np.zeros(len(c.score), dtype=bool)
     shift = np.zeros(len(c.score))
-    for score, low, high in reached:
+    for score, low, high, moved in reached:
         lowest, highest = (low, high) if c.kind == "population" else (score, score)
         out |= (lowest > c.hi[:, j]) | (highest < c.lo[:, j])
-        # Of the exact score only what its confidence interval proves.
-        shift = np.maximum(shift, np.maximum(lowest - c.score, c.score - highest))
+        shift = np.maximum(shift, np.abs(moved))
     finite = np.isfinite(c.delta[:, j]) & (c.delta[:, j] > 0)
     return Inside(
         metric=g.metric.spec,

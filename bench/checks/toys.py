@@ -101,12 +101,13 @@ TOYS = (
     _monotone("exp", lambda u: 10 * torch.exp(0.5 * u)),
     _monotone("sigmoid", lambda u: 100 * torch.sigmoid(u)),
     _monotone("step", lambda u: 50 + 5 * torch.floor(2 * u), exact=False),
-    # Mean smoothing is tight on it; and at these places a bin's true radius is a hair less than eps .05 or .12.
+    # Mean smoothing is tight on it; and a bin's true radius is a hair less than eps .05 or .12 at the first places,
+    # and well above both at the last, where a deployed bin can be certified.
     _monotone(
         "threshold",
         lambda u: 100.0 * (u > 0),
         exact=False,
-        places=tuple((sign * u, 0.0) for u in (0.41, 0.99) for sign in (-1, 1)),
+        places=tuple((sign * u, 0.0) for u in (0.41, 0.99, 2.0) for sign in (-1, 1)),
     ),
     Toy(
         "mixture",
