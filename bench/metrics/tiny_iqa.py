@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import safetensors
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from ..errors import BadData, BadParameter
 from ..registry import register_metric
+from .loading import FOLDER, load_weights
 
-WEIGHTS = Path(__file__).parent / "weights" / "tiny-iqa.safetensors"
+WEIGHTS = FOLDER / "tiny-iqa.safetensors"
 """The shipped weights; their model card is the `.md` beside them."""
 
 # (output channels, kernel, stride) of the convolutions; the statistics after those in _POOLED reach the head.
@@ -92,20 +89,4 @@ def tiny_iqa(weights: str = "") -> TinyIQA:
         BadData: the file is missing, corrupt, or belongs to another network.
         BadParameter: the file is not a safetensors file.
     """
-    path = Path(weights) if weights else WEIGHTS
-    if path.suffix != ".safetensors":
-        raise BadParameter(f"weights {str(path)!r}: expected a .safetensors file, as `robustiqa train metric` writes")
-    if not path.is_file():
-        raise BadData(
-            f"weights {str(path)!r} do not exist: check the path, or train them with `robustiqa train metric`"
-        )
-    net = TinyIQA()
-    try:
-        net.load_state_dict(load_file(path))
-    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadData(
-            f"weights {str(path)!r} cannot be read as tiny-iqa ({reason}): install the package again, or train them "
-            "with `robustiqa train metric`"
-        ) from error
-    return net.eval().requires_grad_(False)
+    return load_weights(TinyIQA(), weights, "tiny-iqa", "robustiqa train metric")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from .evaluate import MetricReport
 from .loop import write_atomically
 
 PROCEDURAL = "procedural images (dead leaves, coloured noise, gradients), made by the training itself"
@@ -83,6 +84,34 @@ def command_line(name: str, config: Any, places: Sequence[str]) -> str:
         elif field.name not in places and value != field.default:
             words.append(f"{flag} {','.join(map(str, value)) if isinstance(value, tuple) else value}")
     return " ".join(words)
+
+
+def report_tables(report: MetricReport) -> dict[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]:
+    """The tables of a card that hold the figures of `evaluate_metric`."""
+    tables: dict[str, tuple[Sequence[str], Sequence[Sequence[Any]]]] = {
+        "Human scores (CLIVE, whole images; 95 % bootstrap intervals over images)": (
+            ("split", "images", "SROCC", "PLCC", "KROCC", "PLCC after 4-parameter logistic"),
+            [[k, v["n"], *(str(v[m]) for m in ("srocc", "plcc", "krocc")), v["plcc_logistic"]]
+             for k, v in report.human.items()],
+        )
+    }  # fmt: skip
+    if report.n_photographs:
+        tables[f"SROCC to level 0-5 on {report.n_photographs} held-out photographs at half size"] = (
+            ("distortion", "mean over photographs", "pooled"),
+            [[k, str(v), report.level_pooled[k]] for k, v in report.level_per_photo.items()],
+        )
+        tables["Score change by PGD l_inf 4/255, 20 steps, in units of the range of clean scores"] = (
+            list(report.attack),
+            [list(report.attack.values())],
+        )
+    return tables
+
+
+def training_times(out: str, threads: int) -> str:
+    """The note on how long the two stages of a metric's training took, from their logs in the folder `out`."""
+    logs = {stage: Path(out) / f"{stage}.csv" for stage in ("synthetic", "mos")}
+    times = ", ".join(f"{n} {training_seconds(p) / 60:.1f} min" for n, p in logs.items() if p.exists())
+    return f"training time on {threads} CPU thread(s): {times}"
 
 
 def training_seconds(log: Path) -> float:

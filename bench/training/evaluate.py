@@ -134,15 +134,20 @@ def pgd_gain(metric: nn.Module, x: torch.Tensor, eps: float, steps: int, sign: f
     return best
 
 
-def _attackability(metric: nn.Module, images: list[np.ndarray], clean: np.ndarray, seed: int) -> dict[str, float]:
-    """PGD l_inf 4/255, 20 steps, on 128-pixel centre crops of the photographs and of one distorted version of each."""
+def attacked_crops(images: list[np.ndarray], seed: int) -> list[np.ndarray]:
+    """128-pixel centre crops of the first 32 photographs, each followed by one distorted version of it."""
     rng = np.random.default_rng((seed, 6))
     crops: list[np.ndarray] = []
     for image in images[:32]:
         top, left = (image.shape[0] - 128) // 2, (image.shape[1] - 128) // 2
         part = np.ascontiguousarray(image[top : top + 128, left : left + 128])
         crops += [part, distort(part, str(rng.choice(list(DISTORTIONS))), int(rng.integers(1, LEVELS + 1)), rng)]
-    x = torch.stack([from_uint8(c) for c in crops])
+    return crops
+
+
+def _attackability(metric: nn.Module, images: list[np.ndarray], clean: np.ndarray, seed: int) -> dict[str, float]:
+    """PGD l_inf 4/255, 20 steps, on `attacked_crops`."""
+    x = torch.stack([from_uint8(c) for c in attacked_crops(images, seed)])
     span = float(np.subtract(*np.percentile(clean, [99, 1])))
     up = pgd_gain(metric, x, 4 / 255, 20, 1.0) / span
     down = pgd_gain(metric, x, 4 / 255, 20, -1.0) / span

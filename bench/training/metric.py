@@ -6,21 +6,20 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ..errors import BadParameter
 from ..metrics.tiny_iqa import TinyIQA
-from .card import PROCEDURAL, Card, clive_material, command_line, training_seconds
+from .card import PROCEDURAL, Card, clive_material, command_line, report_tables, training_times
 from .evaluate import MetricReport, evaluate_metric
 from .loop import Learner, initialise, run_steps, save_weights, settings_digest, threads
-from .losses import group_loss, order_loss, plcc_loss
-from .sources import clive_photographs, crop
+from .losses import rated_losses, rated_sum, synthetic_losses, synthetic_sum
+from .sources import clive_photographs
 from .synthetic import TRAINING_KINDS, VERSIONS, Groups, make_groups
+from .views import batch, group_statistics, rated_statistics
 
 SECOND_STAGE = (
     "mos_steps",
@@ -104,22 +103,8 @@ class Pretrainer(nn.Module):
 
     def losses(self, images: torch.Tensor, groups: Groups, index: np.ndarray) -> dict[str, torch.Tensor]:
         """The four losses on images (G*VERSIONS,3,S,S) of the groups at `index`."""
-        kinds = torch.from_numpy(groups.kinds[index]).repeat_interleave(VERSIONS)
-        strengths = torch.from_numpy(groups.strengths[index])
-        targets = torch.from_numpy(groups.targets[index])
         features = self.core.features(images, list(self.norms))
-        scores = self.core.score(features)
-        level = self.strength(features).gather(1, kinds[:, None]).squeeze(1)
-        visible = torch.from_numpy((groups.strengths[index] > 0) & ~groups.chains[index][:, None]).flatten()
-        return {
-            "score": F.smooth_l1_loss(scores / 10.0, targets.flatten() / 10.0),
-            "order": group_loss(scores.view(-1, VERSIONS), strengths),
-            # A small batch may hold nothing but chains, which have no single kind.
-            "kind": F.cross_entropy(self.kind(features)[visible], kinds[visible])
-            if bool(visible.any())
-            else scores.sum() * 0.0,
-            "level": F.smooth_l1_loss(level, strengths.flatten()),
-        }
+        return synthetic_losses(features, self.core.score(features), self.kind, self.strength, groups, index)
 
     def folded(self) -> TinyIQA:
         """A copy of the core with each batch norm's running statistics folded into its convolution."""
@@ -152,17 +137,17 @@ def train_metric(config: MetricTrainConfig, say: Callable[[str], None] = print) 
         BadData: CLIVE is missing or a checkpoint is corrupt.
         BadParameter: impossible settings, or the folder holds a run of others.
     """
-    _check(config)
+    check_settings(config)
     out = Path(config.out)
     photographs, mos, data_hash = clive_photographs(config.data_root, "train", config.limit)
     with threads(config.threads):
         say(f"making {config.groups} groups of {VERSIONS} versions from {len(photographs)} photographs")
         groups = make_groups(photographs, config.groups, config.crop, config.seed)
         # Trials of the second stage share one first stage.
-        first = _digest(config, data_hash, PLACES + SECOND_STAGE)
+        first = training_digest(config, data_hash, PLACES + SECOND_STAGE)
         net = _synthetic_stage(config, groups, first, say)
         if config.mos_steps:
-            net = _mos_stage(config, net, groups, photographs, mos, _digest(config, data_hash, PLACES), say)
+            net = _mos_stage(config, net, groups, photographs, mos, training_digest(config, data_hash, PLACES), say)
         weights = save_weights(net, out / "tiny-iqa.safetensors")
         say("evaluating")
         report = evaluate_metric(net, config.data_root, config.photographs, ("val", "test"), seed=config.seed)
@@ -170,7 +155,7 @@ def train_metric(config: MetricTrainConfig, say: Callable[[str], None] = print) 
     return weights
 
 
-def _check(config: MetricTrainConfig) -> None:
+def check_settings(config: MetricTrainConfig) -> None:
     """Raise `BadParameter` for settings that cannot work together."""
     wrong = {
         "checkpoint_every must be a multiple of log_every": config.checkpoint_every % config.log_every,
@@ -187,25 +172,6 @@ def _check(config: MetricTrainConfig) -> None:
 
 def metric_card(config: MetricTrainConfig, data_hash: str, report: MetricReport) -> Card:
     """The model card of a finished run."""
-    out = Path(config.out)
-    stages = {n: out / f"{n}.csv" for n in ("synthetic", "mos")}
-    times = ", ".join(f"{n} {training_seconds(p) / 60:.1f} min" for n, p in stages.items() if p.exists())
-    results: dict[str, tuple[Sequence[str], Sequence[Sequence[Any]]]] = {
-        "Human scores (CLIVE, whole images; 95 % bootstrap intervals over images)": (
-            ("split", "images", "SROCC", "PLCC", "KROCC", "PLCC after 4-parameter logistic"),
-            [[k, v["n"], *(str(v[m]) for m in ("srocc", "plcc", "krocc")), v["plcc_logistic"]]
-             for k, v in report.human.items()],
-        )
-    }  # fmt: skip
-    if report.n_photographs:
-        results[f"SROCC to level 0-5 on {report.n_photographs} held-out photographs at half size"] = (
-            ("distortion", "mean over photographs", "pooled"),
-            [[k, str(v), report.level_pooled[k]] for k, v in report.level_per_photo.items()],
-        )
-        results["Score change by PGD l_inf 4/255, 20 steps, in units of the range of clean scores"] = (
-            list(report.attack),
-            [list(report.attack.values())],
-        )
     return Card(
         title="tiny-iqa",
         purpose="Compact no-reference image quality: (B,3,H,W) in [0,1] to about 0-100, larger = better. It exists to "
@@ -217,18 +183,19 @@ def metric_card(config: MetricTrainConfig, data_hash: str, report: MetricReport)
             "synthetic distortions of both, made by the training itself",
             f"evaluation only: CLIVE's val and test splits; photographs ({Path(config.photographs).name or 'none'})",
         ],
-        results=results,
+        results=report_tables(report),
         limits=[
             "trained on a few hundred rated photographs of one data set: the intervals say how far that generalises",
             "orders versions of one photograph far better than different photographs: see the two columns of levels",
             "sees about 90 pixels of context: no semantics, and no judgement of composition or faces",
             "near-pristine photographs of unusual content (fog, night, bokeh) can score low",
         ],
-        notes=[f"training time on {config.threads} CPU thread(s): {times}", f"seed {config.seed}"],
+        notes=[training_times(config.out, config.threads), f"seed {config.seed}"],
     )
 
 
-def _digest(config: MetricTrainConfig, data_hash: str, ignore: Sequence[str]) -> str:
+def training_digest(config: MetricTrainConfig, data_hash: str, ignore: Sequence[str]) -> str:
+    """Identity of a training: its settings without some, and the content of its data."""
     return hashlib.sha256((settings_digest(config, ignore) + data_hash).encode()).hexdigest()
 
 
@@ -241,8 +208,8 @@ def _synthetic_stage(config: MetricTrainConfig, groups: Groups, digest: str, say
     def step(number: int) -> dict[str, float]:
         rng = np.random.default_rng((config.seed, 1, number))
         index = rng.choice(len(groups.images), config.synthetic_batch, replace=False)
-        losses = net.train().losses(_batch(groups.images[index], rng), groups, index)
-        learner.update(losses["score"] + losses["order"] + 0.3 * losses["kind"] + 0.3 * losses["level"], number)
+        losses = net.train().losses(batch(groups.images[index], rng), groups, index)
+        learner.update(synthetic_sum(losses), number)
         return {k: float(v.detach()) for k, v in losses.items()}
 
     run_steps(
@@ -275,11 +242,8 @@ def _mos_stage(
     that were left out (SROCC about .60 against .63). So all statistics are computed once and the stage takes seconds.
     """
     say(f"computing the statistics of {len(photographs)} photographs and {len(groups.images)} groups")
-    rated = _rated_statistics(config, net, photographs)
-    with torch.no_grad():
-        starts = range(0, len(groups.images), 16)
-        synthetic = torch.cat([net.features(_tensor(groups.images[i : i + 16])) for i in starts])
-    synthetic = synthetic.view(len(groups.images), VERSIONS, -1)
+    rated = rated_statistics(net.features, photographs, config.mos_views, config.mos_crops, config.seed)
+    synthetic = group_statistics(net.features, groups)
     centre, spread = rated[:, 0].mean(0), rated[:, 0].std(0) + 1e-3
     rated, synthetic = (rated - centre) / spread, (synthetic - centre) / spread
     head = TinyIQA()
@@ -288,7 +252,11 @@ def _mos_stage(
     learner = Learner(
         head.train(), steps=config.mos_steps, lr=config.mos_lr, weight_decay=config.weight_decay, average=0.995
     )
-    truth, strengths, targets = torch.from_numpy(mos), torch.from_numpy(groups.strengths), groups.targets / 10.0
+    truth, strengths, targets = (
+        torch.from_numpy(mos),
+        torch.from_numpy(groups.strengths),
+        torch.from_numpy(groups.targets),
+    )
 
     def step(number: int) -> dict[str, float]:
         rng = np.random.default_rng((config.seed, 2, number))
@@ -299,15 +267,8 @@ def _mos_stage(
         scores, target = head.score(features * keep / (1.0 - config.dropout)), truth[chosen]
         index = rng.integers(0, len(synthetic), config.mos_groups)
         versions = head.score(synthetic[index].flatten(0, 1)).view(-1, VERSIONS)
-        losses = {
-            "l1": (scores - target).abs().mean() / 10.0,
-            "plcc": plcc_loss(scores, target),
-            "order": order_loss(scores, target),
-            "groups": group_loss(versions, strengths[index], square=0.5),
-            "anchor": F.smooth_l1_loss(versions / 10.0, torch.from_numpy(targets[index])),
-        }
-        human = losses["l1"] + 2.0 * losses["plcc"] + losses["order"]
-        learner.update(human + config.group_weight * (losses["groups"] + 0.1 * losses["anchor"]), number)
+        losses = rated_losses(scores, target, versions, strengths[index], targets[index])
+        learner.update(rated_sum(losses, config.group_weight), number)
         return {k: float(v.detach()) for k, v in losses.items()}
 
     run_steps(
@@ -327,30 +288,6 @@ def _mos_stage(
         net.hidden.bias.copy_(head.hidden.bias - net.hidden.weight @ centre)
         net.out.load_state_dict(head.out.state_dict())
     return net.eval()
-
-
-@torch.no_grad()
-def _rated_statistics(config: MetricTrainConfig, net: TinyIQA, photographs: list[np.ndarray]) -> torch.Tensor:
-    """(N, 2 + mos_views, n_features): each photograph whole, mirrored, and in random crops."""
-    rng = np.random.default_rng((config.seed, 7))
-    rows: list[torch.Tensor] = []
-    for photograph in photographs:
-        sides = rng.integers(config.mos_crops[0], config.mos_crops[1] + 1, config.mos_views)
-        views = [photograph, photograph[:, ::-1], *(crop(photograph, int(side), rng) for side in sides)]
-        rows.append(torch.cat([net.features(_tensor(view[None])) for view in views]))
-    return torch.stack(rows)
-
-
-def _batch(images: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-    """As `_tensor`; half of the batches are mirrored."""
-    flat = _tensor(images)
-    return flat.flip(3) if rng.random() < 0.5 else flat
-
-
-def _tensor(images: np.ndarray) -> torch.Tensor:
-    """(...,H,W,3) uint8 to (N,3,H,W) float in [0,1]."""
-    flat = np.ascontiguousarray(images).reshape(-1, *images.shape[-3:])
-    return torch.from_numpy(flat).permute(0, 3, 1, 2).float().div_(255.0)
 
 
 def _out_channels(conv: nn.Module) -> int:
