@@ -16,12 +16,28 @@ from torch import nn
 from .certificates import Certificate, CertifyRequest, Coverage, Decision, Progress
 from .errors import BadImage, BadParameter, BadScore, Incompatible
 from .images import check_size
+from .measures import INTERVAL_ERROR
 from .seeds import Role, Streams, image_key
 from .threats import L2, Direction, Linf, Norm, Threat
 
 __all__ = [
-    "L2", "AttackResult", "Certificate", "CertifyRequest", "Coverage", "Decision", "DefendedMetric", "Direction",
-    "Estimate", "Linf", "Metric", "Norm", "Progress", "Threat", "check_batch", "check_finite",
+    "INTERVAL_ERROR",
+    "L2",
+    "AttackResult",
+    "Certificate",
+    "CertifyRequest",
+    "Coverage",
+    "Decision",
+    "DefendedMetric",
+    "Direction",
+    "Estimate",
+    "Linf",
+    "Metric",
+    "Norm",
+    "Progress",
+    "Threat",
+    "check_batch",
+    "check_finite",
 ]  # fmt: skip
 
 
@@ -77,7 +93,10 @@ class Metric(nn.Module):
 
 
 class Estimate(NamedTuple):
-    """Deployed scores (B,) with an interval [lo, hi] for what they estimate; equal to the score if deterministic."""
+    """Deployed scores (B,) with an interval [lo, hi] for what they estimate; equal to the score if deterministic.
+
+    The interval is wrong with probability `INTERVAL_ERROR` at most.
+    """
 
     score: np.ndarray
     lo: np.ndarray
@@ -174,7 +193,7 @@ class DefendedMetric(nn.Module, ABC):
             Incompatible: the defence has no certificate.
             BadImage: x is not one batch of equal-sized RGB images.
             BadParameter: alpha, eps, family or coverage out of range.
-            BadScore: the metric returned NaN or infinity under noise.
+            BadScore: the metric returned NaN or infinity under noise, or left the range that it declares as bounded.
         """
         norm = self._certifiable(alpha)
         if not len(eps):
@@ -191,7 +210,11 @@ class DefendedMetric(nn.Module, ABC):
         budgets = np.array(eps, dtype=float)
         request = CertifyRequest(x, budgets, alpha, keys, seed, family, coverage, folder, progress)
         with torch.inference_mode():
-            return self._certify(request)
+            certificate = self._certify(request)
+        for c in (certificate, certificate.deployed, certificate.family, getattr(certificate.family, "deployed", None)):
+            if c is not None and not bool((c.lo <= c.hi).all()):
+                raise BadScore(f"defence {self.spec!r} gave a bound that is NaN or has lo > hi: a fault of the defence")
+        return certificate
 
     def _certify(self, request: CertifyRequest) -> Certificate:
         """What `certify` returns; certified defences override it."""
@@ -207,7 +230,10 @@ class DefendedMetric(nn.Module, ABC):
         *,
         kind: Literal["population", "deployed"] = "population",
     ) -> Decision:
-        """Decide for each image whether |d|_2 <= eps can move the score by more than tau, stopping early.
+        """Decide for each image whether every |d|_2 <= eps leaves the score within tau of a centre, stopping early.
+
+        The centre is the score of some pilot draws, reported beside the verdict. Two scores inside the window, such as
+        the clean and an attacked one, are at most 2 tau apart.
 
         Raises:
             Incompatible: the defence has no such test.

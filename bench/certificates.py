@@ -76,12 +76,12 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a perturbation can move the defended score by more than tau, decided with as few draws as it takes.
+    """Whether the score stays within tau of a centre under every perturbation, decided with as few draws as it takes.
 
     Attributes:
         kind: as in `Certificate`.
         eps, tau: budget, and the shift in the metric's units.
-        centre: (B,) score from the pilot draws; the claim is about [centre - tau, centre + tau].
+        centre: (B,) score from the pilot draws; every perturbed score is claimed to be in centre -/+ tau.
         certified: (B,) the claim holds, with probability >= 1 - alpha.
         refuted: (B,) it was shown that this certificate cannot be had: the shifted quantile lies outside.
         draws: (B,) forwards spent, pilot included. Neither certified nor refuted: undecided after the most allowed.

@@ -15,6 +15,9 @@ from .seeds import derive_seed
 
 LOGISTIC_PARAMETERS = 4
 FEW_GROUPS = 20
+INTERVAL_ERROR = 0.001
+"""Error probability of the interval of a deployed score (`api.Estimate`), by which violations are judged."""
+
 RESAMPLES = 2000
 """Bootstrap resamples of every interval."""
 
@@ -114,9 +117,26 @@ def bootstrap_mean(values: np.ndarray, groups: Sequence[str], label: str, level:
     return Interval(float(np.mean(values)), float(low), float(high))
 
 
-def violation_p(violations: int, images: int, alpha: float) -> float:
-    """Exact one-sided binomial p-value of that many violations when each has probability alpha at most."""
-    return float(binomtest(violations, images, alpha, alternative="greater").pvalue) if images else float("nan")
+def violation_p(violations: int, images: int, certificate: str, coverage: str, alpha: float, attacks: int) -> float:
+    """One-sided p-value of that many images whose bound some attack left, if the certificate holds.
+
+    An image may be lost by the certificate's own error, or by the fresh draws of any of the attacks on it: alpha and
+    `INTERVAL_ERROR` an attack for a population bound, judged by confidence intervals; alpha/2 and alpha/2 an attack for
+    a deployed one. A bound without probability ("exact") has no excuse at all.
+
+    Args:
+        violations, images: images with a violation, and images judged.
+        certificate: "population" or "deployed".
+        coverage: as in `Certificate`.
+        alpha: error probability of the certificate.
+        attacks: attacked versions of each image that were judged.
+    """
+    if not images:
+        return float("nan")
+    if coverage == "exact":
+        return 0.0 if violations else 1.0
+    null = alpha + attacks * INTERVAL_ERROR if certificate == "population" else alpha * (1 + attacks) / 2
+    return float(binomtest(violations, images, min(null, 1.0), alternative="greater").pvalue)
 
 
 class CertifiedOrder(NamedTuple):

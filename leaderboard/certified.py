@@ -48,7 +48,8 @@ def _row(group: Group, eps: float, kind: str, at: pd.DataFrame) -> dict[str, Any
     # A bound of no width is tight if nothing moved, and violated otherwise.
     tightness = np.divide(shift, delta, out=np.where(shift > 0, np.inf, np.nan), where=delta > 0)
     alpha = float(at["alpha"].iloc[0])
-    broken, judged = _violations(group, eps, kind, at)
+    coverage = str(at["coverage"].iloc[0])
+    broken, judged, attacks = _violations(group, eps, kind, at)
     order = _order(group, at)
     clean = group.clean
     truth, quality = clean["truth"].to_numpy(dtype=float), clean["quality"].to_numpy()
@@ -62,7 +63,7 @@ def _row(group: Group, eps: float, kind: str, at: pd.DataFrame) -> dict[str, Any
         "n": int(at["n"].iloc[0]),
         "alpha": alpha,
         "kind": kind,
-        "coverage": at["coverage"].iloc[0],
+        "coverage": coverage,
         "certified_delta_mean": float(np.mean(delta)) / group.unit,
         "gaming_delta_mean": float(np.mean(gaming)) / group.unit,
         "certified_delta_raw_mean": float(np.mean(delta)),
@@ -73,7 +74,7 @@ def _row(group: Group, eps: float, kind: str, at: pd.DataFrame) -> dict[str, Any
         "tightness_mean": float(np.nanmean(tightness)) if np.isfinite(tightness).any() else np.nan,
         "tightness_max": float(np.nanmax(tightness)) if not np.isnan(tightness).all() else np.nan,
         "violations": broken,
-        "violation_p": violation_p(broken, judged, alpha),
+        "violation_p": violation_p(broken, judged, kind, coverage, alpha, attacks),
         "abstained_share": float(at["abstained"].astype(float).mean()),
         "vacuous_share": float(np.mean(~np.isfinite(hi - lo) | (hi - lo >= group.unit))),
         "certified_pairs": order.pairs,
@@ -90,8 +91,8 @@ def _row(group: Group, eps: float, kind: str, at: pd.DataFrame) -> dict[str, Any
     }
 
 
-def _violations(group: Group, eps: float, kind: str, at: pd.DataFrame) -> tuple[int, int]:
-    """Images that an attack within eps drove out of their bound, and images attacked at all.
+def _violations(group: Group, eps: float, kind: str, at: pd.DataFrame) -> tuple[int, int, int]:
+    """Images that an attack within eps drove out of their bound, images attacked at all, and attacks on each.
 
     A population bound is violated if the whole confidence interval of the attacked median (fresh draws) lies outside:
     the estimate alone may leave it by its own noise. A deployed bound speaks of the m-draw score itself.
@@ -103,10 +104,11 @@ def _violations(group: Group, eps: float, kind: str, at: pd.DataFrame) -> tuple[
     if kind == "population":  # with m < 11 draws the interval is infinite: such an image cannot be judged
         joined = joined[np.isfinite(joined["attacked_lo"]) & np.isfinite(joined["attacked_hi"])]
     if joined.empty:
-        return 0, 0
+        return 0, 0, 0
     low, high = ("attacked_lo", "attacked_hi") if kind == "population" else ("attacked", "attacked")
     outside = (joined[low] > joined["hi_bound"]) | (joined[high] < joined["lo_bound"])
-    return int(outside.groupby(level=0).any().sum()), int(joined.index.nunique())
+    by_image = outside.groupby(level=0)
+    return int(by_image.any().sum()), int(by_image.ngroups), int(by_image.size().max())
 
 
 def _order(group: Group, at: pd.DataFrame):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from robustiqa.attacks import L2, load_attack
-from robustiqa.bench import load_dataset, load_metric
+from robustiqa.bench import Metric, load_dataset, load_metric
 from robustiqa.bench.checks.coverage import simulate
 from robustiqa.bench.checks.toys import SIGMA, TOYS, image_at
-from robustiqa.bench.errors import BadParameter, BadPlugin, Incompatible, UnknownName
+from robustiqa.bench.errors import BadParameter, BadPlugin, BadScore, Incompatible, UnknownName
 from robustiqa.bench.seeds import Role, Streams, image_key
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.certified import decide
@@ -191,17 +191,32 @@ def test_methods_name_the_coverage_that_they_give() -> None:
     assert load_defense("center-smoothing", metric).certify(x, EPS, coverage="dkw").coverage == "bonferroni"
 
 
-@pytest.mark.parametrize("text", ["median-smoothing[n=30]", "center-smoothing[n=30]", "trimmed-mean-smoothing[n=30]"])
-def test_too_few_draws_say_how_many_would_do(text: str) -> None:
-    metric, x, _ = _toy("linear")
-    c = load_defense(text, metric).certify(x, [0.12])
-    assert np.isinf(c.hi).all()
-    (note,) = [n for n in c.notes if n.startswith("population")]
+@pytest.mark.parametrize("name", ["median-smoothing", "center-smoothing", "trimmed-mean-smoothing"])
+@pytest.mark.parametrize("coverage", ["pointwise", "bonferroni", "dkw"])
+@pytest.mark.parametrize("kind", ["population", "deployed"])
+def test_too_few_draws_say_how_many_would_do(name: str, coverage, kind: str) -> None:
+    metric, x, _ = _toy("linear", 1)
+
+    def certify(n: int):
+        c = load_defense(f"{name}[n={n},m=101]", metric).certify(x, [0.02, 0.1], coverage=coverage)
+        c = c if kind == "population" else c.deployed
+        assert c is not None
+        return c
+
+    few = certify(10)
+    assert np.isinf(few.hi[:, 1]).all()
+    (note,) = (n for n in few.notes if n.startswith(kind))
     needed = int(note.split("n >= ")[1].split(" ")[0].replace(",", ""))
-    name = text.split("[")[0]
-    enough = load_defense(f"{name}[n={needed + (needed // 4 if 'center' in name else 0)}]", metric).certify(x, [0.12])
+    assert np.isinf(certify(needed - 1).hi[:, 1]).all()
+    enough = certify(needed)
     assert np.isfinite(enough.hi).all()
-    assert not [n for n in enough.notes if n.startswith("population")]
+    assert not any("infinite" in n for n in enough.notes)
+
+
+def test_a_range_that_is_left_is_an_error() -> None:
+    metric = Metric(BY_NAME["linear"].metric().module, "liar", score_range=(0, 1), bounded=True)
+    with pytest.raises(BadScore, match="declared bounded"):
+        load_defense("median-smoothing[n=50]", metric).certify(_toy("linear")[1], [0.05])
 
 
 def test_constant_metric_and_foreign_noise_level_are_noted(images) -> None:
@@ -310,6 +325,8 @@ def test_fixed_noise_is_not_certified_and_an_attack_breaks_the_bound_that_it_see
     ("l-estimator-smoothing[weights=mean]", "trimean"),
     ("score-bins[bins=0]", "bins"),
     ("score-bins[n0=0]", "n0"),
+    ("score-bins[n0=100000000000]", "n0"),
+    ("score-bins[bins=100000000]", "bins"),
     ("center-smoothing[n=4]", "at least 5"),
     ("fixed-noise-median-smoothing[m=0]", "m >= 1"),
     ("center-smoothing[sigma=-0.1]", "sigma"),

@@ -80,7 +80,7 @@ def test_scores_outside_their_bound_are_violations(honest: Path, tmp_path: Path)
     assert certified.loc["population", "violations"] == 3
     # The deployed bound is about the score itself: there the fourth counts.
     assert certified.loc["deployed", "violations"] == 4
-    assert certified["violation_p"].max() < 1e-6
+    assert certified["violation_p"].max() < 1e-5
     assert certified["tightness_max"].min() > 1
     assert "certificate-violated" in row_of(tables["summary"], "median-smoothing")["flags"]
 

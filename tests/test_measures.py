@@ -75,8 +75,14 @@ def test_few_groups_have_students_interval() -> None:
 
 
 def test_violation_p_is_the_binomial_tail() -> None:
-    assert measures.violation_p(0, 50, 0.001) == pytest.approx(1.0)
-    assert measures.violation_p(1, 50, 0.001) == pytest.approx(1 - 0.999**50)
+    """Population: alpha and .001 for each attack's interval. Deployed: alpha/2 and alpha/2 for each attack's draws."""
+    assert measures.violation_p(0, 50, "population", "pointwise", 0.001, 2) == pytest.approx(1.0)
+    assert measures.violation_p(1, 50, "population", "pointwise", 0.001, 2) == pytest.approx(1 - 0.997**50)
+    assert measures.violation_p(1, 50, "deployed", "pointwise", 0.002, 1) == pytest.approx(1 - 0.998**50)
+    assert measures.violation_p(1, 50, "deployed", "pointwise", 0.002, 4) == pytest.approx(1 - 0.995**50)
+    assert measures.violation_p(1, 50, "population", "exact", 0.001, 2) == 0  # nothing random may explain it
+    assert measures.violation_p(0, 50, "population", "exact", 0.001, 2) == 1
+    assert np.isnan(measures.violation_p(0, 0, "population", "pointwise", 0.001, 0))
 
 
 def test_certified_order_by_hand() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from robustiqa.bench import load_metric
-from robustiqa.bench.errors import BadImage, BadScore
+from robustiqa.bench.errors import BadData, BadImage, BadScore
 from robustiqa.bench.seeds import Role, Streams
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.certified import engine
@@ -72,7 +72,9 @@ def test_an_interrupted_certificate_goes_on_from_its_pool(images, tmp_path: Path
     assert counting.seen == 350
     counting.most = 10**9
     resumed = g.certify(images, [0.05, 0.1], pool=tmp_path)
-    assert counting.seen == 600  # not one draw was made twice
+    # Not one draw was made twice, but for the first of each image with kept draws, by which they are recognised.
+    kept = 2 if (350 - 200) % 200 else 1
+    assert counting.seen == 600 + kept
     assert np.array_equal(resumed.lo, whole.lo)
     assert np.array_equal(resumed.hi, whole.hi)
 
@@ -88,15 +90,48 @@ def test_one_pool_serves_every_eps_alpha_n_and_estimator(images, tmp_path: Path,
     g = load_defense("median-smoothing[n=200,m=5]", metric)
     assert np.isfinite(g.certify(images, [0.01, 0.02], 0.01, pool=tmp_path).hi).all()
     pooled = load_defense("trimmed-mean-smoothing[n=300]", metric).certify(images, [0.05], pool=tmp_path)
-    assert not seen
+    assert seen == [1] * 6  # one look at each image and certificate, whether the kept draws are of this metric
+    seen.clear()
     assert np.array_equal(pooled.hi, plain.hi)
     load_defense("median-smoothing[n=400]", metric).certify(images, [0.05], pool=tmp_path)
-    assert sum(seen) == 300  # only what was missing
+    assert sum(seen) == 300 + 3  # only what was missing
     seen.clear()
     load_defense("median-smoothing[n=300,sigma=0.2]", metric).certify(images, [0.05], pool=tmp_path)
     load_defense("median-smoothing[n=300]", metric).certify(images, [0.05], seed=1, pool=tmp_path)
     load_defense("denoised-median-smoothing[n=300]", metric).certify(images, [0.05], pool=tmp_path)
     assert sum(seen) == 2700  # another noise, seed or denoiser shares nothing
+
+
+def test_kept_draws_of_another_function_are_never_used(images, tmp_path: Path) -> None:
+    """What no name shows: weights changed in memory, a denoiser set by hand."""
+    metric = load_metric("linear")
+    load_defense("median-smoothing[n=100]", metric).certify(images, [0.05], pool=tmp_path)
+    metric.module.get_buffer("w").mul_(3)
+    changed = load_defense("median-smoothing[n=100]", metric)
+    expected = changed.certify(images, [0.05])
+    assert np.array_equal(changed.certify(images, [0.05], pool=tmp_path).hi, expected.hi)
+    own = load_defense("median-smoothing[n=100]", metric)
+    own.denoiser = torch.nn.AvgPool2d(3, 1, 1)
+    plain = own.certify(images, [0.05])
+    assert np.array_equal(own.certify(images, [0.05], pool=tmp_path).hi, plain.hi)
+    assert not np.array_equal(plain.hi, expected.hi)
+
+
+def test_a_bad_score_is_not_kept(images, tmp_path: Path, monkeypatch) -> None:
+    metric = load_metric("linear")
+    inner = metric.module.forward
+    monkeypatch.setattr(metric.module, "forward", lambda x: inner(x) * torch.nan)
+    g = load_defense("median-smoothing[n=50]", metric)
+    with pytest.raises(BadScore, match="NaN"):
+        g.certify(images, [0.05], pool=tmp_path)
+    monkeypatch.setattr(metric.module, "forward", inner)
+    assert np.isfinite(g.certify(images, [0.05], pool=tmp_path).score).all()
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(linear, images, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadData, match="choose another folder"):
+        load_defense("median-smoothing[n=50]", linear).certify(images, [0.05], pool=tmp_path / "file" / "pool")
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "swapped"])

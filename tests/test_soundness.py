@@ -8,13 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from robustiqa.attacks.base import Attack
 from robustiqa.bench import seeds
 from robustiqa.bench.checks import inside, soundness
+from robustiqa.bench.checks.coverage import simulate_curve, simulate_decisions
 from robustiqa.bench.checks.soundness import Report, check_soundness
+from robustiqa.bench.checks.toys import TOYS
 from robustiqa.bench.cli.main import cli
+from robustiqa.bench.metrics.lip_iqa import LipIQA
 from robustiqa.bench.registry import registry
 from robustiqa.bench.spec import parse_spec
-from robustiqa.defenses.certified import bins, cdf_mean, center, l_estimator, mean, median
+from robustiqa.defenses.certified import bins, cdf_mean, center, decide, l_estimator, mean, median
+from robustiqa.defenses.certified.smoothed import Bounds
 from robustiqa.defenses.certified.stats import bands, order
 
 MEDIAN = "median-smoothing[m=11,n=60]"
@@ -40,14 +45,8 @@ def test_an_index_too_small_by_one_is_caught(monkeypatch) -> None:
 
 def test_a_one_based_index_on_a_zero_based_array_is_caught(monkeypatch) -> None:
     """The published slip: anti-conservative on the lower side only."""
-    exact = order.quantile_bounds
-
-    def slipped(ordered, lower, upper, alpha, ends=(-np.inf, np.inf)):
-        n = ordered.shape[1]
-        low = np.minimum(order.lower_index(n, lower, alpha / 2) + 1, n)
-        return order.pick(ordered, low, ends), exact(ordered, lower, upper, alpha, ends)[1]
-
-    monkeypatch.setattr(median, "quantile_bounds", slipped)
+    exact = order.lower_index
+    monkeypatch.setattr(median, "lower_index", lambda n, level, error: np.minimum(exact(n, level, error) + 1, n))
     assert any("certificates failed" in p for p in _simulated("linear", trials=20_000).problems)
 
 
@@ -58,8 +57,8 @@ def test_an_index_too_large_by_far_is_caught_as_absurdly_wide(monkeypatch) -> No
 
 
 def test_lower_and_upper_swapped_is_caught(monkeypatch) -> None:
-    exact = order.quantile_bounds
-    monkeypatch.setattr(median, "quantile_bounds", lambda *a: exact(*a)[::-1])
+    exact = median.MedianSmoothing._indices
+    monkeypatch.setattr(median.MedianSmoothing, "_indices", lambda *a: exact(*a)[::-1])
     assert _simulated("linear", trials=500).problems
 
 
@@ -76,6 +75,62 @@ def test_a_stream_shared_by_all_images_is_caught(monkeypatch) -> None:
     monkeypatch.setattr(seeds, "generator", lambda seed, key, *rest: exact(seed, *rest))
     problems = _simulated("linear", trials=1500).problems
     assert any("between images" in p for p in problems)
+
+
+def test_noise_shared_by_pairs_of_images_is_caught(monkeypatch) -> None:
+    exact = seeds.Streams.create
+
+    def in_pairs(keys, role, *rest):
+        return exact([keys[i // 2 * 2] for i in range(len(keys))], role, *rest)
+
+    monkeypatch.setattr(seeds.Streams, "create", in_pairs)
+    problems = _simulated("linear", trials=1500).problems
+    assert any("between images" in p for p in problems)
+
+
+def test_bounds_that_are_no_numbers_or_that_say_nothing_are_caught(monkeypatch) -> None:
+    def answers(low: float, high: float):
+        def bounds(self, draws, ask) -> Bounds:
+            shape = (len(draws.values), len(ask.eps))
+            return Bounds(np.full(shape, low), np.full(shape, high), "dkw")
+
+        return bounds
+
+    for ends, word in (((np.nan, np.nan), "NaN"), ((2.0, 1.0), "lo > hi"), ((0.0, 100.0), "vacuous")):
+        monkeypatch.setattr(cdf_mean.CdfMeanSmoothing, "bounds", answers(*ends))
+        problems = _simulated("linear", defense="cdf-mean-smoothing[n=100,m=11]", trials=300).problems
+        assert any(word in p for p in problems)
+
+
+def test_curves_and_decisions_that_forget_something_are_caught(monkeypatch) -> None:
+    toys = {toy.name: toy for toy in TOYS}
+    curve = simulate_curve("median-smoothing[m=11,n=200]", toys["linear"], 4000, "bonferroni")
+    decisions = simulate_decisions("median-smoothing[n=300]", toys["linear"], 3000)
+    assert curve.p > 1e-3
+    assert decisions.p > 1e-3
+    assert decisions.failures > 0
+    pointwise = simulate_curve("median-smoothing[m=11,n=200]", toys["linear"], 4000, "pointwise")
+    assert pointwise.p < 1e-6  # a grid without a union bound
+    exact = decide.log_wealth
+    monkeypatch.setattr(decide, "log_wealth", lambda s, n, p0: exact(s, n, p0) + 3.0)
+    assert simulate_decisions("median-smoothing[n=300]", toys["linear"], 1500).p < 1e-6
+
+
+def test_an_attack_that_does_nothing_is_caught(monkeypatch) -> None:
+    assert inside.weak_attacks() == []
+    monkeypatch.setattr(Attack, "_best", lambda self, objective, x, threat: x)
+    assert len(inside.weak_attacks()) == 2
+
+
+def test_one_broken_bound_without_probability_is_enough(monkeypatch) -> None:
+    monkeypatch.setattr(LipIQA, "lipschitz", lambda self, height, width: 0.001)
+    report = check_soundness([], [("lip-iqa", "lipschitz")], images=1, say=lambda _: None)
+    assert any("attacks left 1 of 1" in p for p in report.problems)
+
+
+def test_a_bound_that_cannot_be_judged_is_no_success() -> None:
+    report = check_soundness([], [("linear", "median-smoothing[m=5,n=100]")], images=1, say=lambda _: None)
+    assert any("could not be judged" in p for p in report.problems)
 
 
 def test_a_radius_of_center_smoothing_that_is_too_small_is_caught(monkeypatch) -> None:
@@ -163,6 +218,11 @@ def test_an_own_certified_defence_is_attacked(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, [*arguments, "--metric", "linear"])
     assert result.exit_code == 1
     assert "PROBLEM: too-sure" in result.stderr
+    named = ["soundness", "--defense", "center-smoothing[n=99,m=21]", "--metric", "linear", "--trials", "200"]
+    result = CliRunner().invoke(cli, [*named, "--images", "1"])
+    assert "center-smoothing[n=99,m=21]" in result.stdout.replace("m=21,n=99", "n=99,m=21")  # as it was named
+    result = CliRunner().invoke(cli, ["soundness", "--metric", "linear"])
+    assert "name it with --defense" in result.stderr
     result = CliRunner().invoke(cli, ["soundness", "--defense", "jpeg"])
     assert result.exit_code == 1
     assert "no certificate" in result.stderr

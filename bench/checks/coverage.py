@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from ..api import Certificate, DefendedMetric
+from ..api import Coverage as CoverageMode
 from ..build import load_defense
 from ..seeds import Role, Streams, image_key
 from .toys import SIGMA, Toy, image_at
@@ -112,13 +113,46 @@ def simulate(
     if not toy.exact:  # a statistic that takes few values says little about its draws
         return found, []
     independent = [
-        Independence(defense, toy.name, "images", _correlation(direct.score - clean, place, shift=count), trials),
+        Independence(defense, toy.name, "images", _neighbours(direct.score - clean, place), trials),
         Independence(
             defense, toy.name, "certification and evaluation",
             _correlation(direct.score - clean, place, residual), trials,
         ),
     ]  # fmt: skip
     return found, independent
+
+
+def simulate_curve(defense: str, toy: Toy, trials: int, coverage: CoverageMode, seed: int = 0) -> Coverage:
+    """Certify `trials` images on a grid of eps at ALPHA; a certificate fails if the truth leaves it at any of them."""
+    g = load_defense(defense, toy.metric())
+    place = np.arange(trials) % len(toy.places)
+    along_u, along_c = np.array(toy.places)[place].T
+    x = image_at(along_u, along_c, seed)
+    grid = tuple(np.linspace(0.01, 0.12, 8).tolist())
+    c = g.certify(x, grid, ALPHA, seed, coverage=coverage)
+    out = np.zeros(trials, dtype=bool)
+    for j, e in enumerate(grid):
+        truth = _exact(g, toy, e / SIGMA)[place]
+        out |= ~((truth.min(1) >= c.lo[:, j] - 1e-6) & (truth.max(1) <= c.hi[:, j] + 1e-6))
+    return _counted(defense, toy, f"curve, {c.coverage}", grid[-1], out, float(np.mean(c.hi - c.lo)))
+
+
+def simulate_decisions(defense: str, toy: Toy, trials: int, eps: float = 0.05, seed: int = 0) -> Coverage:
+    """Decide `trials` times, with tau the exact shift of a linear metric: the window is off on one side or the other
+    whatever the centre, so every `certified` is a failure."""
+    g = load_defense(defense, toy.metric())
+    place = np.arange(trials) % len(toy.places)
+    along_u, along_c = np.array(toy.places)[place].T
+    x = image_at(along_u, along_c, seed)
+    clean, moved = _exact(g, toy, 0.0)[:, 0], _exact(g, toy, eps / SIGMA).max(1)
+    found = g.decide(x, eps, float((moved - clean).mean()) - 1e-3, ALPHA, seed)
+    return _counted(defense, toy, "decision", eps, found.certified, float("nan"))
+
+
+def _counted(defense: str, toy: Toy, kind: str, eps: float, failed: np.ndarray, width: float) -> Coverage:
+    failures = int(failed.sum())
+    p = _excess(failures, len(failed), ALPHA)
+    return Coverage(defense, toy.name, kind, ALPHA, eps, len(failed), failures, p, 0.0, width, False)
 
 
 def _exact(g: DefendedMetric, toy: Toy, shift: float) -> np.ndarray:
@@ -134,7 +168,7 @@ def _judged(
     lo, hi = certificate.lo[:, j], certificate.hi[:, j]
     # The truth is known to the resolution of its grid only.
     slack = 1e-6 * (1 + np.abs(highest))
-    below, above = lowest < lo - slack, highest > hi + slack
+    below, above = ~(lowest >= lo - slack), ~(highest <= hi + slack)  # a bound that is NaN holds nothing
     failures = int((below | above).sum())
     p = _excess(failures, len(lo), certificate.alpha)
     if not defense.startswith(_ONE_EVENT):
@@ -160,6 +194,12 @@ def _excess(failures: int, trials: int, alpha: float) -> float:
     return float(binomtest(failures, trials, alpha, alternative="greater").pvalue)
 
 
+def _neighbours(a: np.ndarray, place: np.ndarray) -> float:
+    """The largest correlation of a with itself one to so many images on as there are places."""
+    found = [_correlation(a, place, shift=k) for k in range(1, int(place.max()) + 2)]
+    return max(found, key=abs)
+
+
 def _correlation(a: np.ndarray, place: np.ndarray, b: np.ndarray | None = None, shift: int = 0) -> float:
     """Correlation of a with b, or with itself `shift` images on, each centred within its place; NaN if constant."""
 
@@ -167,7 +207,7 @@ def _correlation(a: np.ndarray, place: np.ndarray, b: np.ndarray | None = None, 
         return v - (np.bincount(place, v) / np.bincount(place))[place]
 
     first = centred(a)
-    second = np.roll(first, shift) if b is None else centred(b)
+    first, second = (first[shift:], first[: len(first) - shift]) if b is None else (first, centred(b))
     size = float(np.sqrt((first**2).sum() * (second**2).sum()))
     return float((first * second).sum()) / size if size > 1e-9 * len(a) else float("nan")
 

@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..errors import RobustIQAError
-from .coverage import Coverage, Independence, absurdly_wide, simulate
-from .inside import Inside, attack_inside
+from .coverage import (
+    Coverage,
+    CoverageMode,
+    Independence,
+    absurdly_wide,
+    simulate,
+    simulate_curve,
+    simulate_decisions,
+)
+from .inside import Inside, attack_inside, weak_attacks
 from .toys import TOYS
 
 ERROR = 0.001
 """Probability that a sound suite fails the harness by chance, spread evenly over all its tests."""
+
+MOSTLY = 0.98
 
 _FEW = ("linear", "threshold", "mixture")
 
@@ -28,6 +40,18 @@ SIMULATED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("center-smoothing[m=11,n=150]", _FEW),
 )
 """Methods and the toy metrics on which each is simulated; few draws, so that slips of an index show."""
+
+CURVES: tuple[tuple[str, CoverageMode], ...] = (
+    ("median-smoothing[m=11,n=200]", "bonferroni"),
+    ("median-smoothing[m=11,n=200]", "dkw"),
+    ("center-smoothing[m=11,n=300]", "bonferroni"),
+    ("mean-smoothing[m=11,n=100]", "pointwise"),
+    ("cdf-mean-smoothing[m=11,n=100]", "pointwise"),
+    ("trimmed-mean-smoothing[m=25,n=400]", "pointwise"),
+)
+"""Methods whose bounds at all eps of a grid are simulated together; the last ones claim it without being asked."""
+
+DECISIONS = ("median-smoothing[n=300]",)
 
 _SAMPLES = "m=31,n=500"
 ATTACKED: tuple[tuple[str, str], ...] = (
@@ -59,7 +83,8 @@ class Report:
     @property
     def problems(self) -> list[str]:
         """A sentence for each significant excess of violations, dependence of draws, absurd width, or failure."""
-        level = ERROR / max(1, 3 * len(self.coverage) + len(self.inside))
+        level = ERROR / 2 / max(1, 3 * len(self.coverage))
+        attacked = ERROR / 2 / max(1, len(self.inside))
         found = [
             f"{c.defense} on {c.toy}, {c.kind}, eps {c.eps:g}: {c.failures} of {c.trials} certificates failed at alpha "
             f"{c.alpha:g} (p = {c.p:.1e})"
@@ -81,8 +106,18 @@ class Report:
             f"{a.defense} on {a.metric}, {a.kind}, {a.norm} {a.eps:g}: attacks left {a.violations} of {a.images} "
             f"bounds (p = {a.p:.1e})"
             for a in self.inside
-            if a.p < level
+            if a.p < attacked
         ]
+        found += [
+            f"{a.defense} on {a.metric}, {a.norm} {a.eps:g}: the bound could not be judged: the deployed score has "
+            "no finite interval; take more draws m"
+            for a in self.inside
+            if np.isnan(a.p)
+        ]
+        for defense in dict.fromkeys(c.defense for c in self.coverage):
+            mine = [c.vacuous for c in self.coverage if c.defense == defense and c.kind == "population"]
+            if min(mine) > MOSTLY:
+                found.append(f"{defense}: every bound is vacuous, on every toy metric and at every eps")
         return found + self.errors
 
 
@@ -117,6 +152,14 @@ def check_soundness(
             report.independence += independence
             highest = max(coverage, key=lambda c: c.rate / c.alpha)
             say(f"simulated {defense} on {name}: failures at most {highest.rate / highest.alpha:.2f} of alpha")
+    for defense, coverage in CURVES if simulated == SIMULATED else ():
+        report.coverage.append(simulate_curve(defense, toys["linear"], trials, coverage, seed))
+        say(f"simulated curves of {defense}, {coverage}")
+    for defense in DECISIONS if simulated == SIMULATED else ():
+        report.coverage.append(simulate_decisions(defense, toys["linear"], trials, seed=seed))
+        say(f"simulated decisions of {defense}")
+    if attacked:
+        report.errors += weak_attacks(seed)
     for metric, defense in attacked:
         try:
             found = attack_inside(metric, defense, images, seed=seed)

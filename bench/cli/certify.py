@@ -30,7 +30,7 @@ DEFENSE = "median-smoothing"
 @click.option("--coverage", type=click.Choice(["pointwise", "bonferroni", "dkw"]), default="pointwise",
               show_default=True, help="Whether bounds hold at each eps alone, or at all of them together.")  # fmt: skip
 @click.option("--pool", type=click.Path(file_okay=False), help="Folder that keeps the draws, to go on or use again.")
-@click.option("--tau", type=float, help="Only decide whether the score can move by more than this, with few draws.")
+@click.option("--tau", type=float, help="Only decide whether the score stays within this of its centre.")
 @with_plugins
 def certify(
     images: tuple[str, ...], metric: str, defense: str, device: str, seed: int, as_json: bool,

@@ -10,30 +10,43 @@ import click
 from tabulate import tabulate
 
 from ..checks.soundness import ATTACKED, SIMULATED, Report, check_soundness
+from ..errors import BadParameter
 from ..spec import parse_spec
 from .options import with_plugins
+
+METRIC = "tiny-iqa"
 
 
 @click.command()
 @click.option("--defense", "defenses", multiple=True, help="Only these methods (by name), or your own certified one.")
-@click.option("--metric", default="tiny-iqa", show_default=True, help="Metric behind your own defence.")
+@click.option("--metric", default=METRIC, show_default=True, help="Metric behind the defence that you name.")
 @click.option(
-    "--trials", default=20_000, show_default=True, help="Simulated certificates for each method and toy metric."
+    "--trials",
+    type=click.IntRange(200),
+    default=20_000,
+    show_default=True,
+    help="Simulated certificates for each method and toy metric.",
 )
-@click.option("--images", default=5, show_default=True, help="Photographs that are attacked.")
+@click.option("--images", type=click.IntRange(1), default=5, show_default=True, help="Photographs that are attacked.")
 @click.option("--seed", default=0, show_default=True, help="Base seed of all random streams.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_plugins
 def soundness(defenses: tuple[str, ...], metric: str, trials: int, images: int, seed: int, as_json: bool) -> None:
     """Hold every certified method against known truths and attacks; fails on a significant excess of violations.
 
-    Your own certified defence, named with --defense, is attacked on photographs.
+    A defence named with --defense is attacked on photographs as it is named; ours are simulated too, with few draws.
     """
     names = {parse_spec(text).name for text in defenses}
     simulated = [s for s in SIMULATED if not names or parse_spec(s[0]).name in names]
     attacked = [a for a in ATTACKED if not names or parse_spec(a[1]).name in names]
+    # What is named with parameters or another metric, or is not of ours, is attacked as it was named.
     known = {parse_spec(text).name for text in [*(s[0] for s in SIMULATED), *(a[1] for a in ATTACKED)]}
-    attacked += [(metric, text) for text in defenses if parse_spec(text).name not in known]
+    default = metric == METRIC
+    attacked += [
+        (metric, t) for t in defenses if parse_spec(t).params or parse_spec(t).name not in known or not default
+    ]
+    if not defenses and not default:
+        raise BadParameter("--metric is for a defence of your choice: name it with --defense")
     report = check_soundness(simulated, attacked, trials, images, seed, say=lambda t: click.echo(t, err=True))
     problems = report.problems
     if as_json:

@@ -8,9 +8,11 @@ from ...bench.api import Metric
 from ...bench.errors import BadParameter
 from ...bench.registry import register_defense
 from .ranged import Ranged
-from .smoothed import Bounds, Draws, Question
+from .smoothed import MOST_DRAWS, Bounds, Draws, Question
 from .stats.binomial import at_least, majority_p, proportion_lower, sure_majority
 from .stats.order import shifted
+
+MOST_BINS = 1000
 
 
 @register_defense("score-bins")
@@ -49,8 +51,9 @@ class ScoreBins(Ranged):
         denoiser: str | None = None,
     ) -> None:
         super().__init__(metric, sigma, n, m, low, high, denoiser)
-        if n0 < 1 or bins < 1:
-            raise BadParameter(f"score bins with n0={n0}, bins={bins}: expected at least 1 each")
+        if not 1 <= n0 <= MOST_DRAWS or not 1 <= bins <= MOST_BINS:
+            raise BadParameter(f"score bins with n0={n0}, bins={bins}: expected 1 to {MOST_DRAWS:,} draws and 1 to "
+                               f"{MOST_BINS:,} bins")  # fmt: skip
         self.n0 = n0
         self.edges = np.linspace(self.low, self.high, bins + 1)
         # The open bins have no middle: their score is the end of the range that they lie beyond.
@@ -72,7 +75,9 @@ class ScoreBins(Ranged):
         """How many of draws (B,k) fall into each bin: (B, bins + 2), the open ones first and last."""
         index = np.searchsorted(self.edges, draws, side="right")
         index[draws == self.high] = len(self.edges) - 1  # the last bin is closed
-        return np.stack([(index == b).sum(axis=1) for b in range(len(self.middles))], axis=1)
+        width = len(self.middles)
+        flat = (index + width * np.arange(len(draws))[:, None]).ravel()
+        return np.bincount(flat, minlength=width * len(draws)).reshape(len(draws), width)
 
     def predict(self, draws: np.ndarray) -> np.ndarray:
         """Most frequent bin (B,) of draws (B,k), or -1 where it abstains."""

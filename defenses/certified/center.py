@@ -76,7 +76,13 @@ class CenterSmoothing(Smoothed):
 
     def advice(self, ask: Question) -> tuple[str, ...]:
         """Which eps are out of reach."""
-        return () if np.isfinite(self.ends).all() else self.out_of_reach(ask, *self._split(ask))
+        error, level = self._split(ask)
+
+        def reaches(eps: float, n: int) -> bool:
+            left = n - n // 5
+            return bool(upper_index(left, shifted(level, eps / self.sigma), error) <= left)
+
+        return self.out_of_reach(ask, reaches)
 
     def _split(self, ask: Question) -> tuple[float, float]:
         """Error of the distance's order statistic, and the share of draws that the ball must hold."""

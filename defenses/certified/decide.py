@@ -1,4 +1,4 @@
-"""Early-stopped decisions: can a perturbation within eps move the smoothed score by more than tau?
+"""Early-stopped decisions: does the smoothed score stay within tau of a centre under every perturbation within eps?
 
 The upper claim "h_p(x + d) <= T for |d|_2 <= eps" follows from P(f(x + sigma G) <= T) >= Phi(Phi^-1(p) + eps/sigma), a
 statement about a coin, if T is fixed before the coin is thrown: here T = pilot median + tau, from draws that are
@@ -21,8 +21,9 @@ from .stats.sequential import log_wealth
 if TYPE_CHECKING:
     from .smoothed import Smoothed
 
-PILOT = 32
-"""Draws that fix the centre. They come from a stream of their own and are never used again."""
+PILOT = 33
+"""Draws that fix the centre: odd, so that it is a score that the metric takes. From a stream of their own, never used
+again."""
 
 _STAGE = 16
 """Draws between two looks. Looking rarely costs draws, never validity."""

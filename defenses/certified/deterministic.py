@@ -16,7 +16,7 @@ from ...bench.registry import register_defense
 from ..base import Purification
 
 ROUNDING = 1e-4
-"""Share of the score's size by which bounds are widened, for the float32 arithmetic of the deployed network (seen: 2e-6)."""
+"""Share of the score's size by which bounds are widened, for the float32 arithmetic of the network (seen: 2e-6)."""
 
 
 class Deterministic(Purification):

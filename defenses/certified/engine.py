@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ...bench.api import Progress
+from ...bench.errors import BadData
 from ...bench.files import write_atomically
 from ...bench.objective import MAX_PIXELS
 from ...bench.seeds import Streams
@@ -32,6 +33,9 @@ class Kept(NamedTuple):
 class Shelf:
     """A folder of draws, one file an image and noisy metric; what cannot be read is drawn again.
 
+    The identity names the code and weights that we know of. What it cannot see (a helper that a plug-in imports,
+    weights changed in memory) shows in the first draw, which is scored again before kept draws are used.
+
     Args:
         folder: made if it does not exist.
         identity: all that decides a draw except the image: metric, noise, code, seed.
@@ -39,7 +43,10 @@ class Shelf:
     """
 
     def __init__(self, folder: Path, identity: str, keys: Sequence[str]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadData(f"cannot keep draws in {str(folder)!r} ({error.strerror}): choose another folder") from error
         digests = [hashlib.sha256(f"{identity}\x1f{key}".encode()).hexdigest()[:32] for key in keys]
         self._paths = [folder / f"{digest}.npz" for digest in digests]
 
@@ -96,11 +103,11 @@ def sample_scores(
         part = slice(first, min(first + together, len(x)))
         images, streams, found = x[part], rng[part], samples[part]
         begin = 0
-        if shelf is not None and (kept := shelf.load(first)) is not None:
+        if shelf is not None and (kept := shelf.load(first)) is not None and _same(score, images, sigma, streams, kept):
             begin = min(len(kept.draws), n)
             found[0, :begin] = kept.draws[:begin]
             streams.generators[0].set_state(kept.state)
-        saved = time.monotonic()
+        saved, sane = time.monotonic(), True
         for start in range(begin, n, most):
             stop = min(start + most, n)
             noisy = streams.normal(images, stop - start).mul_(sigma).add_(images)
@@ -108,7 +115,18 @@ def sample_scores(
             found[:, start:stop] = scores.reshape(stop - start, len(images)).T
             if progress is not None:
                 progress(first * n + stop * len(images), n * len(x))
-            if shelf is not None and (stop == n or time.monotonic() - saved > SAVE_EVERY):
+            # A score that is no number is an error of this run: it must not be there in the next one.
+            sane = sane and bool(np.isfinite(found[:, start:stop]).all())
+            if shelf is not None and sane and (stop == n or time.monotonic() - saved > SAVE_EVERY):
                 shelf.save(first, Kept(found[0, :stop].copy(), streams.generators[0].get_state()))
                 saved = time.monotonic()
     return samples
+
+
+def _same(
+    score: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, sigma: float, streams: Streams, kept: Kept
+) -> bool:
+    """Whether the first kept draw is what this metric gives now, up to the rounding of another batch size."""
+    noisy = streams.fork().normal(image, 1).mul_(sigma).add_(image)
+    again = float(score(noisy.flatten(0, 1)).double().cpu()[0])
+    return bool(len(kept.draws)) and bool(np.isclose(again, kept.draws[0], rtol=1e-4, atol=1e-3 * kept.draws.std()))

@@ -25,9 +25,6 @@ from .stats.bands import (
     upper_sum,
 )
 
-_TRIES = tuple(round(step * 10**power) for power in range(1, 6) for step in (1, 1.5, 2, 3, 5, 7))
-"""Numbers of draws that are tried for an advice."""
-
 _QUARTILES = np.array([0.25, 0.5, 0.75])
 
 
@@ -72,20 +69,12 @@ class LEstimator(Smoothed):
 
     def advice(self, ask: Question) -> tuple[str, ...]:
         """Which eps are out of reach: those that put weight above the last level of the band."""
-        lost = [e for e in ask.eps if not self._reaches(ask, e, self.n)]
-        if not lost or np.isfinite(self.ends).all():
-            return ()
-        needed = next((n for n in _TRIES if n > self.n and self._reaches(ask, max(lost), n)), None)
-        cure = f"n >= {needed:,} draws would do" if needed else "more draws m, another sigma or more trimming would do"
-        kind = "deployed" if ask.deployed else "population"
-        return (
-            f"{kind} bound at eps {min(lost):g} and above is infinite: the band from n={self.n} draws at sigma "
-            f"{self.sigma:g} and alpha {ask.alpha:g} does not reach the quantiles that count; {cure}",
-        )
 
-    def _reaches(self, ask: Question, eps: float, n: int) -> bool:
-        band, measure = self._levels(ask, n)
-        return bool(np.isfinite(upper_sum(np.zeros((1, n)), band, measure, np.array([eps / self.sigma]))[0, 0]))
+        def reaches(eps: float, n: int) -> bool:
+            band, measure = self._levels(ask, n)
+            return bool(np.isfinite(upper_sum(np.zeros((1, n)), band, measure, np.array([eps / self.sigma]))[0, 0]))
+
+        return self.out_of_reach(ask, reaches)
 
     def _levels(self, ask: Question, n: int) -> tuple[np.ndarray, Measure]:
         """Band of n draws, and the measure: the estimator's, or that of its m fresh draws at their highest levels."""

@@ -10,7 +10,15 @@ from ...bench.registry import register_defense
 from .decide import decide_quantile
 from .smoothed import Bounds, Draws, Question, Smoothed
 from .stats.bands import dkw_margin
-from .stats.order import deployed_level, median, pick, quantile_bounds, shifted_levels
+from .stats.order import (
+    deployed_level,
+    lower_index,
+    median,
+    pick,
+    quantile_bounds,
+    shifted_levels,
+    upper_index,
+)
 
 
 @register_defense("median-smoothing")
@@ -43,14 +51,19 @@ class MedianSmoothing(Smoothed):
 
     def bounds(self, draws: Draws, ask: Question) -> Bounds:
         """Order statistics at the shifted levels (Chiang et al. 2020, theorem 1 and appendix)."""
+        low, high = self._indices(ask, ask.eps, draws.n)
+        return Bounds(pick(draws.ordered, low, self.ends), pick(draws.ordered, high, self.ends), ask.coverage)
+
+    def _indices(self, ask: Question, eps: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """1-based order statistics of n draws that bound both sides at each eps; 0 and n + 1 where there is none."""
         sampling, upper = self.split(ask)
-        levels = shifted_levels(ask.eps, self.sigma, 1 - upper, upper)
+        levels = shifted_levels(eps, self.sigma, 1 - upper, upper)
         if ask.coverage == "dkw":
-            margin, n = dkw_margin(draws.n, sampling / 2), draws.n
             # The two sides mirror each other; the small term keeps rounding on the safe side.
-            above = np.clip(np.ceil(n * (levels[1] + margin) + 1e-9), 1, n + 1).astype(int)
-            return Bounds(pick(draws.ordered, n + 1 - above, self.ends), pick(draws.ordered, above, self.ends), "dkw")
-        return Bounds(*quantile_bounds(draws.ordered, *levels, sampling, self.ends), ask.coverage)
+            above = np.ceil(n * (levels[1] + dkw_margin(n, sampling / 2)) + 1e-9)
+            above = np.clip(above, 1, n + 1).astype(int)
+            return n + 1 - above, above
+        return lower_index(n, levels[0], sampling / 2), upper_index(n, levels[1], sampling / 2)
 
     def split(self, ask: Question) -> tuple[float, float]:
         """Error for the certification draws (per eps), and the upper one of the two levels that are moved by eps.
@@ -65,8 +78,7 @@ class MedianSmoothing(Smoothed):
 
     def advice(self, ask: Question) -> tuple[str, ...]:
         """Which eps are out of reach."""
-        sampling, upper = self.split(ask)
-        return () if np.isfinite(self.ends).all() else self.out_of_reach(ask, sampling / 2, upper)
+        return self.out_of_reach(ask, lambda eps, n: bool(self._indices(ask, np.array([eps]), n)[1][0] <= n))
 
     def _decide(self, x: torch.Tensor, eps: float, tau: float, alpha: float, seed: int, kind: str) -> Decision:
         sampling, upper = self.split(Question(np.array([eps]), alpha, kind == "deployed", "pointwise"))

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from ...bench.api import Certificate, CertifyRequest, DefendedMetric, Estimate, Metric, check_finite
-from ...bench.errors import BadParameter
+from ...bench.api import INTERVAL_ERROR, Certificate, CertifyRequest, DefendedMetric, Estimate, Metric, check_finite
+from ...bench.errors import BadParameter, BadScore
 from ...bench.registry import code_digest, identity_of, package_versions
 from ...bench.seeds import Role, Streams
 from ..denoisers import load_denoiser
 from .engine import Shelf, sample_scores
-from .stats.order import largest_shift, samples_needed
 
 MOST_DRAWS = 10_000_000
-INTERVAL_ERROR = 0.001
-"""Error probability of the interval that goes with a deployed score, used to judge violations."""
+MOST_ADVISED = 1_000_000
+"""Largest number of draws that an advice recommends."""
 
 
 class Draws:
@@ -181,18 +181,27 @@ class Smoothed(DefendedMetric):
         """Sentences about eps that the draws cannot reach; methods on a bounded range have none."""
         return ()
 
-    def out_of_reach(self, ask: Question, error: float, level: float) -> tuple[str, ...]:
-        """A sentence for the largest eps if n draws cannot bound the `level`-quantile that it moves."""
-        worst = float(ask.eps.max())
-        reach = largest_shift(self.n, error, level)
-        if worst / self.sigma <= reach:
+    def out_of_reach(self, ask: Question, reaches: Callable[[float, int], bool]) -> tuple[str, ...]:
+        """A sentence if n draws do not reach some eps, with the smallest n that does.
+
+        Args:
+            ask: the question.
+            reaches: whether n draws give a finite bound at an eps; monotone in both.
+        """
+        lost = [float(e) for e in ask.eps if not reaches(float(e), self.n)]
+        if not lost or np.isfinite(self.ends).all():
             return ()
-        needed = samples_needed(worst / self.sigma, error, level)
-        what = f"n >= {needed:,.0f} draws would do" if needed <= MOST_DRAWS else "no feasible number of draws would do"
         kind = "deployed" if ask.deployed else "population"
+        cure = "a larger sigma would do"
+        if reaches(max(lost), MOST_ADVISED):
+            few, enough = self.n, MOST_ADVISED
+            while enough - few > 1:
+                middle = (few + enough) // 2
+                few, enough = (few, middle) if reaches(max(lost), middle) else (middle, enough)
+            cure = f"n >= {enough:,} draws would do, or a larger sigma"
         return (
-            f"{kind} bound at eps {worst:g} is infinite: n={self.n} draws at sigma {self.sigma:g} and alpha "
-            f"{ask.alpha:g} reach eps {max(0.0, reach * self.sigma):.3g} at most; {what}, or a larger sigma",
+            f"{kind} bound at eps {' and '.join(f'{e:g}' for e in dict.fromkeys((min(lost), max(lost))))} is infinite: "
+            f"n={self.n} draws do not reach it at sigma {self.sigma:g} and alpha {ask.alpha:g}; {cure}",
         )
 
     def _wrong_denoiser(self) -> tuple[str, ...]:
@@ -216,6 +225,14 @@ class Smoothed(DefendedMetric):
 
     def _checked(self, samples: np.ndarray) -> Draws:
         check_finite(samples, self.metric.spec)
+        if self.metric.bounded and self.metric.score_range:
+            low, high = self.metric.score_range
+            slack = 1e-5 * (high - low)
+            if samples.min() < low - slack or samples.max() > high + slack:
+                raise BadScore(
+                    f"metric {self.metric.spec!r} is declared bounded in [{low:g}, {high:g}] and scored "
+                    f"{samples.min():g} to {samples.max():g} under noise: declare it unbounded, or correct the range"
+                )
         return Draws(samples)
 
     @property

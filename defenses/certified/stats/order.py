@@ -99,21 +99,6 @@ def deployed_level(m: int, error: float) -> float:
     return float(beta.ppf(1.0 - error, k, m - k + 1))
 
 
-def largest_shift(n: int, error: float, level: float = 0.5) -> float:
-    """Largest eps/sigma at which n samples bound the `level`-quantile from above: Phi^-1(error^(1/n)) - Phi^-1(level).
-
-    For the median at alpha/2 a side this is the largest certifiable eps/sigma, Phi^-1((alpha/2)^(1/n)).
-    """
-    check_samples(n, error)
-    return float(norm.ppf(error ** (1.0 / n)) - norm.ppf(level))
-
-
-def samples_needed(shift: float, error: float, level: float = 0.5) -> float:
-    """Smallest n whose largest sample bounds the `level`-quantile moved by eps/sigma = shift; infinity if none does."""
-    top = -norm.logcdf(norm.ppf(level) + shift)
-    return float(np.ceil(-np.log(error) / top)) if top > 0 else float("inf")
-
-
 def median(ordered: np.ndarray) -> np.ndarray:
     """Median (B,) of sorted samples (B,n): the mean of the two middle ones for an even n."""
     n = ordered.shape[1]

@@ -25,6 +25,9 @@ def log_wealth(successes: ArrayLike, draws: ArrayLike, p0: float) -> np.ndarray:
     """
     s, n = np.asarray(successes, dtype=float), np.asarray(draws, dtype=float)
     a, b = s + _PRIOR, n - s + _PRIOR
-    posterior = betaln(a, b) + beta.logsf(p0, a, b)
-    prior = betaln(_PRIOR, _PRIOR) + beta.logsf(p0, _PRIOR, _PRIOR)
-    return posterior - prior - xlogy(s, p0) - xlogy(n - s, 1.0 - p0)
+    with np.errstate(invalid="ignore"):
+        posterior = betaln(a, b) + beta.logsf(p0, a, b)
+        prior = betaln(_PRIOR, _PRIOR) + beta.logsf(p0, _PRIOR, _PRIOR)
+        wealth = posterior - prior - xlogy(s, p0) - xlogy(n - s, 1.0 - p0)
+    # Where p0 is 1 to the last bit nothing can speak against it: no evidence, not "not a number".
+    return np.nan_to_num(wealth, nan=-np.inf, neginf=-np.inf)
