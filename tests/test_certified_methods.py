@@ -318,6 +318,17 @@ def test_fixed_noise_is_not_certified_and_an_attack_breaks_the_bound_that_it_see
     assert np.all(kept.attacked.lo <= bound.hi[:, 0])
 
 
+def test_known_noise_breaks_the_bound_of_the_embedded_metric() -> None:
+    """tiny-iqa: clean scores under fixed noise lie inside the certificate of the exact median, attacked ones outside."""
+    dataset = load_dataset("photos[size=128,subset=quick]")
+    x = torch.stack([dataset.load(i) for i in (0, 12, 24)])
+    metric = load_metric("tiny-iqa")
+    bound = load_defense("median-smoothing[n=1000]", metric).certify(x, [0.12])
+    result = load_attack("pgd[steps=20]")(load_defense("fixed-noise-median-smoothing", metric), x, L2(0.12))
+    assert np.all((result.clean.score >= bound.lo[:, 0]) & (result.clean.score <= bound.hi[:, 0]))
+    assert np.all(result.attacked.score > bound.hi[:, 0])
+
+
 @pytest.mark.parametrize(("text", "word"), [
     ("mean-smoothing[interval=chebyshev]", "interval"),
     ("cdf-mean-smoothing[band=dwk]", "dkw"),
