@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .certificates import Certificate, CertifyRequest, Coverage, Decision, Progress
-from .errors import BadImage, BadParameter, BadScore, Incompatible
+from .errors import BadImage, BadParameter, BadPlugin, BadScore, Incompatible
 from .images import check_size
 from .measures import INTERVAL_ERROR
 from .seeds import Role, Streams, image_key
@@ -212,6 +212,9 @@ class DefendedMetric(nn.Module, ABC):
         with torch.inference_mode():
             certificate = self._certify(request)
         for c in (certificate, certificate.deployed, certificate.family, getattr(certificate.family, "deployed", None)):
+            if c is not None and not c.lo.shape == c.hi.shape == (len(x), len(eps)):
+                raise BadPlugin(f"defence {self.spec!r} gave bounds of shape {c.lo.shape} and {c.hi.shape}: expected "
+                                f"(images, eps) = {(len(x), len(eps))}")  # fmt: skip
             if c is not None and not bool((c.lo <= c.hi).all()):
                 raise BadScore(f"defence {self.spec!r} gave a bound that is NaN or has lo > hi: a fault of the defence")
         return certificate

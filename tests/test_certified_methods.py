@@ -13,6 +13,7 @@ from robustiqa.bench.errors import BadParameter, BadPlugin, BadScore, Incompatib
 from robustiqa.bench.seeds import Role, Streams, image_key
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.certified import decide
+from robustiqa.defenses.certified.smoothed import Bounds
 from robustiqa.defenses.certified.stats.means import betting
 from scipy.stats import beta, norm
 
@@ -234,10 +235,27 @@ def test_any_denoiser_can_be_named(linear, images) -> None:
     assert torch.equal(g.base_score(noisy), expected)  # type: ignore[operator]
     other = load_defense("trimmed-mean-smoothing[sigma=0.25,n=500,denoiser=box]", linear).certify(images, [0.05])
     assert any("'box' was trained for sigma 0.12" in note for note in other.notes)
+    for name, word in (("shrink", "same shape"), ("batch-mean", "on its own"), ("noisy", "without randomness")):
+        with pytest.raises(BadPlugin, match=word):
+            load_defense(f"median-smoothing[denoiser={name}]", linear)
     with pytest.raises(BadPlugin, match="float"):
         load_defense("median-smoothing[denoiser=no-network]", linear)
     with pytest.raises(UnknownName, match="did you mean 'light-s0\\.12'"):
         load_defense("median-smoothing[denoiser=light-s0.13]", linear)
+
+
+def test_bounds_of_a_wrong_shape_are_one_sentence(images, monkeypatch) -> None:
+    g = load_defense("median-smoothing[n=50]", load_metric("linear"))
+    monkeypatch.setattr(type(g), "bounds", lambda self, draws, ask: Bounds(np.zeros(3), np.ones(3), "pointwise"))
+    with pytest.raises(BadPlugin, match="expected"):
+        g.certify(images, [0.05, 0.1])
+
+
+def test_diffusion_beyond_its_training_is_noted(images) -> None:
+    c = load_defense("diffusion-denoised-median-smoothing[sigma=0.5,n=20]", load_metric("linear")).certify(
+        images, [0.01]
+    )
+    assert any("trained for sigma 0.03 to 0.3" in note for note in c.notes)
 
 
 # --- decisions ------------------------------------------------------------------------------------
@@ -319,7 +337,7 @@ def test_fixed_noise_is_not_certified_and_an_attack_breaks_the_bound_that_it_see
 
 
 def test_known_noise_breaks_the_bound_of_the_embedded_metric() -> None:
-    """tiny-iqa: clean scores under fixed noise lie inside the certificate of the exact median, attacked ones outside."""
+    """tiny-iqa: clean scores under fixed noise lie in the certificate of the exact median, attacked ones outside."""
     dataset = load_dataset("photos[size=128,subset=quick]")
     x = torch.stack([dataset.load(i) for i in (0, 12, 24)])
     metric = load_metric("tiny-iqa")

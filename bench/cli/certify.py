@@ -22,9 +22,12 @@ DEFENSE = "median-smoothing"
 """The default: the usual one, none, has no certificate."""
 
 
+_EPS = {"l2": (0.05,), "linf": (1 / 255,)}
+
+
 @click.command()
 @single_image(defense=DEFENSE)
-@click.option("--eps", type=Eps(many=True), default="0.05", show_default=True,
+@click.option("--eps", type=Eps(many=True), show_default="0.05 in l2, 1/255 in l_inf",
               help="Budgets, e.g. 0.05,0.12, or a grid start:stop:count such as 0:0.25:26.")  # fmt: skip
 @click.option("--alpha", type=float, default=0.001, show_default=True, help="Error probability per image and eps.")
 @click.option("--coverage", type=click.Choice(["pointwise", "bonferroni", "dkw"]), default="pointwise",
@@ -34,10 +37,11 @@ DEFENSE = "median-smoothing"
 @with_plugins
 def certify(
     images: tuple[str, ...], metric: str, defense: str, device: str, seed: int, as_json: bool,
-    eps: tuple[float, ...], alpha: float, coverage: Coverage, pool: str | None, tau: float | None,
+    eps: tuple[float, ...] | None, alpha: float, coverage: Coverage, pool: str | None, tau: float | None,
 ) -> None:  # fmt: skip
     """Bounds that no perturbation within eps can leave, with probability 1 - alpha."""
     g = load_defense(defense, load_metric(metric, device))
+    eps = eps or _EPS.get(str(g.certified_norm), (0.05,))
     if tau is not None:
         if len(eps) != 1 or coverage != "pointwise" or pool is not None:
             raise BadParameter(
@@ -46,6 +50,7 @@ def certify(
         _decide(images, g, device, seed, as_json, eps[0], alpha, tau)
         return
     told: set[str] = set()
+    headings: set[str] = set()
 
     def one(x: torch.Tensor, head: Record) -> Record:
         with tqdm(total=1, disable=as_json or not sys.stderr.isatty(), leave=False, unit="draw") as bar:
@@ -61,6 +66,13 @@ def certify(
             if note not in told:
                 click.echo(f"robustiqa: note: {note}", err=True)
         told.update(notes)
+        heading = (
+            f"{g.metric.spec} behind {g.spec}: scores of the defended metric, alpha {alpha:g}, n {population.n}, "
+            f"coverage over eps: {population.coverage}"
+        )
+        if not as_json and heading not in headings:
+            click.echo(heading)
+        headings.add(heading)
         rows = [row for c in kinds for row in _rows(g, c, x)]
         abstained = None if population.abstained is None else bool(population.abstained[0])
         more = {"norm": population.norm, "coverage": population.coverage, "abstained": abstained, "notes": notes}

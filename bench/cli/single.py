@@ -105,7 +105,8 @@ def each_image(
             raise
         except RobustIQAError as error:
             failed += 1
-            click.echo(f"robustiqa: {error}", err=True)
+            where = "" if path in str(error) else f"{path}: "
+            click.echo(f"robustiqa: {where}{error}", err=True)
     if as_json:
         click.echo(json.dumps(records, indent=2, allow_nan=False))
     elif records:

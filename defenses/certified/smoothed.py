@@ -200,11 +200,18 @@ class Smoothed(DefendedMetric):
                 few, enough = (few, middle) if reaches(max(lost), middle) else (middle, enough)
             cure = f"n >= {enough:,} draws would do, or a larger sigma"
         return (
-            f"{kind} bound at eps {' and '.join(f'{e:g}' for e in dict.fromkeys((min(lost), max(lost))))} is infinite: "
-            f"n={self.n} draws do not reach it at sigma {self.sigma:g} and alpha {ask.alpha:g}; {cure}",
+            f"{kind} bound at eps {' to '.join(f'{e:g}' for e in dict.fromkeys((min(lost), max(lost))))} is infinite: "
+            f"n={self.n} draws do not reach it at sigma {self.sigma:g} and alpha {ask.alpha:g}; at "
+            f"{max(lost):g} {cure}",
         )
 
     def _wrong_denoiser(self) -> tuple[str, ...]:
+        low, high = getattr(self.denoiser, "trained_range", (0.0, np.inf))
+        if not low <= self.sigma <= high:
+            return (
+                f"denoiser {self._denoiser_name!r} was trained for sigma {low:g} to {high:g}, not for {self.sigma:g}: "
+                "the certificate holds, but scores under noise are worse than they need be",
+            )
         trained = getattr(self.denoiser, "trained_sigma", None)
         if trained is None or np.isclose(trained, self.sigma, rtol=0.05):
             return ()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from types import MappingProxyType
 
+import torch
 from torch import nn
 
 from ...bench.errors import BadPlugin
 from ...bench.registry import registry
+from ...bench.seeds import generator
 from .diffusion import OneShotDiffusion, load_diffusion
 from .files import DENOISER, DIFFUSION, kind_of, read_weights, readable
 from .nets import LightDenoiser
@@ -48,7 +50,28 @@ def load_denoiser(name_or_path: str, sigma: float) -> nn.Module:
     net = plugin.factory(sigma)
     if not isinstance(net, nn.Module):
         raise BadPlugin(f"denoiser {name_or_path!r} gives a {type(net).__name__}: expected a torch.nn.Module")
-    return net.eval().requires_grad_(False)
+    net = net.eval().requires_grad_(False)
+    if plugin.origin != "built-in":
+        _check(net, name_or_path)
+    return net
+
+
+def _check(net: nn.Module, name: str) -> None:
+    """Raise `BadPlugin` unless a denoiser keeps the shape and treats every image on its own, always alike.
+
+    The draws of a certificate are independent only if no image of a batch touches another one's result.
+    """
+    x = torch.rand((3, 3, 64, 72), generator=generator("denoiser check"))
+    with torch.inference_mode():
+        together, again, alone = net(x), net(x), net(x[1:2])
+    if not isinstance(together, torch.Tensor) or together.shape != x.shape:
+        shape = tuple(together.shape) if isinstance(together, torch.Tensor) else type(together).__name__
+        raise BadPlugin(f"denoiser {name!r} maps {tuple(x.shape)} to {shape}: expected the same shape")
+    if not (torch.equal(together, again) and torch.allclose(together[1:2], alone, rtol=1e-3, atol=1e-4)):
+        raise BadPlugin(
+            f"denoiser {name!r} gives an image another result in a batch or in a second call: a certificate needs "
+            "every image treated on its own, without randomness"
+        )
 
 
 def load_file(path: Path, sigma: float, trained: float | None = None) -> LightDenoiser | OneShotDiffusion:

@@ -75,6 +75,7 @@ class OneShotDiffusion(nn.Module):
     Attributes:
         t: the step, counted from 0.
         trained_sigma: None: the network adapts to sigma.
+        trained_range: the noise levels that it was trained for.
 
     Raises:
         BadParameter: an impossible table, or a sigma that is not positive or beyond the table's last step.
@@ -97,6 +98,7 @@ class OneShotDiffusion(nn.Module):
         self.t = int((levels < sigma).sum())
         self._abar = float(table[self.t])
         self.trained_sigma: float | None = None
+        self.trained_range: tuple[float, float] = (0.0, math.inf)
 
     def forward(self, noisy: torch.Tensor) -> torch.Tensor:
         """Denoised images (B,3,H,W) in [0,1] of noisy ones, which must not have been clamped.
@@ -136,7 +138,7 @@ def load_diffusion(path: Path, sigma: float) -> OneShotDiffusion:
         BadData: the file is missing, corrupt, or of another network.
         BadParameter: sigma is not positive, or beyond the table's last step.
     """
-    _, state = read_weights(path, DIFFUSION)
+    about, state = read_weights(path, DIFFUSION)
     with readable(path, DIFFUSION):
         # The file says how wide the network is and how long its table.
         try:
@@ -145,4 +147,7 @@ def load_diffusion(path: Path, sigma: float) -> OneShotDiffusion:
             raise ValueError(str(error)) from error
         net = LightEpsilon(table, state["first.weight"].shape[0])
         net.load_state_dict(state)
-    return OneShotDiffusion(net, net.alpha_bar, sigma).eval().requires_grad_(False)
+    denoiser = OneShotDiffusion(net, net.alpha_bar, sigma)
+    if "low" in about and "high" in about:
+        denoiser.trained_range = (float(about["low"]), float(about["high"]))
+    return denoiser.eval().requires_grad_(False)

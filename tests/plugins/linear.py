@@ -86,3 +86,21 @@ def box(sigma: float) -> nn.Module:
 def no_network(sigma: float) -> float:
     """Not a module."""
     return sigma
+
+
+class _Bad(nn.Module):
+    """What no denoiser may be."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W), with a fault."""
+        if self.fault == "shrink":
+            return x[..., ::2, ::2]
+        return 0 * x + x.mean(0, keepdim=True) if self.fault == "batch-mean" else x + torch.rand_like(x)
+
+
+for _fault in ("shrink", "batch-mean", "noisy"):
+    register_denoiser(_fault)(lambda sigma, fault=_fault: _Bad(fault))
