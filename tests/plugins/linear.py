@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from robustiqa.bench import register_denoiser, register_metric
 from torch import nn
@@ -102,5 +104,13 @@ class _Bad(nn.Module):
         return 0 * x + x.mean(0, keepdim=True) if self.fault == "batch-mean" else x + torch.rand_like(x)
 
 
+def _faulty(fault: str) -> Callable[[float], nn.Module]:
+    def factory(sigma: float) -> nn.Module:
+        """A denoiser with a fault."""
+        return _Bad(fault)
+
+    return factory
+
+
 for _fault in ("shrink", "batch-mean", "noisy"):
-    register_denoiser(_fault)(lambda sigma, fault=_fault: _Bad(fault))
+    register_denoiser(_fault)(_faulty(_fault))
