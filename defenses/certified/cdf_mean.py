@@ -6,14 +6,14 @@ import numpy as np
 
 from ...bench.api import Metric
 from ...bench.registry import register_defense
-from .ranged import Ranged
+from .ranged import RangedMean
 from .smoothed import Bounds, Draws, Question
 from .stats.bands import BAND_COVERAGE, dominating_mean, lower_sum, named_band, uniform, upper_sum
 from .stats.means import betting
 
 
 @register_defense("cdf-mean-smoothing")
-class CdfMeanSmoothing(Ranged):
+class CdfMeanSmoothing(RangedMean):
     """Mean of the clamped metric under Gaussian noise, certified through its distribution function.
 
     A DKW band holds the distribution function, each of its levels is moved by eps/sigma, and the expectation is summed
@@ -42,10 +42,6 @@ class CdfMeanSmoothing(Ranged):
     ) -> None:
         super().__init__(metric, sigma, n, m, low, high, denoiser)
         self._band_name, self._band = band, named_band(band)
-
-    def statistic(self, draws: np.ndarray) -> np.ndarray:
-        """Mean (B,) of clamped draws (B,k)."""
-        return np.clip(draws, self.low, self.high).mean(axis=1)
 
     def interval(self, draws: Draws, error: float) -> tuple[np.ndarray, np.ndarray]:
         """Betting interval for the expectation: it only judges violations, and is the tightest."""

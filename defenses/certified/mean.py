@@ -7,14 +7,14 @@ import numpy as np
 from ...bench.api import Metric
 from ...bench.errors import UnknownName
 from ...bench.registry import register_defense
-from .ranged import Ranged
+from .ranged import RangedMean
 from .smoothed import Bounds, Draws, Question
 from .stats.binomial import mean_reaches
 from .stats.means import INTERVALS, shifted_mean
 
 
 @register_defense("mean-smoothing")
-class MeanSmoothing(Ranged):
+class MeanSmoothing(RangedMean):
     """Mean of the clamped metric under Gaussian noise.
 
     Population: the interval for E f, moved by eps/sigma on the scale of Phi^-1 (Salman et al. 2019). One interval
@@ -44,10 +44,6 @@ class MeanSmoothing(Ranged):
         if interval not in INTERVALS:
             raise UnknownName("interval", interval, INTERVALS)
         self._interval = INTERVALS[interval]
-
-    def statistic(self, draws: np.ndarray) -> np.ndarray:
-        """Mean (B,) of clamped draws (B,k)."""
-        return np.clip(draws, self.low, self.high).mean(axis=1)
 
     def interval(self, draws: Draws, error: float) -> tuple[np.ndarray, np.ndarray]:
         """The chosen interval for the expectation."""

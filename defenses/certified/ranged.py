@@ -67,3 +67,11 @@ class Ranged(Smoothed):
     def from_unit(self, shares: np.ndarray) -> np.ndarray:
         """Shares of the range as scores."""
         return self.low + (self.high - self.low) * shares
+
+
+class RangedMean(Ranged):
+    """The mean of clamped scores, whatever certifies it."""
+
+    def statistic(self, draws: np.ndarray) -> np.ndarray:
+        """Mean (B,) of clamped draws (B,k)."""
+        return np.clip(draws, self.low, self.high).mean(axis=1)

@@ -145,7 +145,15 @@ class Smoothed(DefendedMetric):
         )
         draws = self._checked(samples)
         joint = self._both(draws, request, request.alpha / request.family) if request.family > 1 else None
-        return replace(self._both(draws, request, request.alpha), family=joint)
+        both = self._both(draws, request, request.alpha)
+        assert both.deployed is not None
+        deployed = replace(both.deployed, notes=self._notes(both.deployed, request.coverage))
+        return replace(both, notes=self._notes(both, request.coverage), deployed=deployed, family=joint)
+
+    def _notes(self, c: Certificate, coverage: str) -> tuple[str, ...]:
+        """What to tell about a certificate. An advice may try many n, so only those that a user sees get any."""
+        ask = Question(np.array(c.eps), c.alpha, c.kind == "deployed", coverage)
+        return (*self.advice(ask), *_constant(c.spread), *self._wrong_denoiser())
 
     def _both(self, draws: Draws, request: CertifyRequest, alpha: float) -> Certificate:
         """Population certificate with the deployed one from the same draws."""
@@ -170,7 +178,6 @@ class Smoothed(DefendedMetric):
             lower_better=self.metric.lower_better,
             coverage=found.coverage,
             abstained=found.abstained,
-            notes=(*self.advice(ask), *_constant(spread), *self._wrong_denoiser()),
         )
 
     def reference(self, draws: Draws) -> np.ndarray:
