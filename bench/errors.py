@@ -40,6 +40,13 @@ class BadData(RobustIQAError):
     """A data set or weights file that is missing, incomplete or corrupt."""
 
 
+class Absent(BadData):
+    """Something optional that is not on this machine: files of a data set, a package, its weights.
+
+    A suite with `absent: skip` leaves out what needs it. What is there but broken is plain `BadData`.
+    """
+
+
 class BadSuite(RobustIQAError):
     """A suite file with an unknown key or an impossible value."""
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,40 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder with its parents unless it is there; raises `BadData` when that is impossible."""
+    with no_os_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, sync it, rename it; raises `BadData` when the disk is full or read-only."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        # The rename is durable once the folder is synced; Windows cannot open folders.
-        with contextlib.suppress(OSError):
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except OSError as error:
+        with no_os_errors(path):
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            # The rename is durable once the folder is synced; Windows cannot open folders.
+            with contextlib.suppress(OSError):
+                folder = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        advice = "free some space and run again: completed cells are kept" if error.errno == errno.ENOSPC else (
+
+
+@contextlib.contextmanager
+def no_os_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write `path` into `BadData` with an advice."""
+    try:
+        yield
+    except OSError as error:
+        advice = "free some space and run again: what is complete is kept" if error.errno == errno.ENOSPC else (
             "check the folder's permissions, or choose another --out")  # fmt: skip
         raise BadData(f"cannot write {str(path)!r} ({error.strerror}): {advice}") from error

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from .api import Coverage, DefendedMetric, Direction, Norm, Threat
+from .api import Coverage, DefendedMetric, Direction, Metric, Norm, Threat
 from .build import load_attack, load_defense
 from .datasets import Dataset, load_dataset
-from .errors import Incompatible
+from .errors import Absent, Incompatible
 from .metrics import load_metric
 from .registry import code_digest, identity_of, package_versions, registry
 from .spec import parse_spec
 from .store import SCHEMA_VERSION
 from .suite import AttackEntry, Suite
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,25 +96,55 @@ def make_plan(suite: Suite) -> Plan:
     """Cells of a suite: per data set, metric and defence first the clean scores, then certificates, then attacks.
 
     The scores of the undefended metric are always planned: their spread is the unit of every gain.
+
+    Raises:
+        Absent: a metric or data set is not on this machine, and the suite does not say `absent: skip`; or nothing is.
     """
     cells: list[Cell] = []
     skipped: list[tuple[str, str]] = []
-    for dataset_text in unique("dataset", suite.datasets):
-        dataset = load_dataset(dataset_text)
-        dataset_name = canonical("dataset", dataset_text)
-        for metric_text, names in combinations(suite).items():
-            metric = load_metric(metric_text)
-            for defense in unique("defense", ("none", *names)):
-                try:
-                    g = load_defense(defense, metric)
-                except Incompatible as error:
-                    skipped.append((f"{defense} on {metric.spec}", str(error)))
-                    continue
-                base = {"metric": metric.spec, "defense": defense, "dataset": dataset_name, "seed": suite.seed}
-                for job in _jobs(suite, g, len(dataset), defense in names, skipped):
-                    cells += _cut(base | job, suite.chunk, dataset)
+    for dataset_name, dataset, metric, names in _present(suite, skipped):
+        for defense in unique("defense", ("none", *names)):
+            try:
+                g = load_defense(defense, metric)
+            except Incompatible as error:
+                skipped.append((f"{defense} on {metric.spec}", str(error)))
+                continue
+            base = {"metric": metric.spec, "defense": defense, "dataset": dataset_name, "seed": suite.seed}
+            for job in _jobs(suite, g, len(dataset), defense in names, skipped):
+                cells += _cut(base | job, suite.chunk, dataset)
+    if not cells and suite.absent == "skip":
+        reasons = "; ".join(f"{what}: {why}" for what, why in dict.fromkeys(skipped))
+        raise Absent(f"suite {suite.name!r} has nothing to run on this machine: {reasons}")
     # Entries of a suite may overlap: one cell for each piece of work.
     return Plan(tuple({cell.id: cell for cell in cells}.values()), tuple(dict.fromkeys(skipped)))
+
+
+def _present(suite: Suite, skipped: list[tuple[str, str]]) -> Iterator[tuple[str, Dataset, Metric, list[str]]]:
+    """Each data set (canonical string first) with each metric and its defences, if both are on this machine."""
+    absent: set[str] = set()  # looking for weights may mean waiting for the network: once is enough
+    for dataset_text in unique("dataset", suite.datasets):
+        dataset = _unless_absent(suite, f"data set {dataset_text}", partial(load_dataset, dataset_text), skipped)
+        if dataset is None:
+            continue
+        for metric_text, defenses in combinations(suite).items():
+            if metric_text in absent:
+                continue
+            metric = _unless_absent(suite, f"metric {metric_text}", partial(load_metric, metric_text), skipped)
+            if metric is None:
+                absent.add(metric_text)
+            else:
+                yield dataset_text, dataset, metric, defenses
+
+
+def _unless_absent(suite: Suite, what: str, load: Callable[[], T], skipped: list[tuple[str, str]]) -> T | None:
+    """What `load` gives; None, and the reason in `skipped`, for something absent that the suite says to skip."""
+    try:
+        return load()
+    except Absent as error:
+        if suite.absent == "error":
+            raise
+        skipped.append((what, str(error)))
+        return None
 
 
 def _jobs(

@@ -10,12 +10,12 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import BadPlugin, UnknownName
+from .errors import BadParameter, BadPlugin, UnknownName
 from .spec import Spec, Value, bind, parse_spec
 
 KINDS = ("metric", "dataset", "defense", "denoiser", "attack")
@@ -35,6 +35,8 @@ class Plugin:
         origin: "built-in", "entry point DIST" or "file PATH".
         meta: what the decorator declared (direction, range, ...).
         file_digest: digest of the plug-in file that registered it, if one did.
+        packages: optional distributions whose version decides what it does.
+        preset: parameters that its name gives: {"name": "topiq_nr"} for `pyiqa:topiq_nr`.
     """
 
     kind: str
@@ -44,6 +46,8 @@ class Plugin:
     origin: str
     meta: dict[str, Any] = field(default_factory=dict)
     file_digest: str = ""
+    packages: Sequence[str] = ()
+    preset: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -59,7 +63,10 @@ class Plugin:
 
     def bind(self, spec: Spec) -> dict[str, Value]:
         """All parameters, given or default, checked against the factory's signature."""
-        return bind(spec, self.factory, skip=1 if self.kind in ("defense", "denoiser") else 0)
+        if twice := self.preset.keys() & spec.params.keys():
+            raise BadParameter(f"{spec.name!r} already gives {min(twice)!r}: leave it out of the brackets")
+        given = Spec(spec.name, {**self.preset, **spec.params})
+        return bind(given, self.factory, skip=1 if self.kind in ("defense", "denoiser") else 0)
 
     def identity(self, spec: Spec) -> str:
         """`name-vN[all parameters]`: equal for two strings that mean the same plug-in."""
@@ -94,7 +101,9 @@ class Registry:
         self._origin, self._digest = "file", ""
         self._scanned = False
 
-    def register(self, kind: str, name: str, version: int, **meta: Any) -> Callable[[F], F]:
+    def register(
+        self, kind: str, name: str, version: int, packages: Sequence[str] = (), **meta: Any
+    ) -> Callable[[F], F]:
         """Decorator that registers a class or factory; a name taken by another origin is refused."""
 
         def decorate(factory: F) -> F:
@@ -106,7 +115,7 @@ class Registry:
             if taken or (name in self._lazy[kind] and origin != "built-in"):
                 where = old.origin if old else "built-in"
                 raise BadPlugin(f"{kind} {name!r} is already registered ({where}): give yours another name")
-            self._loaded[kind][name] = Plugin(kind, name, factory, version, origin, meta, self._digest)
+            self._loaded[kind][name] = Plugin(kind, name, factory, version, origin, meta, self._digest, packages)
             return factory
 
         return decorate
@@ -117,8 +126,16 @@ class Registry:
         return sorted({*self._lazy[kind], *self._loaded[kind], *self._broken[kind]})
 
     def get(self, kind: str, name: str) -> Plugin:
-        """The plug-in of that name, imported if need be; `UnknownName` or `BadPlugin` otherwise."""
+        """The plug-in of that name, imported if need be; `UnknownName` or `BadPlugin` otherwise.
+
+        `family:member` is the plug-in `family` with its parameter `name` set to `member`.
+        """
         self._scan()
+        family, colon, member = name.partition(":")
+        if colon and name not in self.names(kind):
+            plugin = self.get(kind, family)
+            if "name" in inspect.signature(plugin.factory).parameters:
+                return replace(plugin, preset={"name": member})
         if name not in self._loaded[kind] and name in self._lazy[kind]:
             importlib.import_module(self._lazy[kind][name])
         if name in self._loaded[kind]:
@@ -189,10 +206,13 @@ _BUILTIN = {
         "tiny-iqa": "bench.metrics.tiny_iqa",
         "lip-iqa": "bench.metrics.lip_iqa",
         "ibp-iqa": "bench.metrics.ibp_iqa",
+        "pyiqa": "bench.metrics.pyiqa_adapter",
     },
     "dataset": {
         "photos": "bench.datasets.photos",
         "clive": "bench.datasets.clive",
+        "koniq10k": "bench.datasets.koniq",
+        "spaq": "bench.datasets.spaq",
         "folder": "bench.datasets.folder",
     },
     "defense": {
@@ -201,6 +221,7 @@ _BUILTIN = {
         "gaussian-blur": "defenses.purification.blur",
         "median-smoothing": "defenses.certified.median",
         "denoised-median-smoothing": "defenses.certified.denoised",
+        "dms-iqa": "defenses.certified.dms",
         "diffusion-denoised-median-smoothing": "defenses.certified.denoised",
         "fixed-noise-median-smoothing": "defenses.certified.fixed_noise",
         "mean-smoothing": "defenses.certified.mean",
@@ -239,9 +260,19 @@ def identity_of(kind: str, text: str) -> str:
         if isinstance(value, str) and value and Path(value).is_file()
     ]
     denoiser = parameters.get("denoiser")
-    if isinstance(denoiser, str) and not Path(denoiser).is_file():
+    # What `auto` stands for comes with the package, which `code_digest` covers.
+    if isinstance(denoiser, str) and denoiser != "auto" and not Path(denoiser).is_file():
         files.append(identity_of("denoiser", denoiser))
-    return f"{plugin.identity(spec)}@{plugin.source_hash}{sorted(plugin.meta.items())}{files}"
+    packages = [f"{name} {version_of(name)}" for name in plugin.packages]
+    return f"{plugin.identity(spec)}@{plugin.source_hash}{sorted(plugin.meta.items())}{files}{packages}"
+
+
+def version_of(package: str) -> str | None:
+    """Version of an installed distribution, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def package_versions() -> list[str]:
@@ -257,8 +288,12 @@ def register_metric(
     bounded: bool = False,
     min_size: int = 1,
     version: int = 1,
+    packages: Sequence[str] = (),
 ) -> Callable[[F], F]:
     """Register an `nn.Module` class or factory mapping (B,3,H,W) in [0,1] to (B,) as a metric.
+
+    A factory that knows its direction and range only when the metric is built returns a `Metric` that declares them. If
+    it has a parameter `name`, users can write `family:member` for `family[name=member]`.
 
     Args:
         name: kebab-case name.
@@ -267,9 +302,10 @@ def register_metric(
         bounded: promise that no input whatever leaves `score_range`; only then may a certificate end at its end.
         min_size: smallest height and width that the metric accepts, in pixels.
         version: raise it when scores change.
+        packages: optional distributions that the scores depend on; their versions become part of every result's id.
     """
     meta = {"lower_better": lower_better, "score_range": score_range, "bounded": bounded, "min_size": min_size}
-    return registry.register("metric", name, version, **meta)
+    return registry.register("metric", name, version, packages, **meta)
 
 
 def register_dataset(name: str, *, version: int = 1) -> Callable[[F], F]:

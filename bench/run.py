@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
-import logging
 import platform
 import subprocess
 import sys
@@ -21,12 +19,10 @@ from tqdm import tqdm
 from .errors import BadData, RobustIQAError
 from .files import write_json
 from .plan import Cell, Plan, make_plan
-from .registry import PACKAGE, resolve_target
+from .registry import PACKAGE, resolve_target, version_of
 from .store import SCHEMA_VERSION, Store
 from .suite import Suite, load_suite
 from .worker import Worker
-
-log = logging.getLogger(__name__)
 
 COLLECT = f"{PACKAGE}.leaderboard.collect:collect"
 """What turns result files into tables; named here, not imported: bench does not depend on the leaderboard."""
@@ -92,10 +88,10 @@ def run_suite(
 def _run(suite: Suite, plan: Plan, store: Store, device: str, progress: bool) -> RunResult:
     """`run_suite` with the folder locked."""
     store.create()
-    write_json(store.root / "run.json", _record(suite, device))
+    write_json(store.root / "run.json", _record(suite, plan, device))
     write_json(store.root / "plan.json", plan.to_json())
-    for what, why in plan.skipped:
-        log.info("skipped %s: %s", what, why)
+    for what, why in plan.skipped if progress else ():
+        print(f"left out: {what}: {why}", file=sys.stderr, flush=True)
     todo = [cell for cell in plan.cells if not store.done(cell.id)]
     _execute(todo, len(plan.cells), store, device, progress)
     tables: dict[str, Path] = resolve_target(COLLECT)(store.root)
@@ -145,20 +141,17 @@ def _result(store: Store, plan: Plan, computed: int, tables: dict[str, Path]) ->
     )
 
 
-def _record(suite: Suite, device: str) -> dict[str, Any]:
-    """The run record: what was asked, with which versions, on what."""
-    versions = {}
-    for name in ("robustiqa", "torch", "numpy", "scipy", "pandas", "pillow", "scikit-image", "kornia", "torchattacks"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
+def _record(suite: Suite, plan: Plan, device: str) -> dict[str, Any]:
+    """The run record: what was asked and left out, with which versions, on what."""
+    packages = ("robustiqa", "torch", "numpy", "scipy", "pandas", "pillow", "scikit-image", "kornia", "torchattacks",
+                "torchvision", "pyiqa")  # fmt: skip
     return {
         "schema": SCHEMA_VERSION,
         "suite": suite.model_dump(mode="json", by_alias=True),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "arguments": sys.argv[1:],
-        "packages": versions,
+        "left_out": [{"what": what, "why": why} for what, why in plan.skipped],
+        "packages": {name: version_of(name) for name in packages},
         "git": _git_revision(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -12,7 +12,7 @@ from typing import Any
 from .errors import BadParameter, UnknownName
 
 Value = bool | int | float | str | None
-_NAME = re.compile(r"[a-z0-9]+(?:[-.:][a-zA-Z0-9_]+)*")
+_NAME = re.compile(r"[a-z0-9]+(?:[-.:][a-zA-Z0-9_+]+)*")
 _SPEC = re.compile(r"(?P<name>[^\[\]\s]+)(?:\[(?P<params>.*)\])?", re.DOTALL)
 _WORDS: dict[str, Value] = {"true": True, "false": False, "none": None, "null": None}
 

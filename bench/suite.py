@@ -96,7 +96,11 @@ class Headline(_Strict):
 
 
 class Suite(_Strict):
-    """A benchmark: every metric behind every defence, and the `pairs`, on every data set, under every attack."""
+    """A benchmark: every metric behind every defence, and the `pairs`, on every data set, under every attack.
+
+    `absent: skip` leaves out, with the reason, metrics and data sets whose packages, weights or files are not on this
+    machine.
+    """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     name: str
@@ -110,6 +114,7 @@ class Suite(_Strict):
     headline: Headline = Headline()
     seed: int = 0
     chunk: int = Field(default=8, ge=1)
+    absent: Literal["error", "skip"] = "error"
 
     def override(
         self, metrics: tuple[str, ...], defenses: tuple[str, ...], datasets: tuple[str, ...], attacks: tuple[str, ...]

@@ -1,8 +1,7 @@
-"""The shipped denoiser and its training: sizes, gain in PSNR, resume, clear errors."""
+"""Denoising networks and their files: sizes, gain in PSNR, what a file says, clear errors."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -12,14 +11,11 @@ import skimage.data
 import torch
 from robustiqa.bench.errors import BadData, BadParameter, UnknownName
 from robustiqa.bench.images import from_uint8
-from robustiqa.bench.training.loop import save_weights
+from robustiqa.bench.training.loop import initialise, save_weights
 from robustiqa.defenses.denoisers import DENOISERS, load_denoiser
-from robustiqa.defenses.denoisers.nets import LightDenoiser, _shuffle
-from robustiqa.defenses.denoisers.training import DenoiserTrainConfig, train_denoiser
-from safetensors.torch import load_file, save_file
+from robustiqa.defenses.denoisers.nets import DnCNN, LightDenoiser, _shuffle
+from safetensors.torch import save_file
 from torch import nn
-
-from .test_train_metric import make_release
 
 
 @pytest.fixture(scope="module")
@@ -93,59 +89,6 @@ def test_bad_names_and_files_are_named(tmp_path: Path) -> None:
         load_denoiser(str(broken), 0.12)
 
 
-def toy(tmp_path: Path, out: str, **changes: object) -> DenoiserTrainConfig:
-    config = DenoiserTrainConfig(
-        data_root=str(make_release(tmp_path)),
-        out=str(tmp_path / out),
-        width=8,
-        crop=32,
-        batch=4,
-        steps=12,
-        checkpoint_every=4,
-        log_every=4,
-    )
-    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
-
-
-class Stop(Exception):
-    """Stands in for a kill."""
-
-
-def test_a_resumed_training_gives_the_same_weights(tmp_path: Path) -> None:
-    whole = load_file(train_denoiser(toy(tmp_path, "whole"), say=lambda _: None))
-
-    def interrupt(line: str) -> None:
-        if line.startswith("denoiser 8/"):
-            raise Stop
-
-    with pytest.raises(Stop):
-        train_denoiser(toy(tmp_path, "parts"), say=interrupt)
-    lines: list[str] = []
-    path = train_denoiser(toy(tmp_path, "parts"), say=lines.append)
-    assert any("continuing after step 4" in line for line in lines)
-    parts = load_file(path)
-    assert all(torch.equal(whole[k], parts[k]) for k in whole)
-    rows = (tmp_path / "parts" / "denoiser.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows] == ["step", "4", "8", "12"]
-    assert load_denoiser(str(path), 0.12)(torch.full((1, 3, 40, 40), 0.3)).shape == (1, 3, 40, 40)
-    assert path.with_suffix(".md").is_file()
-
-
-def test_training_lowers_the_error(tmp_path: Path) -> None:
-    config = toy(tmp_path, "out", steps=200, batch=8, checkpoint_every=50, log_every=50)
-    train_denoiser(config, say=lambda _: None)
-    rows = (tmp_path / "out" / "denoiser.csv").read_text().splitlines()[1:]
-    errors = [float(row.split(",")[1]) for row in rows]
-    assert errors[-1] < errors[0]
-    assert errors[-1] < 0.12**2 * 0.95, "better than leaving the noise in"
-
-
-def test_impossible_settings_are_named(tmp_path: Path) -> None:
-    for change in ({"crop": 33}, {"sigma": 0.0}, {"log_every": 3}):
-        with pytest.raises(BadParameter, match="training settings"):
-            train_denoiser(toy(tmp_path, "bad", **change))
-
-
 def test_the_width_is_read_from_the_file(tmp_path: Path) -> None:
     net = LightDenoiser(8)
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, tmp_path / "w8.safetensors")
@@ -156,13 +99,65 @@ def test_the_width_is_read_from_the_file(tmp_path: Path) -> None:
 
 def test_the_noise_level_of_the_training_is_known(tmp_path: Path) -> None:
     assert load_denoiser("light-s0.12", 0.25).trained_sigma == 0.12, "what it was made for, not what it is used for"
-    path = train_denoiser(toy(tmp_path, "out", sigma=0.07), say=lambda _: None)
-    assert load_denoiser(str(path), 0.25).trained_sigma == 0.07
     odd = tmp_path / "odd.safetensors"
     for sigma in ("much", None):
-        save_weights(LightDenoiser(8), odd, {"kind": "denoiser-light", "sigma": sigma})
+        save_weights(LightDenoiser(8), odd, {"kind": "denoiser", "sigma": sigma})
         with pytest.raises(BadData, match="cannot be read"):
             load_denoiser(str(odd), 0.12)
+    save_weights(LightDenoiser(8), odd, {"kind": "denoiser", "sigma": 0.2, "low": 0.1})
+    several = load_denoiser(str(odd), 0.12)
+    assert several.trained_sigma is None
+    assert several.trained_range == (0.1, 0.2)
+
+
+NETS = {
+    "unet": lambda told: LightDenoiser(8, told),
+    "dncnn": lambda told: DnCNN(3, 8, told),
+}
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("name", list(NETS))
+def test_every_network_comes_back_from_its_file(name: str, told: bool, tmp_path: Path) -> None:
+    net = NETS[name](told)
+    initialise(net, 0)
+    path = save_weights(net, tmp_path / "net.safetensors", {"kind": "denoiser", "net": name, "sigma": 0.1})
+    loaded = load_denoiser(str(path), 0.1)
+    assert type(loaded) is type(net)
+    x = torch.rand((3, 3, 21, 34), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(loaded(x), net(x, torch.full((3,), 0.1)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(loaded(x)[1:2], loaded(x[1:2]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(NETS))
+def test_only_a_conditioned_network_depends_on_the_level(name: str) -> None:
+    x = torch.rand((2, 3, 24, 24), generator=torch.Generator().manual_seed(0))
+    for told in (False, True):
+        net = NETS[name](told)
+        initialise(net, 0)
+        low, high = net(x, torch.tensor([0.05, 0.05])), net(x, torch.tensor([0.05, 0.25]))
+        assert torch.allclose(low[0], high[0], atol=1e-6)
+        assert torch.allclose(low[1], high[1], atol=1e-6) is not told
+    with pytest.raises(BadParameter, match="told the noise level"):
+        NETS[name](True)(x)
+
+
+def test_dncnn_is_the_stack_of_the_paper() -> None:
+    """17 convolutions of 64 channels with a residual: 556,000 weights without batch norm, a field of 35 pixels."""
+    net = DnCNN()
+    assert sum(p.numel() for p in net.parameters()) == 3 * 64 * 9 + 64 + 15 * (64 * 64 * 9 + 64) + 64 * 3 * 9 + 3
+    torch.nn.init.zeros_(net.last.weight)
+    torch.nn.init.zeros_(net.last.bias)  # type: ignore[arg-type]
+    x = torch.rand((1, 3, 40, 40), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(net(x), x), "a network that sees no noise changes nothing"
+    net = DnCNN(4, 4)
+    x.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(net(x)[0, :, 20, 20].sum(), x)
+    seen = torch.nonzero(gradient.abs().sum((0, 1)))
+    assert (seen.min(0).values >= 20 - 4).all()
+    assert (seen.max(0).values <= 20 + 4).all()
+    with pytest.raises(BadParameter, match="at least 2"):
+        DnCNN(1)
 
 
 def test_a_file_is_the_same_bytes_whenever_it_is_saved(tmp_path: Path) -> None:

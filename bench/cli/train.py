@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ..registry import PACKAGE
+from .options import with_plugins
 
 _TRAININGS = {
     "metric": ("bench.training.metric", "train_metric", "MetricTrainConfig"),
@@ -43,8 +44,11 @@ def _load(name: str) -> tuple[Any, type[Any]]:
 
 def _option(field: dataclasses.Field[Any], text: str) -> click.Option:
     default: Any = field.default
+    name = field.name.replace("_", "-")
+    if isinstance(default, bool):
+        return click.Option([f"--{name}/--no-{name}"], default=default, show_default=True, help=text)
     kind: Any = _Sizes() if isinstance(default, tuple) else type(default)
-    return click.Option([f"--{field.name.replace('_', '-')}"], type=kind, default=default, show_default=True, help=text)
+    return click.Option([f"--{name}"], type=kind, default=default, show_default=True, help=text)
 
 
 class _Sizes(click.ParamType):
@@ -78,11 +82,14 @@ def train() -> None:
 
 
 def _add(name: str, text: str) -> None:
+    @with_plugins
     def run(**settings: Any) -> None:
         function, config = _load(name)
         click.echo(str(function(config(**settings))))
 
-    train.add_command(_Training(name, callback=run, help=text, short_help=text.split(";")[0]))
+    # `with_plugins` leaves its option on the function, where only click's own decorator would find it.
+    own = list(reversed(getattr(run, "__click_params__", [])))
+    train.add_command(_Training(name, callback=run, params=own, help=text, short_help=text.split(";")[0]))
 
 
 _add("metric", "Train tiny-iqa on synthetic distortions and on CLIVE's human scores; prints the path of the weights.")
@@ -90,7 +97,10 @@ _add(
     "certified-metric",
     "Train lip-iqa or ibp-iqa, whose score changes are bounded without sampling; prints the path of the weights.",
 )
-_add("denoiser", "Train the light denoiser for one noise level by mean squared error; prints the path of the weights.")
+_add(
+    "denoiser",
+    "Train a denoiser for smoothing a metric, by image, target and ranking loss; prints the path of the weights.",
+)
 _add(
     "diffusion-denoiser",
     "Train the noise predictor of the one-shot diffusion denoiser for a range of noise levels; prints the path of the "

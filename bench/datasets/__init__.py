@@ -10,7 +10,14 @@ __all__ = ["Dataset", "Item", "load_dataset"]
 
 
 def load_dataset(text: str) -> Dataset:
-    """Build the data set of a plug-in string; raises `UnknownName`, `BadParameter`, `BadData` or `BadPlugin`."""
+    """Build the data set of a plug-in string.
+
+    Raises:
+        UnknownName, BadParameter: no such data set or parameter.
+        Absent: its files are not on this machine.
+        BadData: its files are damaged.
+        BadPlugin: its factory does not return a `Dataset`.
+    """
     plugin, spec, parameters = registry.resolve("dataset", text)
     dataset = plugin.factory(**parameters)
     if not isinstance(dataset, Dataset):

@@ -18,13 +18,16 @@ def load_metric(text: str, device: str = "cpu") -> Metric:
     Raises:
         UnknownName: no such metric or parameter; the nearest name is given.
         BadPlugin: its factory does not return an `nn.Module`.
+        Absent: it needs a package or weights that are not on this machine.
         BadParameter: the device cannot be used here.
     """
     plugin, spec, parameters = registry.resolve("metric", text)
     module = plugin.factory(**parameters)
     if not isinstance(module, nn.Module):
         raise BadPlugin(f"metric {spec.name!r} gives a {type(module).__name__}: expected a torch.nn.Module")
-    return Metric(module, str(spec), **plugin.meta).to(check_device(device))
+    metric = module if isinstance(module, Metric) else Metric(module, str(spec), **plugin.meta)
+    metric.spec = str(spec)
+    return metric.to(check_device(device))
 
 
 def check_device(device: str) -> torch.device:

@@ -14,8 +14,13 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from ..files import write_atomically
 from .evaluate import MetricReport
-from .loop import write_atomically
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 PROCEDURAL = "procedural images (dead leaves, coloured noise, gradients), made by the training itself"
 
@@ -70,7 +75,9 @@ class Card:
 
     def write(self, weights: Path) -> Path:
         """Write the card beside the weights, with the ending .md; returns its path."""
-        return write_atomically(weights.with_suffix(".md"), lambda p: p.write_text(self.text(weights)))
+        card = weights.with_suffix(".md")
+        write_atomically(card, self.text(weights).encode())
+        return card
 
 
 def command_line(name: str, config: Any, places: Sequence[str]) -> str:
@@ -79,8 +86,10 @@ def command_line(name: str, config: Any, places: Sequence[str]) -> str:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         flag = f"--{field.name.replace('_', '-')}"
-        if field.name in ("data_root", "photographs"):
+        if field.name in ("data_root", "photographs") or Path(str(value)).is_dir():
             words += [f"{flag} {field.name.upper()}"] if value else []
+        elif isinstance(value, bool):
+            words += [flag if value else f"--no-{flag[2:]}"] if value != field.default else []
         elif field.name not in places and value != field.default:
             words.append(f"{flag} {','.join(map(str, value)) if isinstance(value, tuple) else value}")
     return " ".join(words)
@@ -122,6 +131,27 @@ def training_seconds(log: Path) -> float:
             total += (int(row["step"]) - before) * float(row["seconds_per_step"])
             before = int(row["step"])
     return total
+
+
+def machine(device: str) -> str:
+    """The processor, or the GPU of a torch device."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def peak_memory(device: torch.device) -> str:
+    """The largest memory that this process has used so far, in words; of the GPU where there is one."""
+    if device.type == "cuda":
+        return f"peak GPU memory {torch.cuda.max_memory_allocated(device) / 2**20:.0f} MiB"
+    if resource is None:
+        return "peak memory not known on this system"
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:.0f} MiB"
 
 
 def _list(lines: Sequence[str]) -> str:

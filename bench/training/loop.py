@@ -10,19 +10,20 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
+import io
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from ..errors import BadData, BadParameter
+from ..files import make_folder, no_os_errors, write_atomically
 
 
 def initialise(net: nn.Module, seed: int) -> None:
@@ -73,12 +74,15 @@ class Learner:
         self.ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
 
     def update(self, loss: torch.Tensor, step: int) -> None:
-        """One optimiser step on a scalar loss; raises `BadParameter` when the loss is not finite."""
-        if not torch.isfinite(loss):
-            raise BadParameter(f"the training loss is {float(loss)} at step {step}: lower the learning rate")
+        """One optimiser step on a scalar loss; raises `BadParameter` when the loss or its gradient is not finite."""
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+        if not torch.isfinite(loss) or not torch.isfinite(norm):
+            raise BadParameter(
+                f"the training loss is {float(loss.detach())}, the norm of its gradient {float(norm)}, at step {step}: "
+                "lower the learning rate, and give another --out; the last checkpoint before it is kept"
+            )
         for group in self._optimiser.param_groups:
             group["lr"] = self._lr * cosine(step, self._steps)
         self._optimiser.step()
@@ -118,6 +122,8 @@ def run_steps(
     checkpoint_every: int,
     log_every: int,
     say: Callable[[str], None] = print,
+    validate: Callable[[int], dict[str, float]] | None = None,
+    validate_every: int = 0,
 ) -> None:
     """Take the steps that are not taken yet, with a checkpoint and a log row now and then.
 
@@ -131,15 +137,19 @@ def run_steps(
         checkpoint_every: steps between checkpoints; the last step always writes one.
         log_every: steps between log rows, which hold means over these steps.
         say: prints a progress line.
+        validate: measures the network after a step, given how many are done; named values for the log
+            `STAGE-validation.csv`. It must not change what the next step depends on.
+        validate_every: steps between validations, the last step always being one; 0 for none.
 
     Raises:
-        BadParameter: the folder holds a checkpoint of other settings.
-        BadData: the checkpoint is corrupt.
+        BadParameter: the folder holds a checkpoint of other settings, or the loss is not finite.
+        BadData: the checkpoint is corrupt, or the disk is full.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = out / f"{stage}.pt", out / f"{stage}.csv"
+    make_folder(out)
+    checkpoint, log, validations = out / f"{stage}.pt", out / f"{stage}.csv", out / f"{stage}-validation.csv"
     first = _resume(learner, checkpoint, digest)
     _keep_rows(log, first)
+    _keep_rows(validations, first)
     if first:
         say(f"{stage}: continuing after step {first} of {steps}")
     sums: dict[str, float] = {}
@@ -155,21 +165,15 @@ def run_steps(
             _append(log, row)
             say(f"{stage} {done}/{steps} " + " ".join(f"{k}={v}" for k, v in row.items() if k != "step"))
             sums, count, begun = {}, 0, time.perf_counter()
+        if validate and validate_every and (done % validate_every == 0 or done == steps):
+            paused = time.perf_counter()
+            found = {k: round(v, 5) for k, v in validate(done).items()}
+            _append(validations, {"step": done, **found})
+            say(f"{stage} {done}/{steps} validation " + " ".join(f"{k}={v}" for k, v in found.items()))
+            begun += time.perf_counter() - paused
         # Only with a complete log row, so that a resumed log has no gap.
         if done == steps or (done % checkpoint_every == 0 and count == 0):
-            write_atomically(checkpoint, lambda p, n=done: torch.save(_pack(learner, n, digest), p))
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a temporary file beside `path`, then put it in place: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+            write_atomically(checkpoint, _pack(learner, done, digest))
 
 
 def save_weights(net: nn.Module, path: Path, about: Mapping[str, Any] | None = None) -> Path:
@@ -180,15 +184,13 @@ def save_weights(net: nn.Module, path: Path, about: Mapping[str, Any] | None = N
         path: the file.
         about: what kind of weights they are, kept in the file's header as JSON under the key `robustiqa`.
     """
-    state = {k: v.detach().contiguous(memory_format=torch.contiguous_format) for k, v in net.state_dict().items()}
+    plain = torch.contiguous_format
+    state = {k: v.detach().cpu().contiguous(memory_format=plain) for k, v in net.state_dict().items()}
     # A single entry: safetensors writes several in random order, and the file's digest would change with every save.
     header = {"robustiqa": json.dumps(dict(about), sort_keys=True)} if about else None
-
-    def write(temporary: Path) -> None:
-        save_file(state, temporary, header)
-        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
-
-    return write_atomically(path, write)
+    make_folder(path.parent)
+    write_atomically(path, save(state, header))
+    return path
 
 
 @contextlib.contextmanager
@@ -202,8 +204,10 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _pack(learner: Learner, step: int, digest: str) -> dict[str, Any]:
-    return {"step": step, "digest": digest, "learner": learner.state()}
+def _pack(learner: Learner, step: int, digest: str) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"step": step, "digest": digest, "learner": learner.state()}, buffer)
+    return buffer.getvalue()
 
 
 def _resume(learner: Learner, checkpoint: Path, digest: str) -> int:
@@ -225,7 +229,7 @@ def _resume(learner: Learner, checkpoint: Path, digest: str) -> int:
 
 def _append(path: Path, row: dict[str, float]) -> None:
     new = not path.exists()
-    with path.open("a", newline="") as file:
+    with no_os_errors(path), path.open("a", newline="") as file:
         writer = csv.DictWriter(file, list(row))
         if new:
             writer.writeheader()
@@ -241,4 +245,4 @@ def _keep_rows(path: Path, step: int) -> None:
     if step == 0:
         path.unlink()
     else:
-        write_atomically(path, lambda p: p.write_text("\n".join(kept) + "\n"))
+        write_atomically(path, ("\n".join(kept) + "\n").encode())

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from ...bench.api import Metric
 from ...bench.registry import register_defense
+from ..denoisers.choose import AUTO, ordinary
 from .bins import ScoreBins
 from .median import MedianSmoothing
-
-OFF_THE_SHELF = "light-s0.12"
 
 
 @register_defense("denoised-median-smoothing")
@@ -21,13 +20,12 @@ class DenoisedMedianSmoothing(MedianSmoothing):
         sigma: noise level in [0,1] pixel units; the denoiser should be trained for it.
         n: draws for a certificate.
         m: draws for a deployed score.
-        denoiser: name of a shipped denoiser, or the path of a safetensors file.
+        denoiser: name of a shipped denoiser, or the path of a weights file;
+            auto for the light one of the nearest level.
     """
 
-    def __init__(
-        self, metric: Metric, sigma: float = 0.12, n: int = 1000, m: int = 101, denoiser: str = OFF_THE_SHELF
-    ) -> None:
-        super().__init__(metric, sigma, n, m, denoiser)
+    def __init__(self, metric: Metric, sigma: float = 0.12, n: int = 1000, m: int = 101, denoiser: str = AUTO) -> None:
+        super().__init__(metric, sigma, n, m, ordinary(sigma) if denoiser == AUTO else denoiser)
 
 
 @register_defense("diffusion-denoised-median-smoothing")
@@ -58,7 +56,8 @@ class DenoisedScoreBins(ScoreBins):
         m: draws for a deployed score.
         bins: bins of equal width between the ends of the range; two open ones lie outside.
         low, high: the range; none for the metric's declared one.
-        denoiser: name of a shipped denoiser, or the path of a safetensors file.
+        denoiser: name of a shipped denoiser, or the path of a weights file;
+            auto for the light one of the nearest level.
     """
 
     def __init__(
@@ -71,6 +70,7 @@ class DenoisedScoreBins(ScoreBins):
         bins: int = 10,
         low: float | None = None,
         high: float | None = None,
-        denoiser: str = OFF_THE_SHELF,
+        denoiser: str = AUTO,
     ) -> None:
-        super().__init__(metric, sigma, n0, n, m, bins, low, high, denoiser)
+        named = ordinary(sigma) if denoiser == AUTO else denoiser
+        super().__init__(metric, sigma, n0, n, m, bins, low, high, named)

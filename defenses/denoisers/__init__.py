@@ -13,7 +13,8 @@ from ...bench.registry import registry
 from ...bench.seeds import generator
 from .diffusion import OneShotDiffusion, load_diffusion
 from .files import DENOISER, DIFFUSION, kind_of, read_weights, readable
-from .nets import LightDenoiser
+from .kair import load_kair
+from .nets import DnCNN, LightDenoiser
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
@@ -34,18 +35,20 @@ def load_denoiser(name_or_path: str, sigma: float) -> nn.Module:
 
     Args:
         name_or_path: a registered denoiser, or a .safetensors file that `robustiqa train denoiser` or `robustiqa train
-            diffusion-denoiser` wrote; the file says which.
-        sigma: standard deviation of the noise to be removed, pixels in [0,1]: a diffusion model chooses its step by it;
-            a denoiser for one level ignores it.
+            diffusion-denoiser` wrote; the file says which. A .pth file is a DnCNN in KAIR's layout (`load_kair`).
+        sigma: standard deviation of the noise to be removed, pixels in [0,1]: a diffusion model chooses its step by it,
+            KAIR's DnCNN is scaled to it; a denoiser for one level ignores it.
 
     Raises:
-        UnknownName: neither a known name nor a .safetensors path.
+        UnknownName: neither a known name nor a .safetensors or .pth path.
         BadData: the file is missing, corrupt, or of another network.
-        BadParameter: a diffusion model cannot remove noise of this level.
+        BadParameter: a diffusion model, or KAIR's DnCNN, cannot remove noise of this level.
         BadPlugin: a registered factory does not give an `nn.Module`.
     """
     if name_or_path.endswith(".safetensors"):
         return load_file(Path(name_or_path), sigma)
+    if name_or_path.endswith(".pth"):
+        return load_kair(Path(name_or_path), sigma)
     plugin = registry.get("denoiser", name_or_path)
     net = plugin.factory(sigma)
     if not isinstance(net, nn.Module):
@@ -74,14 +77,29 @@ def _check(net: nn.Module, name: str) -> None:
         )
 
 
-def load_file(path: Path, sigma: float, trained: float | None = None) -> LightDenoiser | OneShotDiffusion:
-    """The denoiser of a weights file; `trained` is its noise level where the file does not say it."""
+def load_file(path: Path, sigma: float) -> LightDenoiser | DnCNN | OneShotDiffusion:
+    """The denoiser of a weights file, for noise of level sigma."""
     if kind_of(path) == DIFFUSION:
         return load_diffusion(path, sigma)
     about, state = read_weights(path, DENOISER)
     with readable(path, DENOISER):
-        # The file says how wide the network is.
-        net = LightDenoiser(state["first.weight"].shape[0])
+        net = _empty(str(about.get("net", "unet")), state)
         net.load_state_dict(state)
-        net.trained_sigma = float(about["sigma"]) if "sigma" in about else trained
+        net.sigma = sigma
+        low, high = (float(about[k]) if k in about else None for k in ("low", "sigma"))
+        if low is not None and high is not None and low < high:
+            net.trained_range = (low, high)
+        else:
+            net.trained_sigma = high
     return net.eval().requires_grad_(False)
+
+
+def _empty(net: str, state: dict[str, torch.Tensor]) -> LightDenoiser | DnCNN:
+    """A network of the size that the tensors have."""
+    first = state["layers.0.weight" if net == "dncnn" else "first.weight"]
+    width, channels = first.shape[:2]
+    if net == "dncnn":
+        return DnCNN(sum(key.endswith(".weight") for key in state), width, channels == 4)
+    if net != "unet":
+        raise ValueError(f"unknown network {net!r}: known are unet and dncnn")
+    return LightDenoiser(width, channels == 4)

@@ -15,12 +15,15 @@ from torch import nn
 from ...bench.errors import BadParameter
 from ...bench.training.card import PROCEDURAL, Card, clive_material, command_line, training_seconds
 from ...bench.training.loop import Learner, initialise, run_steps, save_weights, settings_digest, threads
-from ...bench.training.sources import clive_photographs
+from ...bench.training.sources import clive_photographs, crop, pick, procedural, shrink
 from . import load_denoiser
 from .diffusion import OneShotDiffusion, linear_alpha_bar, noise_levels
+from .evaluate import DenoiserReport, evaluate_denoiser
 from .files import DIFFUSION
 from .nets import LightDenoiser, LightEpsilon
-from .training import PLACES, DenoiserReport, clean_and_noise, clean_images, evaluate_denoiser
+
+PLACES = ("data_root", "photographs", "out", "threads", "checkpoint_every", "log_every")
+"""Settings that change no weight; all others are part of a checkpoint's identity."""
 
 EVALUATED = (0.06, 0.12, 0.18, 0.25)
 """Noise levels of the card, pixels in [0,1]: those that the certificates are made for."""
@@ -216,3 +219,31 @@ def _beginning(net: LightEpsilon, config: DiffusionTrainConfig) -> LightEpsilon:
             raise BadParameter(f"start {config.start!r}: expected a light denoiser of width {config.width}")
         net.load_state_dict(light.state_dict(), strict=False)
     return net
+
+
+def clean_images(photographs: list[np.ndarray], side: int, seed: int) -> list[np.ndarray]:
+    """Each photograph reduced 1.5, 2 and 3 times, which removes most of its own noise, and procedural images.
+
+    Args:
+        photographs: (H,W,3) uint8 each.
+        side: side of the training crops in pixels; images below it are left out.
+        seed: seed of the procedural images.
+    """
+    images = [shrink(image, factor) for image in photographs for factor in (1.5, 2.0, 2.0, 3.0)]
+    rng = np.random.default_rng((seed, 4))
+    images += [procedural(rng, 2 * side) for _ in range(len(images) // 8)]
+    return [image for image in images if min(image.shape[:2]) >= side]
+
+
+def clean_and_noise(
+    images: list[np.ndarray], side: int, batch: int, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random crops (B,3,side,side) in [0,1], flipped and turned, and unit Gaussian noise of the same shape."""
+    crops = np.stack([_oriented(crop(pick(images, rng), side, rng), rng) for _ in range(batch)])
+    clean = torch.from_numpy(crops).permute(0, 3, 1, 2).float().div_(255.0)
+    return clean, torch.randn(clean.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
+
+
+def _oriented(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One of the four quarter turns."""
+    return np.rot90(image, int(rng.integers(4)))

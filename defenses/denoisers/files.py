@@ -13,7 +13,7 @@ import torch
 
 from ...bench.errors import BadData
 
-DENOISER = "denoiser-light"
+DENOISER = "denoiser"
 DIFFUSION = "diffusion-light"
 """Kinds of network, as a weights file's header says; a file that does not say it holds a `DENOISER`."""
 

@@ -1,4 +1,4 @@
-"""Small denoising networks, cheap enough for the thousands of noisy copies that a certificate needs."""
+"""The light U-Net: cheap enough for the thousands of noisy copies that a certificate needs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from ...bench.errors import BadParameter
 
 
 class _LightUNet(nn.Module):
@@ -17,15 +19,16 @@ class _LightUNet(nn.Module):
 
     Args:
         width: channels at half resolution; twice and four times as many at a quarter and an eighth.
+        channels: channels of the input.
 
     Attributes:
         widths: channels of every convolution that a ReLU follows, in the order in which `noise` runs them.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, channels: int = 3) -> None:
         super().__init__()
         w2, w4 = 2 * width, 4 * width
-        self.first = nn.Conv2d(3, width, 6, stride=2, padding=2)
+        self.first = nn.Conv2d(channels, width, 6, stride=2, padding=2)
         self.down1 = nn.Conv2d(width, w2, 3, stride=2, padding=1)
         self.enter = _convolutions(w2, 1)
         self.down2 = nn.Conv2d(w2, w4, 3, stride=2, padding=1)
@@ -42,7 +45,7 @@ class _LightUNet(nn.Module):
         """What the network takes for noise, (B,3,H,W), in images of mean about zero.
 
         Args:
-            noisy: (B,3,H,W), channels last.
+            noisy: (B,channels,H,W), channels last.
             shifts: for each of `widths` a tensor (B,C,1,1), added before the ReLU; None adds nothing.
         """
         height, width = noisy.shape[-2:]
@@ -57,26 +60,82 @@ class _LightUNet(nn.Module):
         return _shuffle(self.last(half))[..., :height, :width]
 
 
-class LightDenoiser(_LightUNet):
-    """The U-Net as a denoiser: its output is the input minus the estimated noise.
+class _Level:
+    """What every denoiser knows of the noise: the level at which it is used, and those it was trained for.
 
-    It is blind to the noise level: it is trained for one.
+    Attributes:
+        sigma: the noise's standard deviation in use, pixels in [0,1]; a network that is told the level needs it.
+        trained_sigma: the only level of the training; None where there were several, or it is not known.
+        trained_range: lowest and highest level of the training.
+    """
+
+    sigma: float | None = None
+    trained_sigma: float | None = None
+    trained_range: tuple[float, float] = (0.0, float("inf"))
+
+    def _with_level(self, x: torch.Tensor, sigma: torch.Tensor | None) -> torch.Tensor:
+        """The image with one more plane, which holds the noise level (FFDNet, Zhang et al., IEEE TIP 2018)."""
+        if sigma is None:
+            if self.sigma is None:
+                raise BadParameter("this denoiser is told the noise level: give sigma, or set its attribute `sigma`")
+            sigma = x.new_full((x.shape[0],), self.sigma)
+        return torch.cat([x, sigma.to(x)[:, None, None, None].expand(-1, 1, *x.shape[-2:])], dim=1)
+
+
+class LightDenoiser(_Level, _LightUNet):
+    """The U-Net as a denoiser: its output is the input minus the estimated noise.
 
     Args:
         width: channels at half resolution.
-
-    Attributes:
-        trained_sigma: the noise's standard deviation in training, pixels in [0,1]; None where it is not known.
+        conditioned: whether it is told the noise level; otherwise it is blind to it.
     """
 
-    def __init__(self, width: int = 16) -> None:
-        super().__init__(width)
-        self.trained_sigma: float | None = None
+    def __init__(self, width: int = 16, conditioned: bool = False) -> None:
+        super().__init__(width, 3 + conditioned)
+        self.conditioned = conditioned
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Denoised images (B,3,H,W) of noisy ones; neither side is clamped to [0,1]."""
-        x = x.contiguous(memory_format=torch.channels_last)
-        return x - self.noise(x - 0.5)
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor | None = None) -> torch.Tensor:
+        """Denoised images (B,3,H,W) of noisy ones; neither side is clamped to [0,1].
+
+        Args:
+            x: noisy images.
+            sigma: (B,) noise levels for a conditioned network; None for its attribute `sigma`.
+        """
+        centred = x - 0.5
+        centred = self._with_level(centred, sigma) if self.conditioned else centred
+        return x - self.noise(centred.contiguous(memory_format=torch.channels_last))
+
+
+class DnCNN(_Level, nn.Module):
+    """DnCNN (Zhang et al., IEEE TIP 2017): a plain stack of 3x3 convolutions that estimates the noise.
+
+    Without batch norm, which is an affine map at test time and makes training depend on the batch.
+
+    Args:
+        depth: convolutions; 17 in the paper.
+        width: channels between them; 64 in the paper.
+        conditioned: whether it is told the noise level; otherwise it is blind to it.
+    """
+
+    def __init__(self, depth: int = 17, width: int = 64, conditioned: bool = False) -> None:
+        super().__init__()
+        if depth < 2:
+            raise BadParameter(f"DnCNN with depth {depth}: expected at least 2 convolutions")
+        self.conditioned = conditioned
+        self.layers = nn.ModuleList(
+            nn.Conv2d(width if i else 3 + conditioned, width, 3, padding=1) for i in range(depth - 1)
+        )
+        self.last = nn.Conv2d(width, 3, 3, padding=1)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor | None = None) -> torch.Tensor:
+        """Denoised images (B,3,H,W) of noisy ones; the arguments are those of `LightDenoiser.forward`."""
+        h = x - 0.5
+        h = self._with_level(h, sigma) if self.conditioned else h
+        h = h.contiguous(memory_format=torch.channels_last)
+        for layer in self.layers:
+            h = F.relu(layer(h), inplace=True)
+        return x - self.last(h)
 
 
 class LightEpsilon(_LightUNet):

@@ -11,7 +11,9 @@ from . import DENOISERS, load_file
 @register_denoiser("light-s0.12")
 def light_012(sigma: float) -> nn.Module:
     """Residual U-Net of 0.14 M parameters, trained by plain MSE for noise of .12 whatever sigma it is used at."""
-    return load_file(DENOISERS["light-s0.12"], sigma, trained=0.12)  # made before files recorded it
+    net = load_file(DENOISERS["light-s0.12"], sigma)
+    net.trained_sigma = 0.12  # the file was made before files recorded it
+    return net
 
 
 @register_denoiser("diffusion-light")

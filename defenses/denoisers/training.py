@@ -1,105 +1,162 @@
-"""Training of a denoiser with plain mean squared error, on licence-clean images, for one noise level."""
+"""Training of a denoiser for a frozen metric: image, target and ranking loss (SCIENCE section 3; arXiv 2411.12575)."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from ...bench.errors import BadParameter
-from ...bench.images import from_uint8
-from ...bench.training.card import PROCEDURAL, Card, clive_material, command_line, training_seconds
-from ...bench.training.evaluate import Estimate, bootstrap, half_size_photographs
+from ...bench.api import Metric
+from ...bench.datasets import Dataset
+from ...bench.errors import BadParameter, Incompatible
+from ...bench.measures import score_range
+from ...bench.metrics import load_metric
+from ...bench.training.card import peak_memory
 from ...bench.training.loop import Learner, initialise, run_steps, save_weights, settings_digest, threads
-from ...bench.training.sources import clive_photographs, crop, pick, procedural, shrink
+from ...bench.training.plot import plot_log
+from . import load_denoiser
+from .card import denoiser_card
+from .evaluate import Validation, evaluate_denoiser
 from .files import DENOISER
-from .nets import LightDenoiser
+from .losses import STABILITY, image_loss, rank_loss, target_loss, terms_of
+from .material import Batch, Material, check_share, open_data
+from .nets import DnCNN, LightDenoiser
 
-PLACES = ("data_root", "photographs", "out", "threads", "checkpoint_every", "log_every")
-"""Settings that change no weight; all others are part of a checkpoint's identity."""
+PLACES = ("data", "validation", "photographs", "out", "threads", "device", "checkpoint_every", "log_every",
+          "validate_every", "validation_images", "validation_draws")  # fmt: skip
+"""Settings that change no weight (the data count by their content); all others are a checkpoint's identity."""
 
 
 @dataclass(frozen=True)
 class DenoiserTrainConfig:
-    """Settings of `train_denoiser`; the defaults reproduce the shipped weights.
+    """Settings of `train_denoiser`.
 
     Attributes:
-        data_root: folder of the CLIVE release; empty means $ROBUSTIQA_DATA/clive.
-        photographs: folder of held-out photographs for the evaluation (JPEG or PNG); empty skips it.
-        out: folder of the weights, the model card, checkpoints and logs.
+        metric: the metric, whose weights stay as they are; a plug-in string.
         sigma: standard deviation of the Gaussian noise, for pixels in [0,1].
+        sigma_low: if above 0, noise levels are drawn between it and sigma.
+        loss: terms of the loss: mse, mse+target, mse+target+rank, or stability (target alone).
+        data: images to train on: a data set as a plug-in string, or a folder; human scores are used where it has some.
+        validation: data set or folder that is watched during training; empty for none.
+        photographs: folder of held-out photographs for the PSNR on the card (JPEG or PNG); empty skips it.
+        out: folder of the weights, the model card, checkpoints, logs and the plot.
+        net: unet, dncnn, or dncnn-light.
+        width: channels of the network; 0 for its own: unet 16, dncnn 64, dncnn-light 16.
+        conditioned: whether the network is told the noise level.
+        start: denoiser of the same network to start from, a shipped name or a file; empty starts from random weights.
+        image_weight: weight a of the image loss (mean squared error of pixels in [0,1]).
+        target_weight: weight b of the target loss (scores in units of the metric's range).
+        rank_weight: weight c of the ranking loss (the same units).
+        margin: margin of the ranking loss, in units of the metric's range.
+        rank_by: truth, what the data set says (clean scores where it says nothing), or score, clean scores only.
+        distort: share of a batch that is distorted crops, with clean scores as truth.
         seed: seed of everything random.
-        threads: CPU threads of torch; one is the most robust on a shared machine.
-        width: channels of the network at half resolution.
         crop: side of the training crops in pixels, a multiple of 8.
         batch: crops in a batch.
         steps: number of steps.
-        lr: largest learning rate.
-        limit: use only so many CLIVE images (trials); 0 uses all.
+        lr: largest learning rate, of a cosine schedule.
+        ema: decay of the moving average of the weights, which is what is saved.
+        precision: float32, or bfloat16 for mixed precision (GPUs, and processors with bfloat16 instructions).
+        threads: CPU threads of torch; one is the most robust on a shared machine.
+        device: torch device.
+        validation_images: use the first images of the validation set; 0 uses all.
+        validation_draws: noisy copies of each validation image.
+        validate_every: steps between validations.
         checkpoint_every: steps between checkpoints; a multiple of log_every.
         log_every: steps between log rows.
     """
 
-    data_root: str = ""
+    metric: str = "tiny-iqa"
+    sigma: float = 0.12
+    sigma_low: float = 0.0
+    loss: str = "mse+target+rank"
+    data: str = "clive[split=train]"
+    validation: str = "clive[split=val]"
     photographs: str = ""
     out: str = "runs/train-denoiser"
-    sigma: float = 0.12
+    net: str = "unet"
+    width: int = 0
+    conditioned: bool = False
+    start: str = ""
+    image_weight: float = 100.0
+    target_weight: float = 1.0
+    rank_weight: float = 1.0
+    margin: float = 0.05
+    rank_by: str = "truth"
+    distort: float = 0.5
     seed: int = 0
+    crop: int = 192
+    batch: int = 8
+    steps: int = 3000
+    lr: float = 1e-3
+    ema: float = 0.998
+    precision: str = "float32"
     threads: int = 1
-    width: int = 16
-    crop: int = 96
-    batch: int = 16
-    steps: int = 12000
-    lr: float = 2e-3
-    limit: int = 0
-    checkpoint_every: int = 1000
-    log_every: int = 200
+    device: str = "cpu"
+    validation_images: int = 32
+    validation_draws: int = 3
+    validate_every: int = 1000
+    checkpoint_every: int = 500
+    log_every: int = 100
 
 
 def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = print) -> Path:
-    """Train a `LightDenoiser`, or continue where an interrupted run of the same settings stopped.
+    """Train a denoiser, or continue where an interrupted run of the same settings stopped.
 
     Args:
         config: the settings.
         say: prints a progress line.
 
     Returns:
-        path of the weights, `OUT/denoiser-light-sSIGMA.safetensors`; beside it lie card, checkpoints and the CSV log.
+        path of the weights, `OUT/denoiser.safetensors`; beside it lie the model card, a checkpoint, the logs
+        `denoiser.csv` and `denoiser-validation.csv`, and their plot.
 
     Raises:
-        BadData: CLIVE is missing or a checkpoint is corrupt.
-        BadParameter: impossible settings, or the folder holds a run of others.
+        BadData: data are missing or unusable, a checkpoint is corrupt, or the disk is full.
+        BadParameter: impossible settings, the folder holds a run of others, or the loss is not finite.
+        Incompatible: the loss needs a gradient that the metric does not have.
     """
-    if config.checkpoint_every % config.log_every or config.crop % 8 or config.crop < 32 or config.sigma <= 0:
-        raise BadParameter(
-            "training settings: checkpoint_every must be a multiple of log_every, crop a multiple of 8 from 32 on, "
-            "and sigma positive"
-        )
-    photographs, _, data_hash = clive_photographs(config.data_root, "train", config.limit)
-    digest = hashlib.sha256((settings_digest(config, PLACES) + data_hash).encode()).hexdigest()
-    clean = clean_images(photographs, config.crop, config.seed)
-    net = LightDenoiser(config.width)
-    initialise(net, config.seed)
-    with torch.no_grad():
-        net.last.weight.mul_(0.1)  # starts near the identity
-    learner = Learner(net.train(), steps=config.steps, lr=config.lr, weight_decay=1e-4, average=0.999)
-
-    def step(number: int) -> dict[str, float]:
-        rng = np.random.default_rng((config.seed, 3, number))
-        target, noise = clean_and_noise(clean, config.crop, config.batch, rng)
-        # Not clamped: smoothing adds its noise to the raw image, and the denoiser has to see exactly that.
-        loss = F.mse_loss(net(target + config.sigma * noise), target)
-        learner.update(100.0 * loss, number)
-        return {"mse": float(loss.detach())}
-
+    terms = _check(config)
+    loaded = load_metric(config.metric, config.device)
+    metric = quality(loaded)
+    device = torch.device(config.device)
     with threads(config.threads):
+        data = open_data(config.data)
+        material = Material(data, config.crop, config.batch, config.distort, say)
+        span = _span(metric, material, device)
+        if set(terms) - {"mse"}:
+            _needs_gradient(loaded, material.centres(2).to(device))
+        digest = hashlib.sha256((settings_digest(config, PLACES) + data.content_hash).encode()).hexdigest()
+        net = _network(config).to(device)
+        learner = Learner(net.train(), steps=config.steps, lr=config.lr, weight_decay=1e-4, average=config.ema)
+        levels = (config.sigma_low or config.sigma, config.sigma)
+        by_score = config.rank_by == "score"
+
+        weights = {"mse": config.image_weight, "target": config.target_weight, "rank": config.rank_weight}
+
+        def step(number: int) -> dict[str, float]:
+            drawn = material.batch(np.random.default_rng((config.seed, 3, number)), levels)
+            batch = Batch(*(part.to(device) for part in drawn))
+            with _precision(config):
+                losses = denoiser_losses(net, metric, batch, terms, span, config.margin, by_score)
+            learner.update(torch.stack([weights[k] * losses[k] for k in terms]).sum(), number)
+            return {k: float(v.detach()) for k, v in losses.items()}
+
+        watch = _validation(config, metric, device)
+
+        def validate(done: int) -> dict[str, float]:
+            assert watch is not None
+            return watch(_averaged(net, learner, config))
+
         run_steps(
             learner,
             step,
@@ -110,101 +167,217 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
             checkpoint_every=config.checkpoint_every,
             log_every=config.log_every,
             say=say,
+            validate=validate if watch else None,
+            validate_every=config.validate_every,
         )
-    net.load_state_dict(learner.ema)
-    weights = save_weights(
-        net,
-        Path(config.out) / f"denoiser-light-s{config.sigma:g}.safetensors",
-        {"kind": DENOISER, "sigma": config.sigma},
-    )
-    denoiser_card(config, data_hash, evaluate_denoiser(net, config.sigma, config.photographs)).write(weights)
-    return weights
+        final = _averaged(net, learner, config)
+        path = save_weights(final, Path(config.out) / "denoiser.safetensors", _header(config))
+        plot_log(Path(config.out), "denoiser")
+        report = evaluate_denoiser(final, config.sigma, config.photographs)
+    denoiser_card(
+        config, _about(config, data, material), span, report, _watched(config, watch), peak_memory(device)
+    ).write(path)
+    return path
 
 
-class DenoiserReport(NamedTuple):
-    """PSNR in dB, mean over `n` held-out photographs at half size: of the noisy images and of the denoised ones."""
-
-    n: int
-    noisy: Estimate
-    denoised: Estimate
-
-
-def evaluate_denoiser(
-    net: nn.Module, sigma: float, photographs: str, n_photographs: int = 100, seed: int = 0
-) -> DenoiserReport | None:
-    """Measure a denoiser on held-out photographs (JPEG or PNG) at half size; None where no folder is given.
-
-    Noise is added to pixels in [0,1] without clamping, and the output is not clamped either.
-    """
-    if not photographs:
-        return None
-    generator = torch.Generator().manual_seed(seed)
-    rows: list[tuple[float, float]] = []
-    for image in half_size_photographs(photographs, n_photographs):
-        clean = from_uint8(image)[None]
-        noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
-        with torch.no_grad():
-            rows.append((_psnr(noisy, clean), _psnr(net(noisy), clean)))
-    table = np.array(rows)
-    noisy_psnr, denoised = (bootstrap(len(table), lambda i, c=c: float(table[i, c].mean()), seed) for c in (0, 1))
-    return DenoiserReport(len(table), noisy_psnr, denoised)
-
-
-def denoiser_card(config: DenoiserTrainConfig, data_hash: str, report: DenoiserReport | None) -> Card:
-    """The model card of a finished run."""
-    minutes = training_seconds(Path(config.out) / "denoiser.csv") / 60
-    results: dict[str, tuple[Sequence[str], Sequence[Sequence[Any]]]] = {}
-    if report is not None:
-        results[f"PSNR in dB, mean over {report.n} held-out photographs at half size (95 % bootstrap interval)"] = (
-            ("sigma", "noisy", "denoised"),
-            [[config.sigma, f"{report.noisy.value:.2f}", "{:.2f} [{:.2f}, {:.2f}]".format(*report.denoised)]],
-        )
-    return Card(
-        title=f"denoiser-light-s{config.sigma:g}",
-        purpose=f"Light residual U-Net that removes white Gaussian noise of standard deviation {config.sigma:g} "
-        "(pixels in [0,1], not clamped), for denoised smoothing.",
-        command=command_line("denoiser", config, PLACES),
-        data=[
-            clive_material(data_hash) + "; reduced 1.5 to 3 times",
-            PROCEDURAL,
-            f"evaluation only: held-out photographs ({Path(config.photographs).name or 'none'})",
-        ],
-        results=results,
-        limits=[
-            f"made for sigma {config.sigma:g} alone: weaker noise is over-smoothed, stronger noise is left in",
-            "small, for speed: larger networks (DnCNN, DRUNet) remove noise better",
-        ],
-        notes=[f"training time on {config.threads} CPU thread(s): {minutes:.1f} min", f"seed {config.seed}"],
-    )
-
-
-def _psnr(image: torch.Tensor, clean: torch.Tensor) -> float:
-    return -10.0 * float(torch.log10(F.mse_loss(image, clean)))
-
-
-def clean_images(photographs: list[np.ndarray], side: int, seed: int) -> list[np.ndarray]:
-    """Each photograph reduced 1.5, 2 and 3 times, which removes most of its own noise, and procedural images.
+def denoiser_losses(
+    net: nn.Module,
+    metric: nn.Module,
+    batch: Batch,
+    terms: tuple[str, ...],
+    span: float,
+    margin: float,
+    by_score: bool = False,
+) -> dict[str, torch.Tensor]:
+    """The unweighted terms of the loss; those that need the metric only where they are asked for.
 
     Args:
-        photographs: (H,W,3) uint8 each.
-        side: side of the training crops in pixels; images below it are left out.
-        seed: seed of the procedural images.
+        net: the denoiser, called with noisy images and noise levels.
+        metric: (B,3,H,W) to qualities (B,), larger = better, differentiable, frozen.
+        batch: clean crops, noise and truth.
+        terms: out of `losses.TERMS`; "mse" is always among the results, for the log.
+        span: range of the metric's clean scores, the unit of scores here.
+        margin: margin of the ranking loss in that unit.
+        by_score: order images by their clean scores even where they have a human one.
+
+    Returns:
+        scalars by name.
     """
-    images = [shrink(image, factor) for image in photographs for factor in (1.5, 2.0, 2.0, 3.0)]
-    rng = np.random.default_rng((seed, 4))
-    images += [procedural(rng, 2 * side) for _ in range(len(images) // 8)]
-    return [image for image in images if min(image.shape[:2]) >= side]
+    # Not clamped: smoothing adds its noise to the raw image, and the denoiser has to see exactly that.
+    noisy = batch.clean + batch.level[:, None, None, None] * batch.noise
+    denoised = net(noisy, batch.level)
+    losses = {"mse": image_loss(_full(denoised), batch.clean)}
+    if terms == ("mse",):
+        return losses
+    with torch.no_grad():
+        target = _full(metric(batch.clean)) / span
+    scores = _full(metric(denoised)) / span
+    if "target" in terms:
+        losses["target"] = target_loss(scores, target)
+    if "rank" in terms:
+        rated = torch.isfinite(batch.truth)
+        if by_score:
+            rated = torch.zeros_like(rated)
+        truth = torch.where(rated, batch.truth, target)
+        groups = [torch.nonzero(rated).flatten(), torch.nonzero(~rated).flatten()]
+        losses["rank"] = rank_loss(scores, truth, margin, groups)
+    return losses
 
 
-def clean_and_noise(
-    images: list[np.ndarray], side: int, batch: int, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random crops (B,3,side,side) in [0,1], flipped and turned, and unit Gaussian noise of the same shape."""
-    crops = np.stack([_oriented(crop(pick(images, rng), side, rng), rng) for _ in range(batch)])
-    clean = torch.from_numpy(crops).permute(0, 3, 1, 2).float().div_(255.0)
-    return clean, torch.randn(clean.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
+def _full(x: torch.Tensor) -> torch.Tensor:
+    """At least single precision, whatever the networks ran in: differences of scores are small."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
-def _oriented(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One of the four quarter turns."""
-    return np.rot90(image, int(rng.integers(4)))
+def quality(metric: Metric) -> nn.Module:
+    """The metric as a quality, larger = better."""
+    return metric if not metric.lower_better else _Negated(metric)
+
+
+class _Negated(nn.Module):
+    def __init__(self, metric: Metric) -> None:
+        super().__init__()
+        self.metric = metric
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -self.metric(x)
+
+
+def _check(config: DenoiserTrainConfig) -> tuple[str, ...]:
+    """The terms of the loss; raises `BadParameter` for settings that cannot be meant."""
+    if config.checkpoint_every % config.log_every or config.crop % 8 or config.crop < 32 or config.batch < 2:
+        raise BadParameter(
+            "training settings: checkpoint_every must be a multiple of log_every, crop a multiple of 8 from 32 on, "
+            "and batch at least 2"
+        )
+    if not (config.sigma > 0 and 0 <= config.sigma_low < config.sigma):
+        raise BadParameter(
+            f"noise levels sigma={config.sigma:g}, sigma_low={config.sigma_low:g}: expected sigma > 0 in [0,1] pixel "
+            "units, and sigma_low below it"
+        )
+    for name, allowed in (("net", tuple(_NETS)), ("rank_by", ("truth", "score")), ("precision", tuple(_PRECISIONS))):
+        if getattr(config, name) not in allowed:
+            raise BadParameter(f"{name} {getattr(config, name)!r}: expected one of {', '.join(allowed)}")
+    check_share(config.distort)
+    terms = terms_of(config.loss)
+    if config.loss == STABILITY and not config.start:
+        raise BadParameter(
+            "loss 'stability' says nothing about pixels: give --start, a denoiser that was trained with mse"
+        )
+    return terms
+
+
+_NETS: dict[str, Callable[[int, bool], LightDenoiser | DnCNN]] = {
+    "unet": lambda width, conditioned: LightDenoiser(width or 16, conditioned),
+    "dncnn": lambda width, conditioned: DnCNN(17, width or 64, conditioned),
+    "dncnn-light": lambda width, conditioned: DnCNN(8, width or 16, conditioned),
+}
+_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+def _network(config: DenoiserTrainConfig) -> LightDenoiser | DnCNN:
+    """The network before the first step."""
+    net = _NETS[config.net](config.width, config.conditioned)
+    if not config.start:
+        initialise(net, config.seed)
+        with torch.no_grad():
+            net.last.weight.mul_(0.1)  # starts near the identity
+        return net
+    start = load_denoiser(config.start, config.sigma)
+    shapes = {k: v.shape for k, v in net.state_dict().items()}
+    if type(start) is not type(net) or {k: v.shape for k, v in start.state_dict().items()} != shapes:
+        raise BadParameter(f"start {config.start!r} is another network than {config.net} of this width: give another")
+    net.load_state_dict(start.state_dict())
+    return net
+
+
+def _averaged(net: LightDenoiser | DnCNN, learner: Learner, config: DenoiserTrainConfig) -> nn.Module:
+    """The network with the moving average of its weights, at the level that it is used at."""
+    other = copy.deepcopy(net)
+    other.load_state_dict(learner.ema)
+    other.sigma = config.sigma
+    return other.eval().requires_grad_(False)
+
+
+def _span(metric: nn.Module, material: Material, device: torch.device) -> float:
+    """Range p99 - p1 of the metric's scores of clean crops: the unit of scores in the loss."""
+    with torch.no_grad():
+        parts = [metric(part.to(device)).double().cpu() for part in material.centres(256).split(8)]
+    low, high = score_range(torch.cat(parts).numpy())
+    if not (math.isfinite(high - low) and high > low):
+        raise BadParameter(
+            f"the metric scores the training crops from {low:g} to {high:g}: its range is no unit; check it with "
+            "`robustiqa score`"
+        )
+    return high - low
+
+
+def _needs_gradient(metric: Metric, crops: torch.Tensor) -> None:
+    """Raise `Incompatible` unless the metric has a gradient in the image."""
+    x = crops.requires_grad_(True)
+    scores = metric(x).sum()
+    gradient = torch.autograd.grad(scores, x)[0] if scores.requires_grad else torch.zeros(1)
+    if not (bool(torch.isfinite(gradient).all()) and bool((gradient != 0).any())):
+        raise Incompatible(
+            f"metric {metric.spec!r} has no usable gradient in the image (it is zero, not finite, or cut off): a "
+            "denoiser can be trained for it with --loss mse only"
+        )
+
+
+def _validation(config: DenoiserTrainConfig, metric: nn.Module, device: torch.device) -> Validation | None:
+    if not (config.validation and config.validate_every):
+        return None
+    data = open_data(config.validation)
+    return Validation(data, metric, config.sigma, config.validation_images, config.validation_draws, device)
+
+
+def _about(config: DenoiserTrainConfig, data: Dataset, material: Material) -> list[str]:
+    """Lines of the card about what was trained on."""
+    lines = [
+        f"`{_name(config.data)}`: {len(material)} of {len(data)} images, content hash `{data.content_hash}`; "
+        f"{data.truth_name or 'no human score'}",
+    ]
+    if config.distort:
+        lines.append(
+            f"{config.distort:.0%} of the crops reduced 1 to 2 times and distorted at random, as `robustiqa list "
+            "datasets` says of `photos`, with clean scores as truth"
+        )
+    listed = "; ".join(f"{row.image} ({row.reason})" for row in material.left_out[:20])
+    lines += [f"left out {len(material.left_out)} images: {listed}"] if material.left_out else []
+    where = Path(config.photographs).name or "none"
+    return [*lines, f"evaluation only: `{_name(config.validation) or 'none'}`, held-out photographs ({where})"]
+
+
+def _name(data: str) -> str:
+    """A data set for the card: folders without the path to them."""
+    return Path(data).name if Path(data).is_dir() else data
+
+
+def _watched(config: DenoiserTrainConfig, watch: Validation | None) -> tuple[str, dict[str, float]] | None:
+    """What the validation was measured on, and its last row."""
+    if watch is None:
+        return None
+    rows = pd.read_csv(Path(config.out) / "denoiser-validation.csv")
+    truth = "human scores" if watch.human else "clean scores"
+    where = (
+        f"first {len(watch)} images of `{_name(config.validation)}`, median of {config.validation_draws} draws, "
+        f"correlations to {truth}"
+    )
+    return where, {str(k): float(v) for k, v in rows.iloc[-1].items() if k != "step"}
+
+
+def _precision(config: DenoiserTrainConfig) -> contextlib.AbstractContextManager[object]:
+    dtype = _PRECISIONS[config.precision]
+    device = torch.device(config.device).type
+    return torch.autocast(device, dtype=dtype) if dtype else contextlib.nullcontext()
+
+
+def _header(config: DenoiserTrainConfig) -> dict[str, object]:
+    """What the weights file says of itself."""
+    net = "dncnn" if config.net.startswith("dncnn") else config.net
+    about: dict[str, object] = {"kind": DENOISER, "net": net, "sigma": config.sigma, "loss": config.loss}
+    if config.sigma_low:
+        about["low"] = config.sigma_low
+    if config.loss != "mse":
+        about["metric"] = config.metric
+    return about

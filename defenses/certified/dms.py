@@ -1,0 +1,26 @@
+"""DMS-IQA (arXiv 2411.12575): median smoothing with a denoiser that was trained for the metric with a ranking loss."""
+
+from __future__ import annotations
+
+from ...bench.api import Metric
+from ...bench.registry import register_defense
+from ..denoisers.choose import AUTO, trained_for
+from .median import MedianSmoothing
+
+
+@register_defense("dms-iqa")
+class DMSIQA(MedianSmoothing):
+    """Median of metric(denoiser(noisy image)); the denoiser is trained by image, target and ranking loss.
+
+    The certificate is that of median smoothing: a denoiser belongs to the function that is smoothed.
+
+    Args:
+        sigma: noise level in [0,1] pixel units.
+        n: draws for a certificate.
+        m: draws for a deployed score.
+        denoiser: name of a shipped denoiser, or the path of a safetensors file; auto for the one shipped for this
+            metric and sigma.
+    """
+
+    def __init__(self, metric: Metric, sigma: float = 0.12, n: int = 1000, m: int = 101, denoiser: str = AUTO) -> None:
+        super().__init__(metric, sigma, n, m, trained_for(metric.spec, sigma) if denoiser == AUTO else denoiser)

@@ -1,0 +1,39 @@
+"""Which shipped denoiser a defence takes when the user names none."""
+
+from __future__ import annotations
+
+from ...bench.errors import Incompatible
+from ...bench.spec import parse_spec
+from . import DENOISERS
+
+AUTO = "auto"
+"""Stands for the denoiser that comes with the package for this noise level (and, for dms-iqa, this metric)."""
+
+LEVELS = (0.06, 0.12, 0.18, 0.25)
+"""Noise levels for which denoisers are shipped, pixels in [0,1]."""
+
+
+def ordinary(sigma: float) -> str:
+    """Name of the ordinary light denoiser, trained by mean squared error, of the level nearest to sigma."""
+    nearest = min(LEVELS, key=lambda level: abs(level - sigma))
+    return f"light-s{nearest:g}"
+
+
+def trained_for(metric: str, sigma: float) -> str:
+    """Name of the shipped denoiser that was trained for a metric at a noise level, with the ranking loss.
+
+    Args:
+        metric: canonical plug-in string; one with parameters is another metric.
+        sigma: noise level in [0,1] pixel units.
+
+    Raises:
+        Incompatible: there is none.
+    """
+    name = f"dms-{parse_spec(metric)}-s{sigma:g}"
+    if name not in DENOISERS:
+        shipped = ", ".join(n for n in DENOISERS if n.startswith("dms-"))
+        raise Incompatible(
+            f"dms-iqa has no shipped denoiser for the metric {metric!r} at sigma {sigma:g} (there are {shipped}): "
+            f"train one with `robustiqa train denoiser --metric {metric} --sigma {sigma:g}` and give denoiser=PATH"
+        )
+    return name
