@@ -235,8 +235,15 @@ _BUILTIN = {
         "interval-bounds": "defenses.certified.deterministic",
     },
     "denoiser": {
+        "light-s0.06": "defenses.denoisers.shipped",
         "light-s0.12": "defenses.denoisers.shipped",
+        "light-s0.18": "defenses.denoisers.shipped",
+        "light-s0.25": "defenses.denoisers.shipped",
         "diffusion-light": "defenses.denoisers.shipped",
+        "dms-tiny-iqa-s0.06": "defenses.denoisers.shipped",
+        "dms-tiny-iqa-s0.12": "defenses.denoisers.shipped",
+        "dms-tiny-iqa-s0.18": "defenses.denoisers.shipped",
+        "dms-tiny-iqa-s0.25": "defenses.denoisers.shipped",
     },
     "attack": {
         "random-noise": "attacks.random_noise",

@@ -66,7 +66,7 @@ def test_adaptive_attacks_beat_naive_ones(tiny, crops) -> None:
         assert informed.gain.mean() > (naive - clean).mean()
 
 
-@pytest.mark.parametrize("defense", ["median-smoothing", "denoised-median-smoothing"])
+@pytest.mark.parametrize("defense", ["median-smoothing", "denoised-median-smoothing", "dms-iqa"])
 def test_no_attack_leaves_the_certificate(tiny, crops, defense) -> None:
     g = load_defense(f"{defense}[sigma=0.12,n=300,m=51]", tiny)
     bound = g.certify(crops[:3], [0.12])
@@ -89,6 +89,6 @@ def test_the_quick_board(tmp_path: Path) -> None:
     assert summary["rank"].notna().all()
     assert set(certified["violations"]) == {0}
     population = certified[certified["kind"] == "population"]
-    assert set(population["defense"].str.split("[").str[0]) == {"median-smoothing", "denoised-median-smoothing"}
+    assert set(population["defense"].str.split("[").str[0]) == {"median-smoothing", "dms-iqa"}
     assert ((population["tightness_max"] > 0) & (population["tightness_max"] <= 1)).all()
     assert (population["certified_delta_mean"] < 1).all()

@@ -104,6 +104,7 @@ def test_ranking_loss_is_zero_for_the_right_order_and_falls_towards_it() -> None
 
 @pytest.mark.parametrize(("loss", "terms"), [
     ("mse", ("mse",)), ("mse+target", ("mse", "target")), ("rank+mse+target", ("rank", "mse", "target")),
+    ("mse+spread", ("mse", "spread")),
     ("stability", ("target",)),
 ])  # fmt: skip
 def test_names_of_losses(loss: str, terms: tuple[str, ...]) -> None:
@@ -116,7 +117,7 @@ def test_unknown_losses_are_named(loss: str) -> None:
         terms_of(loss)
 
 
-@pytest.mark.parametrize("terms", [("mse",), ("target",), ("rank",), ("mse", "target", "rank")])
+@pytest.mark.parametrize("terms", [("mse",), ("target",), ("rank",), ("spread",), ("mse", "target", "rank")])
 def test_gradient_of_each_term_against_finite_differences(terms: tuple[str, ...]) -> None:
     """In double precision, through the metric, for weights in every layer; half of the images have a human score."""
     metric = load_metric("tiny-iqa").double()
@@ -257,7 +258,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
 
 
 def test_training_lowers_both_losses(tmp_path: Path) -> None:
-    config = toy(tmp_path, "out", loss="mse+target", steps=240, batch=8, checkpoint_every=60, log_every=60,
+    config = toy(tmp_path, "out", loss="mse+target", lr=2e-3, steps=240, batch=8, checkpoint_every=60, log_every=60,
                  validate_every=0)  # fmt: skip
     train_denoiser(config, **SILENT)
     rows = rows_of(tmp_path / "out" / "denoiser.csv")
@@ -270,6 +271,7 @@ def test_training_lowers_both_losses(tmp_path: Path) -> None:
     {"net": "dncnn-light", "width": 4}, {"net": "unet", "conditioned": True, "sigma_low": 0.05},
     {"net": "dncnn-light", "width": 4, "conditioned": True, "loss": "mse"}, {"precision": "bfloat16"},
     {"rank_by": "score", "distort": 0.0},
+    {"loss": "mse+target+rank+spread"},
 ], ids=str)  # fmt: skip
 def test_every_network_and_setting_trains(changes: dict[str, object], tmp_path: Path) -> None:
     path = train_denoiser(toy(tmp_path, "out", validation="", **changes), **SILENT)
@@ -323,6 +325,13 @@ def test_a_killed_command_goes_on_to_the_same_weights(tmp_path: Path) -> None:
         assert ("continuing after step" in done.stdout) == (out == "parts")
     digests = {(tmp_path / out / "denoiser.safetensors").read_bytes() for out in ("parts", "whole")}
     assert len(digests) == 1
+
+
+def test_what_is_watched() -> None:
+    assert DenoiserTrainConfig().watched == "clive[split=val]"
+    assert DenoiserTrainConfig(data="koniq10k[root=x,split=train]").watched == "koniq10k[root=x,split=val]"
+    assert DenoiserTrainConfig(data="photographs").watched == "", "nothing is held out"
+    assert DenoiserTrainConfig(validation="").watched == ""
 
 
 # --- bad input

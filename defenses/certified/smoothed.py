@@ -15,6 +15,7 @@ from ...bench.api import INTERVAL_ERROR, Certificate, CertifyRequest, DefendedMe
 from ...bench.errors import BadParameter, BadScore
 from ...bench.registry import code_digest, identity_of, package_versions
 from ...bench.seeds import Role, Streams
+from ...bench.spec import parse_spec
 from ..denoisers import load_denoiser
 from .engine import Shelf, sample_scores
 
@@ -213,6 +214,18 @@ class Smoothed(DefendedMetric):
         )
 
     def _wrong_denoiser(self) -> tuple[str, ...]:
+        made_for = getattr(self.denoiser, "trained_metric", None)
+        return self._wrong_level() + self._wrong_metric(made_for)
+
+    def _wrong_metric(self, made_for: str | None) -> tuple[str, ...]:
+        if made_for is None or parse_spec(made_for).name == parse_spec(self.metric.spec).name:
+            return ()
+        return (
+            f"denoiser {self._denoiser_name!r} was trained for the metric {made_for!r}, not for {self.metric.spec!r}: "
+            "the certificate holds, but scores under noise are worse than they need be",
+        )
+
+    def _wrong_level(self) -> tuple[str, ...]:
         low, high = getattr(self.denoiser, "trained_range", (0.0, np.inf))
         if not low <= self.sigma <= high:
             return (

@@ -20,8 +20,12 @@ _WEIGHTS = Path(__file__).parent / "weights"
 
 DENOISERS: MappingProxyType[str, Path] = MappingProxyType(
     {
+        "light-s0.06": _WEIGHTS / "light-s0.06.safetensors",
         "light-s0.12": _WEIGHTS / "denoiser-light-s0.12.safetensors",
+        "light-s0.18": _WEIGHTS / "light-s0.18.safetensors",
+        "light-s0.25": _WEIGHTS / "light-s0.25.safetensors",
         "diffusion-light": _WEIGHTS / "diffusion-light.safetensors",
+        **{f"dms-tiny-iqa-s{s}": _WEIGHTS / f"dms-tiny-iqa-s{s}.safetensors" for s in ("0.06", "0.12", "0.18", "0.25")},
     }
 )
 """Shipped denoisers by name; a number is the noise's standard deviation for pixels in [0,1]."""
@@ -85,7 +89,7 @@ def load_file(path: Path, sigma: float) -> LightDenoiser | DnCNN | OneShotDiffus
     with readable(path, DENOISER):
         net = _empty(str(about.get("net", "unet")), state)
         net.load_state_dict(state)
-        net.sigma = sigma
+        net.sigma, net.trained_metric = sigma, about.get("metric")
         low, high = (float(about[k]) if k in about else None for k in ("low", "sigma"))
         if low is not None and high is not None and low < high:
             net.trained_range = (low, high)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...bench.training.card import Card, command_line, machine, training_seconds
+from .config import DenoiserTrainConfig
 from .evaluate import DenoiserReport
 from .losses import terms_of
-
-if TYPE_CHECKING:
-    from .training import DenoiserTrainConfig
 
 _LEFT_OUT = ("out", "threads", "device", "checkpoint_every", "log_every", "validate_every")
 
 
 def denoiser_card(
     config: DenoiserTrainConfig,
+    start: str,
     data: Sequence[str],
     span: float,
     report: DenoiserReport | None,
@@ -28,6 +27,7 @@ def denoiser_card(
 
     Args:
         config: its settings.
+        start: denoiser that it started from; empty for random weights.
         data: lines about what it was trained on.
         span: range of the metric's clean scores, the unit of scores in the loss.
         report: PSNR on held-out photographs.
@@ -46,8 +46,7 @@ def denoiser_card(
     if validation is not None:
         where, figures = validation
         results[f"Behind noise and denoiser, {where}"] = (list(figures), [list(figures.values())])
-    weights = {"mse": config.image_weight, "target": config.target_weight, "rank": config.rank_weight}
-    formula = " + ".join(f"{weights[t]:g} {t}" for t in terms)
+    formula = " + ".join(f"{config.weights[t]:g} {t}" for t in terms)
     unit = f"; scores in units of {span:.4g}, the range p99 - p1 of clean scores of the training crops"
     others = "" if terms == ("mse",) else unit
     margin = f"; margin {config.margin:g}, pairs ordered by {config.rank_by}" if "rank" in terms else ""
@@ -67,6 +66,6 @@ def denoiser_card(
             f"loss: {formula}{margin}{others}",
             f"training time {minutes:.1f} min ({config.threads} CPU thread(s), {config.precision}), {memory}; "
             f"{machine(config.device)}",
-            f"seed {config.seed}; starts from {config.start or 'random weights'}",
+            f"seed {config.seed}; starts from {start or 'random weights'}",
         ],
     )

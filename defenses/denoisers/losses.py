@@ -1,4 +1,4 @@
-"""The three terms of the denoiser's loss, and their sums by name (SCIENCE section 3)."""
+"""The terms of the denoiser's loss, and their sums by name (SCIENCE section 3)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torch.nn import functional as F
 
 from ...bench.errors import BadParameter
 
-TERMS = ("mse", "target", "rank")
+TERMS = ("mse", "target", "rank", "spread")
+"""Those of the method, and `spread`, a variant of ours that goes beyond it."""
+
 STABILITY = "stability"
 """The loss of denoised smoothing's second variant (Salman et al. 2020) for a score: the target term alone."""
 
@@ -37,6 +39,19 @@ def image_loss(denoised: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
 def target_loss(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean absolute difference of scores (B,) to their targets (B,), both in units of the metric's range."""
     return (scores - target).abs().mean()
+
+
+def spread_loss(scores: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of the scores (B,) of two noisy copies, in units of the metric's range.
+
+    It is not part of the method: the width of a certificate grows with the spread of scores under noise (SCIENCE
+    section 3), so this asks for it directly.
+
+    Args:
+        scores: of the denoised images.
+        mirrored: the same with the opposite noise, which is as likely.
+    """
+    return (scores - mirrored).abs().mean()
 
 
 def rank_loss(scores: torch.Tensor, truth: torch.Tensor, margin: float, groups: Sequence[torch.Tensor]) -> torch.Tensor:

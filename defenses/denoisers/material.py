@@ -13,7 +13,7 @@ import torch
 from ...bench.datasets import Dataset, load_dataset
 from ...bench.datasets.folder import Folder
 from ...bench.distortions import DISTORTIONS, LEVELS, distort_strength
-from ...bench.errors import BadData, BadImage, BadParameter
+from ...bench.errors import BadData, BadImage
 from ...bench.images import to_uint8
 from ...bench.training.sources import crop, shrink
 
@@ -165,9 +165,3 @@ class Material:
             self._kept[index] = image
             self._bytes += image.nbytes
         return image
-
-
-def check_share(distort: float) -> None:
-    """Raise `BadParameter` unless a share of distorted crops is one."""
-    if not 0 <= distort <= 1:
-        raise BadParameter(f"distort {distort}: expected a share of the batch, 0 to 1")

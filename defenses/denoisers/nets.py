@@ -67,9 +67,11 @@ class _Level:
         sigma: the noise's standard deviation in use, pixels in [0,1]; a network that is told the level needs it.
         trained_sigma: the only level of the training; None where there were several, or it is not known.
         trained_range: lowest and highest level of the training.
+        trained_metric: metric that it was trained for, a plug-in string; None for an ordinary denoiser.
     """
 
     sigma: float | None = None
+    trained_metric: str | None = None
     trained_sigma: float | None = None
     trained_range: tuple[float, float] = (0.0, float("inf"))
 

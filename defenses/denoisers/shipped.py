@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
 from ...bench.registry import register_denoiser
 from . import DENOISERS, load_file
 
 
-@register_denoiser("light-s0.12")
-def light_012(sigma: float) -> nn.Module:
-    """Residual U-Net of 0.14 M parameters, trained by plain MSE for noise of .12 whatever sigma it is used at."""
-    net = load_file(DENOISERS["light-s0.12"], sigma)
-    net.trained_sigma = 0.12  # the file was made before files recorded it
-    return net
-
-
 @register_denoiser("diffusion-light")
 def diffusion_light(sigma: float) -> nn.Module:
     """One step of a small diffusion model, for noise between .03 and .3."""
     return load_file(DENOISERS["diffusion-light"], sigma)
+
+
+def _of_one_level(name: str, about: str) -> Callable[[float], nn.Module]:
+    level = name.rpartition("-s")[2]
+
+    def factory(sigma: float) -> nn.Module:
+        net = load_file(DENOISERS[name], sigma)
+        net.trained_sigma = float(level)  # light-s0.12 was made before files recorded it
+        return net
+
+    factory.__doc__ = f"{about} for noise of {level} whatever sigma it is used at."
+    return factory
+
+
+for _name in DENOISERS:
+    if _name.startswith("light-"):
+        register_denoiser(_name)(_of_one_level(_name, "Residual U-Net of 0.14 M parameters, trained by plain MSE"))
+    elif _name.startswith("dms-"):
+        _metric = _name.removeprefix("dms-").rpartition("-s")[0]
+        _about = f"The same U-Net, trained for the metric {_metric} by image, target and ranking loss"
+        register_denoiser(_name)(_of_one_level(_name, _about))

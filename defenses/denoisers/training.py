@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,88 +25,12 @@ from ...bench.training.loop import Learner, initialise, run_steps, save_weights,
 from ...bench.training.plot import plot_log
 from . import load_denoiser
 from .card import denoiser_card
+from .config import PLACES, DenoiserTrainConfig, beginning, checked
 from .evaluate import Validation, evaluate_denoiser
 from .files import DENOISER
-from .losses import STABILITY, image_loss, rank_loss, target_loss, terms_of
-from .material import Batch, Material, check_share, open_data
+from .losses import image_loss, rank_loss, spread_loss, target_loss
+from .material import Batch, Material, open_data
 from .nets import DnCNN, LightDenoiser
-
-PLACES = ("data", "validation", "photographs", "out", "threads", "device", "checkpoint_every", "log_every",
-          "validate_every", "validation_images", "validation_draws")  # fmt: skip
-"""Settings that change no weight (the data count by their content); all others are a checkpoint's identity."""
-
-
-@dataclass(frozen=True)
-class DenoiserTrainConfig:
-    """Settings of `train_denoiser`.
-
-    Attributes:
-        metric: the metric, whose weights stay as they are; a plug-in string.
-        sigma: standard deviation of the Gaussian noise, for pixels in [0,1].
-        sigma_low: if above 0, noise levels are drawn between it and sigma.
-        loss: terms of the loss: mse, mse+target, mse+target+rank, or stability (target alone).
-        data: images to train on: a data set as a plug-in string, or a folder; human scores are used where it has some.
-        validation: data set or folder that is watched during training; empty for none.
-        photographs: folder of held-out photographs for the PSNR on the card (JPEG or PNG); empty skips it.
-        out: folder of the weights, the model card, checkpoints, logs and the plot.
-        net: unet, dncnn, or dncnn-light.
-        width: channels of the network; 0 for its own: unet 16, dncnn 64, dncnn-light 16.
-        conditioned: whether the network is told the noise level.
-        start: denoiser of the same network to start from, a shipped name or a file; empty starts from random weights.
-        image_weight: weight a of the image loss (mean squared error of pixels in [0,1]).
-        target_weight: weight b of the target loss (scores in units of the metric's range).
-        rank_weight: weight c of the ranking loss (the same units).
-        margin: margin of the ranking loss, in units of the metric's range.
-        rank_by: truth, what the data set says (clean scores where it says nothing), or score, clean scores only.
-        distort: share of a batch that is distorted crops, with clean scores as truth.
-        seed: seed of everything random.
-        crop: side of the training crops in pixels, a multiple of 8.
-        batch: crops in a batch.
-        steps: number of steps.
-        lr: largest learning rate, of a cosine schedule.
-        ema: decay of the moving average of the weights, which is what is saved.
-        precision: float32, or bfloat16 for mixed precision (GPUs, and processors with bfloat16 instructions).
-        threads: CPU threads of torch; one is the most robust on a shared machine.
-        device: torch device.
-        validation_images: use the first images of the validation set; 0 uses all.
-        validation_draws: noisy copies of each validation image.
-        validate_every: steps between validations.
-        checkpoint_every: steps between checkpoints; a multiple of log_every.
-        log_every: steps between log rows.
-    """
-
-    metric: str = "tiny-iqa"
-    sigma: float = 0.12
-    sigma_low: float = 0.0
-    loss: str = "mse+target+rank"
-    data: str = "clive[split=train]"
-    validation: str = "clive[split=val]"
-    photographs: str = ""
-    out: str = "runs/train-denoiser"
-    net: str = "unet"
-    width: int = 0
-    conditioned: bool = False
-    start: str = ""
-    image_weight: float = 100.0
-    target_weight: float = 1.0
-    rank_weight: float = 1.0
-    margin: float = 0.05
-    rank_by: str = "truth"
-    distort: float = 0.5
-    seed: int = 0
-    crop: int = 192
-    batch: int = 8
-    steps: int = 3000
-    lr: float = 1e-3
-    ema: float = 0.998
-    precision: str = "float32"
-    threads: int = 1
-    device: str = "cpu"
-    validation_images: int = 32
-    validation_draws: int = 3
-    validate_every: int = 1000
-    checkpoint_every: int = 500
-    log_every: int = 100
 
 
 def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = print) -> Path:
@@ -125,7 +49,7 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
         BadParameter: impossible settings, the folder holds a run of others, or the loss is not finite.
         Incompatible: the loss needs a gradient that the metric does not have.
     """
-    terms = _check(config)
+    terms = checked(config)
     loaded = load_metric(config.metric, config.device)
     metric = quality(loaded)
     device = torch.device(config.device)
@@ -135,13 +59,14 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
         span = _span(metric, material, device)
         if set(terms) - {"mse"}:
             _needs_gradient(loaded, material.centres(2).to(device))
-        digest = hashlib.sha256((settings_digest(config, PLACES) + data.content_hash).encode()).hexdigest()
+        resolved = dataclasses.replace(config, start=beginning(config))
+        digest = hashlib.sha256((settings_digest(resolved, PLACES) + data.content_hash).encode()).hexdigest()
         net = _network(config).to(device)
         learner = Learner(net.train(), steps=config.steps, lr=config.lr, weight_decay=1e-4, average=config.ema)
         levels = (config.sigma_low or config.sigma, config.sigma)
         by_score = config.rank_by == "score"
 
-        weights = {"mse": config.image_weight, "target": config.target_weight, "rank": config.rank_weight}
+        weights = config.weights
 
         def step(number: int) -> dict[str, float]:
             drawn = material.batch(np.random.default_rng((config.seed, 3, number)), levels)
@@ -175,7 +100,13 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
         plot_log(Path(config.out), "denoiser")
         report = evaluate_denoiser(final, config.sigma, config.photographs)
     denoiser_card(
-        config, _about(config, data, material), span, report, _watched(config, watch), peak_memory(device)
+        config,
+        beginning(config),
+        _about(config, data, material),
+        span,
+        report,
+        _watched(config, watch),
+        peak_memory(device),
     ).write(path)
     return path
 
@@ -221,6 +152,9 @@ def denoiser_losses(
         truth = torch.where(rated, batch.truth, target)
         groups = [torch.nonzero(rated).flatten(), torch.nonzero(~rated).flatten()]
         losses["rank"] = rank_loss(scores, truth, margin, groups)
+    if "spread" in terms:
+        opposite = batch.clean - batch.level[:, None, None, None] * batch.noise
+        losses["spread"] = spread_loss(scores, _full(metric(net(opposite, batch.level))) / span)
     return losses
 
 
@@ -243,50 +177,26 @@ class _Negated(nn.Module):
         return -self.metric(x)
 
 
-def _check(config: DenoiserTrainConfig) -> tuple[str, ...]:
-    """The terms of the loss; raises `BadParameter` for settings that cannot be meant."""
-    if config.checkpoint_every % config.log_every or config.crop % 8 or config.crop < 32 or config.batch < 2:
-        raise BadParameter(
-            "training settings: checkpoint_every must be a multiple of log_every, crop a multiple of 8 from 32 on, "
-            "and batch at least 2"
-        )
-    if not (config.sigma > 0 and 0 <= config.sigma_low < config.sigma):
-        raise BadParameter(
-            f"noise levels sigma={config.sigma:g}, sigma_low={config.sigma_low:g}: expected sigma > 0 in [0,1] pixel "
-            "units, and sigma_low below it"
-        )
-    for name, allowed in (("net", tuple(_NETS)), ("rank_by", ("truth", "score")), ("precision", tuple(_PRECISIONS))):
-        if getattr(config, name) not in allowed:
-            raise BadParameter(f"{name} {getattr(config, name)!r}: expected one of {', '.join(allowed)}")
-    check_share(config.distort)
-    terms = terms_of(config.loss)
-    if config.loss == STABILITY and not config.start:
-        raise BadParameter(
-            "loss 'stability' says nothing about pixels: give --start, a denoiser that was trained with mse"
-        )
-    return terms
-
-
 _NETS: dict[str, Callable[[int, bool], LightDenoiser | DnCNN]] = {
     "unet": lambda width, conditioned: LightDenoiser(width or 16, conditioned),
     "dncnn": lambda width, conditioned: DnCNN(17, width or 64, conditioned),
     "dncnn-light": lambda width, conditioned: DnCNN(8, width or 16, conditioned),
 }
-_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 def _network(config: DenoiserTrainConfig) -> LightDenoiser | DnCNN:
     """The network before the first step."""
     net = _NETS[config.net](config.width, config.conditioned)
-    if not config.start:
+    name = beginning(config)
+    if not name:
         initialise(net, config.seed)
         with torch.no_grad():
             net.last.weight.mul_(0.1)  # starts near the identity
         return net
-    start = load_denoiser(config.start, config.sigma)
+    start = load_denoiser(name, config.sigma)
     shapes = {k: v.shape for k, v in net.state_dict().items()}
     if type(start) is not type(net) or {k: v.shape for k, v in start.state_dict().items()} != shapes:
-        raise BadParameter(f"start {config.start!r} is another network than {config.net} of this width: give another")
+        raise BadParameter(f"start {name!r} is another network than {config.net} of this width: give another")
     net.load_state_dict(start.state_dict())
     return net
 
@@ -325,9 +235,9 @@ def _needs_gradient(metric: Metric, crops: torch.Tensor) -> None:
 
 
 def _validation(config: DenoiserTrainConfig, metric: nn.Module, device: torch.device) -> Validation | None:
-    if not (config.validation and config.validate_every):
+    if not (config.watched and config.validate_every):
         return None
-    data = open_data(config.validation)
+    data = open_data(config.watched)
     return Validation(data, metric, config.sigma, config.validation_images, config.validation_draws, device)
 
 
@@ -339,13 +249,13 @@ def _about(config: DenoiserTrainConfig, data: Dataset, material: Material) -> li
     ]
     if config.distort:
         lines.append(
-            f"{config.distort:.0%} of the crops reduced 1 to 2 times and distorted at random, as `robustiqa list "
-            "datasets` says of `photos`, with clean scores as truth"
+            f"{config.distort:.0%} of the crops reduced 1 to 2 times and distorted at random, by the kinds of the "
+            "data set `photos`, with clean scores as truth"
         )
     listed = "; ".join(f"{row.image} ({row.reason})" for row in material.left_out[:20])
     lines += [f"left out {len(material.left_out)} images: {listed}"] if material.left_out else []
     where = Path(config.photographs).name or "none"
-    return [*lines, f"evaluation only: `{_name(config.validation) or 'none'}`, held-out photographs ({where})"]
+    return [*lines, f"evaluation only: `{_name(config.watched) or 'none'}`, held-out photographs ({where})"]
 
 
 def _name(data: str) -> str:
@@ -360,16 +270,16 @@ def _watched(config: DenoiserTrainConfig, watch: Validation | None) -> tuple[str
     rows = pd.read_csv(Path(config.out) / "denoiser-validation.csv")
     truth = "human scores" if watch.human else "clean scores"
     where = (
-        f"first {len(watch)} images of `{_name(config.validation)}`, median of {config.validation_draws} draws, "
+        f"first {len(watch)} images of `{_name(config.watched)}`, median of {config.validation_draws} draws, "
         f"correlations to {truth}"
     )
     return where, {str(k): float(v) for k, v in rows.iloc[-1].items() if k != "step"}
 
 
 def _precision(config: DenoiserTrainConfig) -> contextlib.AbstractContextManager[object]:
-    dtype = _PRECISIONS[config.precision]
-    device = torch.device(config.device).type
-    return torch.autocast(device, dtype=dtype) if dtype else contextlib.nullcontext()
+    if config.precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(config.device).type, dtype=torch.bfloat16)
 
 
 def _header(config: DenoiserTrainConfig) -> dict[str, object]:

@@ -1,0 +1,35 @@
+"""`robustiqa compare`."""
+
+from __future__ import annotations
+
+import click
+import pandas as pd
+from tabulate import tabulate
+
+from ..registry import PACKAGE, resolve_target
+from .options import with_plugins
+
+
+@click.command()
+@click.argument("out", type=click.Path(file_okay=False))
+@click.option("--baseline", "baselines", multiple=True, help="Defence to compare the others with; repeatable.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@with_plugins
+def compare(out: str, baselines: tuple[str, ...], as_csv: bool) -> None:
+    """SROCC, PLCC, KROCC and certified deltas of the run in OUT with 95 % intervals.
+
+    With --baseline also the differences (of deltas: ratios) to it on the same images, with p-values.
+    """
+    table: pd.DataFrame = resolve_target(f"{PACKAGE}.leaderboard.compare:compare")(out, baselines)
+    if as_csv:
+        click.echo(table.to_csv(index=False, float_format="%.6g"), nl=False)
+        return
+    for (metric, dataset), part in table.groupby(["metric", "dataset"], sort=False):
+        click.secho(f"{metric} on {dataset}", bold=True)
+        click.echo("differences to a baseline are marked with it; those of delta@EPS are ratios")
+        rows = [
+            [row["defense"], row["baseline"], row["measure"], row["value"], row["lo"], row["hi"], row["p"], row["n"]]
+            for row in part.to_dict("records")
+        ]
+        headers = ["defense", "baseline", "measure", "value", "lo", "hi", "p", "n"]
+        click.echo(tabulate(rows, headers=headers, tablefmt="github", floatfmt=".3f", missingval="") + "\n")

@@ -1,0 +1,168 @@
+"""Accuracy of defences with intervals, and paired against a baseline: the same images, resampled together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student_t
+
+from ..bench.errors import UnknownName
+from ..bench.measures import FEW_GROUPS, RESAMPLES, krocc, plcc, plcc_logistic, srocc
+from ..bench.plan import canonical
+from ..bench.seeds import derive_seed
+from .results import Group, read_results
+
+MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"srocc": srocc, "plcc": plcc, "krocc": krocc}
+LEVEL = 0.95
+
+
+class Paired(NamedTuple):
+    """A figure with its interval, and the two-sided p-value of its being 0 (of its logarithm, for a ratio)."""
+
+    value: float
+    lo: float
+    hi: float
+    p: float
+
+
+def compare(root: str | Path, baselines: Sequence[str] = ()) -> pd.DataFrame:
+    """SROCC, PLCC and KROCC to the ground truth of every defence of a run, and differences to each baseline.
+
+    Intervals resample images, by reference photograph where several images share one. With fewer than 20 photographs
+    the bootstrap is too narrow; there the intervals are a delete-one-photograph jackknife with Student's t. A
+    difference is taken on the same resampled images for both defences.
+
+    Args:
+        root: folder of a run.
+        baselines: defences to compare with; one that a metric and data set were not run with is left out there.
+
+    Returns:
+        a row for each metric, data set, defence, baseline ("" for the figure itself) and measure: `srocc`, `plcc`
+        (raw), `krocc` (differences to the baseline), `plcc_logistic` (figure only), and for each certified budget
+        `delta@EPS`, the mean population certified delta in units of R (ratios to the baseline), with `value, lo, hi,
+        p, n`.
+
+    Raises:
+        BadData: the folder is no run.
+        UnknownName: a baseline that is in no part of the run.
+    """
+    groups = read_results(Path(root)).groups
+    wanted = [canonical("defense", text) for text in baselines]
+    known = {g.defense for g in groups}
+    for name in wanted:
+        if name not in known:
+            raise UnknownName("defence of this run", name, known)
+    rows: list[dict[str, Any]] = []
+    for metric, dataset in dict.fromkeys((g.metric, g.dataset) for g in groups):
+        here = {g.defense: g for g in groups if (g.metric, g.dataset) == (metric, dataset)}
+        for defense, group in here.items():
+            head = {"metric": metric, "dataset": dataset, "defense": defense}
+            rows += [head | row for row in _own(group)]
+            for name in wanted:
+                if name in here and name != defense:
+                    rows += [head | {"baseline": name} | row for row in _against(group, here[name])]
+    columns = ["metric", "dataset", "defense", "baseline", "measure", "value", "lo", "hi", "p", "n"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(baseline=[b if isinstance(b, str) else "" for b in table["baseline"]])
+
+
+def _own(group: Group) -> list[dict[str, Any]]:
+    """Figures of one defence."""
+    table = _scores(group)
+    rows = []
+    if _rated(table):
+        for name, measure in MEASURES.items():
+            found = paired(table, lambda t, m=measure: m(t["quality"].to_numpy(), t["truth"].to_numpy()), name)
+            rows.append({"measure": name, **found._asdict(), "p": np.nan, "n": len(table)})
+        fitted = plcc_logistic(table["quality"].to_numpy(), table["truth"].to_numpy())
+        rows.append({"measure": "plcc_logistic", "value": fitted, "n": len(table)})
+    for eps, delta in _deltas(group).items():
+        found = paired(delta, lambda t: float(t["delta"].mean()), f"delta@{eps:g}")
+        rows.append({"measure": f"delta@{eps:g}", **found._asdict(), "p": np.nan, "n": len(delta)})
+    return rows
+
+
+def _against(group: Group, other: Group) -> list[dict[str, Any]]:
+    """Differences of correlations and ratios of certified deltas to another defence, on the images of both."""
+    both = _scores(group).join(_scores(other)["quality"].rename("quality_other"), how="inner")
+    rows = []
+    if _rated(both):
+        for name, measure in MEASURES.items():
+
+            def difference(t: pd.DataFrame, m: Callable[..., float] = measure) -> float:
+                truth = t["truth"].to_numpy()
+                return m(t["quality"].to_numpy(), truth) - m(t["quality_other"].to_numpy(), truth)
+
+            rows.append({"measure": name, **paired(both, difference, name)._asdict(), "n": len(both)})
+    others = _deltas(other)
+    for eps, delta in _deltas(group).items():
+        if eps in others:
+            joined = delta.join(others[eps]["delta"].rename("delta_other"), how="inner")
+
+            def ratio(t: pd.DataFrame) -> float:
+                return float(np.log(t["delta"].mean()) - np.log(t["delta_other"].mean()))
+
+            found = paired(joined, ratio, f"delta@{eps:g}")
+            ends = {k: float(np.exp(getattr(found, k))) for k in ("value", "lo", "hi")}
+            rows.append({"measure": f"delta@{eps:g}", **ends, "p": found.p, "n": len(joined)})
+    return rows
+
+
+def paired(table: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], label: str) -> Paired:
+    """A statistic of images with interval and p-value, resampled by the column `reference`.
+
+    Args:
+        table: a row an image.
+        statistic: of such a table with some rows left out or repeated.
+        label: seeds the resampling, so that a table is the same on every run.
+    """
+    value = statistic(table)
+    names = table["reference"].to_numpy()
+    members = [np.flatnonzero(names == name) for name in sorted(set(names))]
+    if len(members) < 2 or not np.isfinite(value):
+        return Paired(value, np.nan, np.nan, np.nan)
+    if len(members) < FEW_GROUPS:
+        return _jackknife(table, statistic, members, value)
+    rng = np.random.default_rng(derive_seed("compare", label))
+    drawn = rng.integers(len(members), size=(RESAMPLES, len(members)))
+    samples = np.array([statistic(table.iloc[np.concatenate([members[i] for i in row])]) for row in drawn])
+    samples = samples[np.isfinite(samples)]
+    lo, hi = np.percentile(samples, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    # One more resample on either side: a bootstrap of N cannot show less than 1/N.
+    tail = min((samples <= 0).sum(), (samples >= 0).sum()) + 1
+    return Paired(value, float(lo), float(hi), min(1.0, 2 * float(tail) / (len(samples) + 1)))
+
+
+def _jackknife(
+    table: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], members: list[np.ndarray], value: float
+) -> Paired:
+    n = len(members)
+    left = np.array([statistic(table.drop(table.index[index])) for index in members])
+    error = float(np.sqrt((n - 1) / n * np.square(left - left.mean()).sum()))
+    reach = float(student_t.ppf(0.5 + LEVEL / 2, n - 1)) * error
+    p = 2 * float(student_t.sf(abs(value) / error, n - 1)) if error > 0 else float(value == 0)
+    return Paired(value, value - reach, value + reach, p)
+
+
+def _scores(group: Group) -> pd.DataFrame:
+    """Clean qualities by image."""
+    return group.clean.set_index("image")[["reference", "quality", "truth"]].astype({"truth": float}).sort_index()
+
+
+def _rated(table: pd.DataFrame) -> bool:
+    return len(table) >= 3 and bool(np.isfinite(table["truth"]).all())
+
+
+def _deltas(group: Group) -> dict[float, pd.DataFrame]:
+    """Population certified delta over R by image, for each budget."""
+    table = group.certificates()
+    if not len(table):
+        return {}
+    table = table[table["certificate"] == "population"]
+    delta = np.maximum(table["hi"] - table["score"], table["score"] - table["lo"]) / group.unit
+    table = table.assign(delta=delta).set_index("image").sort_index()
+    return {float(str(eps)): part[["reference", "delta"]] for eps, part in table.groupby("eps")}
