@@ -18,6 +18,8 @@ from .results import Group, read_results
 
 MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"srocc": srocc, "plcc": plcc, "krocc": krocc}
 LEVEL = 0.95
+MOST = 0.95
+"""Share of the resamples that have to give a number; else there is no interval (nearly constant scores)."""
 
 
 class Paired(NamedTuple):
@@ -43,8 +45,10 @@ def compare(root: str | Path, baselines: Sequence[str] = ()) -> pd.DataFrame:
     Returns:
         a row for each metric, data set, defence, baseline ("" for the figure itself) and measure: `srocc`, `plcc`
         (raw), `krocc` (differences to the baseline), `plcc_logistic` (figure only), and for each certified budget
-        `delta@EPS`, the mean population certified delta in units of R (ratios to the baseline), with `value, lo, hi,
-        p, n`.
+        `delta@NORM:EPS`, the mean population certified delta in units of R (ratios to the baseline of the same norm),
+        with `value, lo, hi, p`, the images `n` behind it and those that were planned, `n_planned`: images that failed
+        for either defence are in neither figure. p-values are of single comparisons: with many of them, some are
+        small by chance. Where the images do not allow an interval or a p-value, these are NaN.
 
     Raises:
         BadData: the folder is no run.
@@ -65,25 +69,31 @@ def compare(root: str | Path, baselines: Sequence[str] = ()) -> pd.DataFrame:
             for name in wanted:
                 if name in here and name != defense:
                     rows += [head | {"baseline": name} | row for row in _against(group, here[name])]
-    columns = ["metric", "dataset", "defense", "baseline", "measure", "value", "lo", "hi", "p", "n"]
+    columns = ["metric", "dataset", "defense", "baseline", "measure", "value", "lo", "hi", "p", "n", "n_planned"]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(baseline=[b if isinstance(b, str) else "" for b in table["baseline"]])
 
 
 def _own(group: Group) -> list[dict[str, Any]]:
     """Figures of one defence."""
-    table = _scores(group)
-    rows = []
+    table, planned = _scores(group), group.n_planned("score")
+    rows: list[dict[str, Any]] = []
     if _rated(table):
         for name, measure in MEASURES.items():
             found = paired(table, lambda t, m=measure: m(t["quality"].to_numpy(), t["truth"].to_numpy()), name)
-            rows.append({"measure": name, **found._asdict(), "p": np.nan, "n": len(table)})
+            rows.append({"measure": name, **found._asdict(), "p": np.nan, "n": len(table), "n_planned": planned})
         fitted = plcc_logistic(table["quality"].to_numpy(), table["truth"].to_numpy())
-        rows.append({"measure": "plcc_logistic", "value": fitted, "n": len(table)})
-    for eps, delta in _deltas(group).items():
-        found = paired(delta, lambda t: float(t["delta"].mean()), f"delta@{eps:g}")
-        rows.append({"measure": f"delta@{eps:g}", **found._asdict(), "p": np.nan, "n": len(delta)})
-    return rows
+        rows.append({"measure": "plcc_logistic", "value": fitted, "n": len(table), "n_planned": planned})
+    for name, delta in _deltas(group).items():
+        found = paired(delta, lambda t: float(t["delta"].mean()), name)
+        counts = {"n": len(delta), "n_planned": group.n_planned("certify")}
+        rows.append({"measure": name, **found._asdict(), "p": np.nan, **counts})
+    # No correlation leaves [-1,1], whatever a jackknife of five photographs says.
+    return [row | _clipped(row) if row["measure"] in MEASURES else row for row in rows]
+
+
+def _clipped(row: dict[str, Any]) -> dict[str, float]:
+    return {key: float(np.clip(row[key], -1, 1)) for key in ("lo", "hi")}
 
 
 def _against(group: Group, other: Group) -> list[dict[str, Any]]:
@@ -97,18 +107,20 @@ def _against(group: Group, other: Group) -> list[dict[str, Any]]:
                 truth = t["truth"].to_numpy()
                 return m(t["quality"].to_numpy(), truth) - m(t["quality_other"].to_numpy(), truth)
 
-            rows.append({"measure": name, **paired(both, difference, name)._asdict(), "n": len(both)})
+            counts = {"n": len(both), "n_planned": group.n_planned("score")}
+            rows.append({"measure": name, **paired(both, difference, name)._asdict(), **counts})
     others = _deltas(other)
-    for eps, delta in _deltas(group).items():
-        if eps in others:
-            joined = delta.join(others[eps]["delta"].rename("delta_other"), how="inner")
+    for name, delta in _deltas(group).items():
+        if name in others:
+            joined = delta.join(others[name]["delta"].rename("delta_other"), how="inner")
 
             def ratio(t: pd.DataFrame) -> float:
                 return float(np.log(t["delta"].mean()) - np.log(t["delta_other"].mean()))
 
-            found = paired(joined, ratio, f"delta@{eps:g}")
+            found = paired(joined, ratio, name)
             ends = {k: float(np.exp(getattr(found, k))) for k in ("value", "lo", "hi")}
-            rows.append({"measure": f"delta@{eps:g}", **ends, "p": found.p, "n": len(joined)})
+            counts = {"n": len(joined), "n_planned": group.n_planned("certify")}
+            rows.append({"measure": name, **ends, "p": found.p, **counts})
     return rows
 
 
@@ -130,7 +142,10 @@ def paired(table: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], labe
     rng = np.random.default_rng(derive_seed("compare", label))
     drawn = rng.integers(len(members), size=(RESAMPLES, len(members)))
     samples = np.array([statistic(table.iloc[np.concatenate([members[i] for i in row])]) for row in drawn])
-    samples = samples[np.isfinite(samples)]
+    finite = np.isfinite(samples)
+    if finite.mean() < MOST:
+        return Paired(value, np.nan, np.nan, np.nan)
+    samples = samples[finite]
     lo, hi = np.percentile(samples, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     # One more resample on either side: a bootstrap of N cannot show less than 1/N.
     tail = min((samples <= 0).sum(), (samples >= 0).sum()) + 1
@@ -143,9 +158,10 @@ def _jackknife(
     n = len(members)
     left = np.array([statistic(table.drop(table.index[index])) for index in members])
     error = float(np.sqrt((n - 1) / n * np.square(left - left.mean()).sum()))
+    if not (np.isfinite(error) and error > 0):  # no spread is no knowledge of it, as with four images in perfect order
+        return Paired(value, np.nan, np.nan, np.nan)
     reach = float(student_t.ppf(0.5 + LEVEL / 2, n - 1)) * error
-    p = 2 * float(student_t.sf(abs(value) / error, n - 1)) if error > 0 else float(value == 0)
-    return Paired(value, value - reach, value + reach, p)
+    return Paired(value, value - reach, value + reach, 2 * float(student_t.sf(abs(value) / error, n - 1)))
 
 
 def _scores(group: Group) -> pd.DataFrame:
@@ -157,12 +173,13 @@ def _rated(table: pd.DataFrame) -> bool:
     return len(table) >= 3 and bool(np.isfinite(table["truth"]).all())
 
 
-def _deltas(group: Group) -> dict[float, pd.DataFrame]:
-    """Population certified delta over R by image, for each budget."""
+def _deltas(group: Group) -> dict[str, pd.DataFrame]:
+    """Population certified delta over R by image, for each norm and budget."""
     table = group.certificates()
     if not len(table):
         return {}
     table = table[table["certificate"] == "population"]
     delta = np.maximum(table["hi"] - table["score"], table["score"] - table["lo"]) / group.unit
     table = table.assign(delta=delta).set_index("image").sort_index()
-    return {float(str(eps)): part[["reference", "delta"]] for eps, part in table.groupby("eps")}
+    parts = table.groupby(["certified_norm", "eps"])
+    return {f"delta@{norm}:{float(str(eps)):g}": part[["reference", "delta"]] for (norm, eps), part in parts}

@@ -56,6 +56,23 @@ def test_few_photographs_give_students_interval() -> None:
     assert (found.lo, found.hi, found.p) == pytest.approx((interval.low, interval.high, peer.pvalue))
 
 
+@pytest.mark.parametrize("quality", [[1, 2, 3, 4], [1, 1, 1, 1, 5], [1, 2, 3]])
+def test_too_few_images_give_no_p_value(quality: list[float]) -> None:
+    """Leaving one out gives no number, or always the same: nothing is known of the spread."""
+    n = len(quality)
+    table = pd.DataFrame({"q": quality, "t": range(n), "reference": [f"r{i}" for i in range(n)]}).astype({"q": float})
+    found = paired(table, lambda t: srocc(t["q"].to_numpy(), t["t"].to_numpy().astype(float)), "test")
+    assert np.isfinite(found.value)
+    assert np.isnan([found.lo, found.hi, found.p]).all()
+
+
+def test_nearly_constant_scores_give_no_interval() -> None:
+    quality = np.zeros(24)
+    quality[:2] = 1
+    table = pd.DataFrame({"q": quality, "t": np.arange(24.0), "reference": [f"r{i}" for i in range(24)]})
+    assert np.isnan(paired(table, lambda t: srocc(t["q"].to_numpy(), t["t"].to_numpy()), "test").lo)
+
+
 def test_images_of_one_photograph_are_drawn_together() -> None:
     """Ten copies of each of 30 values say no more than the values."""
     values = np.random.default_rng(0).normal(size=30)
@@ -90,19 +107,19 @@ def test_a_run_is_compared_with_its_baseline(ran: Path) -> None:
         assert found["", defense, "srocc"]["value"] == pytest.approx(srocc(score["clean"].to_numpy(), truth))
     own = {defense: found["", defense, "srocc"]["value"] for defense in (narrow, wide)}
     assert found[wide, narrow, "srocc"]["value"] == pytest.approx(own[narrow] - own[wide])
-    ratio = found[wide, narrow, "delta@0.05"]
-    deltas = [found["", defense, "delta@0.05"]["value"] for defense in (narrow, wide)]
+    ratio = found[wide, narrow, "delta@l2:0.05"]
+    deltas = [found["", defense, "delta@l2:0.05"]["value"] for defense in (narrow, wide)]
     assert ratio["value"] == pytest.approx(deltas[0] / deltas[1])
     assert ratio["lo"] < ratio["value"] < ratio["hi"] < 1, "less noise, less sampling error around eps |w|"
     assert ratio["p"] < 0.01
-    assert (wide, "none", "delta@0.05") not in found
+    assert (wide, "none", "delta@l2:0.05") not in found
     assert all(row["p"] > 0 for (baseline, _, _), row in found.items() if baseline)
 
 
 def test_command(ran: Path) -> None:
     result = CliRunner().invoke(command, [str(ran), "--csv"])
     assert result.exit_code == 0
-    assert result.output.startswith("metric,dataset,defense,baseline,measure,value,lo,hi,p,n\n")
-    assert "delta@0.05" in CliRunner().invoke(command, [str(ran)]).output
+    assert result.output.startswith("metric,dataset,defense,baseline,measure,value,lo,hi,p,n,n_planned\n")
+    assert "delta@l2:0.05" in CliRunner().invoke(command, [str(ran)]).output
     with pytest.raises(UnknownName, match="defence of this run"):
         compare(ran, ["jpeg"])

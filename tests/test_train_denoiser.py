@@ -20,12 +20,12 @@ from robustiqa.bench.datasets.folder import Folder
 from robustiqa.bench.errors import BadData, BadParameter, Incompatible
 from robustiqa.bench.registry import registry
 from robustiqa.bench.training import sources
-from robustiqa.bench.training.loop import initialise
+from robustiqa.bench.training.loop import Learner, initialise, save_weights
 from robustiqa.defenses.denoisers import load_denoiser, training
 from robustiqa.defenses.denoisers.evaluate import Validation
 from robustiqa.defenses.denoisers.losses import rank_loss, target_loss, terms_of
 from robustiqa.defenses.denoisers.material import Batch, Material, open_data
-from robustiqa.defenses.denoisers.nets import DnCNN
+from robustiqa.defenses.denoisers.nets import DnCNN, LightDenoiser
 from robustiqa.defenses.denoisers.training import DenoiserTrainConfig, denoiser_losses, train_denoiser
 from safetensors.torch import load_file
 from torch import nn
@@ -156,6 +156,16 @@ def test_a_metric_where_less_is_better_trains_the_same() -> None:
     x = torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
     assert torch.equal(training.quality(up)(x), up(x))
     assert torch.equal(training.quality(down)(x), -up(x))
+    nan = torch.full((2,), torch.nan)
+    batch = Batch(x, torch.zeros_like(x), torch.zeros(2), nan)
+    losses = [denoiser_losses(nn_identity, training.quality(m), batch, ("rank",), 1.0, 1.0) for m in (up, down)]
+    gap = float((up(x)[0] - up(x)[1]).abs())
+    for found in losses:  # without noise and denoiser the order is right: only the margin is missing
+        assert float(found["rank"]) == pytest.approx(max(0.0, 1.0 - gap))
+
+
+def nn_identity(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    return x
 
 
 # --- the material
@@ -164,7 +174,6 @@ def test_a_metric_where_less_is_better_trains_the_same() -> None:
 def test_a_batch_is_crops_of_different_photographs_with_their_scores(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "rated", rated=True)
     material = Material(Folder(str(root), table="scores.csv"), 32, 8, 0.25, **SILENT)
-    assert material.rated
     batch = material.batch(np.random.default_rng(0), (0.1, 0.2))
     rated = torch.isfinite(batch.truth)
     assert rated.tolist() == [True] * 6 + [False] * 2
@@ -199,6 +208,22 @@ def test_too_few_images_are_an_error(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "images")
     with pytest.raises(BadData, match="only 0 can be read and have 128 pixels"):
         Material(open_data(str(root)), 128, 4, 0.5, **SILENT)
+
+
+@pytest.mark.parametrize(("data", "words"), [
+    ("/nowhere/images", "no such folder"), ("clive", "would be its test split"), ("clive[limit=3]", "test split"),
+    ("imagenet", "no data set of that name"),
+])  # fmt: skip
+def test_data_that_cannot_be_meant(data: str, words: str) -> None:
+    with pytest.raises(BadData, match=words):
+        open_data(data)
+
+
+def test_a_data_set_goes_before_a_folder_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    assert open_data("photos").truth_name == "pseudo-MOS (SSIM)"
+    assert open_data("./photos").truth_name is None
 
 
 # --- the validation
@@ -270,6 +295,7 @@ def test_training_lowers_both_losses(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [
     {"net": "dncnn-light", "width": 4}, {"net": "unet", "conditioned": True, "sigma_low": 0.05},
     {"net": "dncnn-light", "width": 4, "conditioned": True, "loss": "mse"}, {"precision": "bfloat16"},
+    {"precision": "bfloat16-all"},
     {"rank_by": "score", "distort": 0.0},
     {"loss": "mse+target+rank+spread"},
 ], ids=str)  # fmt: skip
@@ -368,18 +394,27 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("name", ["denoiser.csv", f".denoiser.pt.{os.getpid()}.tmp"])
 def test_a_full_disk_is_one_sentence(name: str, tmp_path: Path) -> None:
-    config = toy(tmp_path, "out")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / name).symlink_to("/dev/full")
+    def fill(line: str) -> None:
+        """The disk is full from the first log row on."""
+        if line.startswith("denoiser 4/12 mse"):
+            (tmp_path / "out" / name).unlink(missing_ok=True)
+            (tmp_path / "out" / name).symlink_to("/dev/full")
+
     with pytest.raises(BadData, match="free some space and run again"):
-        train_denoiser(config, **SILENT)
+        train_denoiser(toy(tmp_path, "out"), say=fill)
 
 
 @pytest.mark.parametrize(("changes", "words"), [
-    ({"crop": 33}, "training settings"), ({"log_every": 3}, "training settings"), ({"batch": 1}, "training settings"),
+    ({"crop": 33}, "training settings"), ({"log_every": 3}, "training settings"), ({"batch": 1}, "--batch 1"),
+    ({"steps": 0}, "--steps 0"), ({"log_every": 0}, "--log-every 0"), ({"checkpoint_every": 0}, "--checkpoint-every"),
+    ({"lr": float("nan")}, "--lr nan"), ({"lr": -1.0}, "--lr -1"), ({"ema": float("nan")}, "--ema nan"),
+    ({"seed": -1}, "--seed -1"), ({"width": -3}, "--width -3"), ({"threads": 0}, "--threads 0"),
+    ({"image_weight": -1.0}, "--image-weight -1"), ({"margin": float("inf")}, "--margin inf"),
+    ({"validation_draws": 1}, "--validation-draws 1"), ({"sigma": float("inf")}, "noise levels"),
+    ({"sigma": 30.0}, "noise levels"), ({"metric": "tiny-iqa"}, "--crop 32 is below the 64 pixels"),
     ({"sigma": 0.0}, "noise levels"), ({"sigma_low": 0.2}, "noise levels"), ({"net": "resnet"}, "expected one of"),
     ({"precision": "half"}, "expected one of"), ({"rank_by": "chance"}, "expected one of"),
-    ({"distort": 1.5}, "a share of the batch"), ({"loss": "stability"}, "give --start"),
+    ({"distort": 1.5}, "--distort 1.5"), ({"loss": "stability"}, "give --start"),
     ({"start": "light-s0.12"}, "another network"),
 ])  # fmt: skip
 def test_impossible_settings_are_named(changes: dict[str, object], words: str, tmp_path: Path) -> None:
@@ -393,7 +428,42 @@ def test_a_constant_metric_has_no_unit(tmp_path: Path) -> None:
 
 
 def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
+    """Also one whose metric, data or validation only bear the same name."""
     train_denoiser(toy(tmp_path, "out"), **SILENT)
-    for change in ({"margin": 0.2}, {"seed": 1}, {"loss": "mse+target"}):
+    other = str(make_folder(tmp_path / "others", 5))
+    for change in ({"margin": 0.2}, {"seed": 1}, {"loss": "mse+target"}, {"metric": "linear[scale=2.0]"},
+                   {"validation": other}, {"data": other}, {"validation_draws": 3}):  # fmt: skip
         with pytest.raises(BadParameter, match="another --out"):
             train_denoiser(toy(tmp_path, "out", **change), **SILENT)
+    start = train_denoiser(toy(tmp_path, "start", loss="mse"), **SILENT)
+    train_denoiser(toy(tmp_path, "from", start=str(start)), **SILENT)
+    save_weights(load_denoiser(str(start), 0.1).apply(_double), start, {"kind": "denoiser"})
+    with pytest.raises(BadParameter, match="another --out"):
+        train_denoiser(toy(tmp_path, "from", start=str(start)), **SILENT)
+
+
+def _double(module: nn.Module) -> None:
+    for parameter in module.parameters(recurse=False):
+        parameter.mul_(2)
+
+
+def test_weights_that_are_not_finite_are_neither_kept_nor_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def poison(self: Learner, loss: torch.Tensor, step: int) -> None:
+        if step == 6:
+            next(iter(self.ema.values())).fill_(float("nan"))
+
+    monkeypatch.setattr(Learner, "update", poison)
+    with pytest.raises(BadParameter, match="weights are not finite after step 8"):
+        train_denoiser(toy(tmp_path, "out"), **SILENT)
+    assert torch.load(tmp_path / "out" / "denoiser.pt", weights_only=True)["step"] == 4
+    net = LightDenoiser(8)
+    net.last.bias.data.fill_(float("nan"))  # type: ignore[union-attr]
+    with pytest.raises(BadData, match="not finite"):
+        load_denoiser(str(save_weights(net, tmp_path / "bad.safetensors", {"kind": "denoiser"})), 0.1)
+
+
+@pytest.mark.parametrize("header", [{"metric": "[[["}, {"metric": 5}, {"sigma": float("nan")}, {"sigma": 7}])
+def test_a_strange_header_is_told_when_the_file_is_read(header: dict[str, object], tmp_path: Path) -> None:
+    path = save_weights(LightDenoiser(8), tmp_path / "odd.safetensors", {"kind": "denoiser", **header})
+    with pytest.raises(BadData, match="the header's"):
+        load_denoiser(str(path), 0.1)

@@ -26,10 +26,10 @@ def compare(out: str, baselines: tuple[str, ...], as_csv: bool) -> None:
         return
     for (metric, dataset), part in table.groupby(["metric", "dataset"], sort=False):
         click.secho(f"{metric} on {dataset}", bold=True)
-        click.echo("differences to a baseline are marked with it; those of delta@EPS are ratios")
-        rows = [
-            [row["defense"], row["baseline"], row["measure"], row["value"], row["lo"], row["hi"], row["p"], row["n"]]
-            for row in part.to_dict("records")
-        ]
-        headers = ["defense", "baseline", "measure", "value", "lo", "hi", "p", "n"]
-        click.echo(tabulate(rows, headers=headers, tablefmt="github", floatfmt=".3f", missingval="") + "\n")
+        click.echo("rows with a baseline are differences to it; those of delta@NORM:EPS are ratios")
+        columns = ["defense", "baseline", "measure", "value", "lo", "hi", "p", "n", "n_planned"]
+        rows = part[columns].to_numpy().tolist()
+        if (part["n"] < part["n_planned"]).any():
+            note = "some images have no result: each figure is of those that all its defences scored"
+            click.echo(f"robustiqa: {note}", err=True)
+        click.echo(tabulate(rows, headers=columns, tablefmt="github", floatfmt=".3f", missingval="") + "\n")

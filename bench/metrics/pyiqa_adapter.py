@@ -5,8 +5,11 @@ pyiqa is under a noncommercial licence; nothing of it is part of this package.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
+import sys
+import urllib.error
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ class _Scores(nn.Module):
         return score if torch.is_grad_enabled() else score.detach()
 
 
-@register_metric("pyiqa", packages=("pyiqa", "torchvision"))
+@register_metric("pyiqa", packages=("pyiqa", "torchvision", "timm"))
 def pyiqa_metric(name: str, weights: str = "") -> Metric:
     """A no-reference metric of pyiqa, written `pyiqa:NAME`: `pyiqa:topiq_nr`, `pyiqa:musiq`; needs the extra `pyiqa`.
 
@@ -63,12 +66,13 @@ def pyiqa_metric(name: str, weights: str = "") -> Metric:
     try:
         # As a loss and unreduced: otherwise there is no gradient, or one of the batch mean. On the CPU first: pyiqa
         # would choose a GPU by itself.
-        net = pyiqa.create_metric(name, as_loss=True, loss_reduction="none", device=torch.device("cpu"), **options)
+        with contextlib.redirect_stdout(sys.stderr):  # pyiqa prints where it loads from: stdout is for results
+            net = pyiqa.create_metric(name, as_loss=True, loss_reduction="none", device=torch.device("cpu"), **options)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, ImportError):
             raise Absent(f"metric 'pyiqa:{name}' needs another package ({reason}): install it") from error
-        if isinstance(error, OSError):  # of which URLError and the errors of the Hugging Face hub are kinds
+        if _is_missing(error):
             raise Absent(
                 f"weights of 'pyiqa:{name}' or of its backbone are not on this machine and cannot be downloaded "
                 f"({reason}): score one image with it where there is a network, or give pyiqa:{name}[weights=FILE]"
@@ -77,6 +81,17 @@ def pyiqa_metric(name: str, weights: str = "") -> Metric:
             raise BadData(f"weights {weights!r} do not fit pyiqa:{name} ({reason}): give others") from error
         raise BadPlugin(f"pyiqa cannot build its metric {name!r} ({type(error).__name__}: {reason})") from error
     return Metric(_Scores(net), f"pyiqa:{name}", lower_better=bool(net.lower_better), score_range=_range(net))
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether an error says that a file is neither here nor to be had, and not that one is broken or the disk is full.
+
+    The errors of the Hugging Face hub and of `requests` are kinds of OSError.
+    """
+    kinds = (urllib.error.URLError, FileNotFoundError, ConnectionError, TimeoutError)
+    return isinstance(error, kinds) or (
+        isinstance(error, OSError) and type(error).__module__.startswith(("huggingface_hub", "requests", "httpx"))
+    )
 
 
 def _import() -> Any:

@@ -86,7 +86,9 @@ def command_line(name: str, config: Any, places: Sequence[str]) -> str:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         flag = f"--{field.name.replace('_', '-')}"
-        if field.name in ("data_root", "photographs") or Path(str(value)).is_dir():
+        if field.name in ("data_root", "photographs") or (
+            field.name in ("data", "validation", "start") and Path(value).exists()
+        ):
             words += [f"{flag} {field.name.upper()}"] if value else []
         elif isinstance(value, bool):
             words += [flag if value else f"--no-{flag[2:]}"] if value != field.default else []
@@ -151,7 +153,9 @@ def peak_memory(device: torch.device) -> str:
     if resource is None:
         return "peak memory not known on this system"
     unit = 1 if platform.system() == "Darwin" else 1024
-    return f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:.0f} MiB"
+    return (
+        f"peak memory of the last process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:.0f} MiB"
+    )
 
 
 def _list(lines: Sequence[str]) -> str:

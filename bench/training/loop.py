@@ -93,6 +93,15 @@ class Learner:
             else:
                 self.ema[key].copy_(value)
 
+    def check(self, step: int) -> None:
+        """Raise `BadParameter` unless all weights and their average are finite: such a state is never kept."""
+        tensors = (*self.net.state_dict().values(), *self.ema.values())
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            raise BadParameter(
+                f"the weights are not finite after step {step}: lower the learning rate, and give another --out; the "
+                "last checkpoint before it is kept"
+            )
+
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
         return {"net": self.net.state_dict(), "optimiser": self._optimiser.state_dict(), "ema": self.ema}
@@ -173,6 +182,7 @@ def run_steps(
             begun += time.perf_counter() - paused
         # Only with a complete log row, so that a resumed log has no gap.
         if done == steps or (done % checkpoint_every == 0 and count == 0):
+            learner.check(done)
             write_atomically(checkpoint, _pack(learner, done, digest))
 
 
@@ -238,11 +248,9 @@ def _append(path: Path, row: dict[str, float]) -> None:
 
 def _keep_rows(path: Path, step: int) -> None:
     """Drop the log rows after the checkpoint: these steps are taken again."""
-    if not path.exists():
-        return
-    lines = path.read_text().splitlines()
-    kept = lines[:1] + [line for line in lines[1:] if int(line.split(",", 1)[0]) <= step]
     if step == 0:
-        path.unlink()
-    else:
+        path.unlink(missing_ok=True)
+    elif path.exists():
+        lines = path.read_text().splitlines()
+        kept = lines[:1] + [line for line in lines[1:] if int(line.split(",", 1)[0]) <= step]
         write_atomically(path, ("\n".join(kept) + "\n").encode())

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import nn
 
-from ...bench.errors import BadPlugin
+from ...bench.errors import BadParameter, BadPlugin
 from ...bench.registry import registry
 from ...bench.seeds import generator
+from ...bench.spec import parse_spec
 from .diffusion import OneShotDiffusion, load_diffusion
 from .files import DENOISER, DIFFUSION, kind_of, read_weights, readable
 from .kair import load_kair
@@ -89,13 +91,36 @@ def load_file(path: Path, sigma: float) -> LightDenoiser | DnCNN | OneShotDiffus
     with readable(path, DENOISER):
         net = _empty(str(about.get("net", "unet")), state)
         net.load_state_dict(state)
-        net.sigma, net.trained_metric = sigma, about.get("metric")
-        low, high = (float(about[k]) if k in about else None for k in ("low", "sigma"))
+        if not all(bool(torch.isfinite(value).all()) for value in state.values()):
+            raise ValueError("it holds values that are not finite")
+        net.sigma, net.trained_metric = sigma, _metric(about)
+        low, high = (_level(about, key) for key in ("low", "sigma"))
         if low is not None and high is not None and low < high:
             net.trained_range = (low, high)
         else:
             net.trained_sigma = high
     return net.eval().requires_grad_(False)
+
+
+def _level(about: dict[str, Any], key: str) -> float | None:
+    """A noise level of the header, None where it is not there; raises `ValueError` for what is none."""
+    if key not in about:
+        return None
+    level = float(about[key])
+    if not 0 <= level <= 1:
+        raise ValueError(f"the header's noise level {level:g} is outside [0,1]")
+    return level
+
+
+def _metric(about: dict[str, Any]) -> str | None:
+    """The metric of the header, None where it is not there; raises `ValueError` for what is no plug-in string."""
+    metric = about.get("metric")
+    if metric is None:
+        return None
+    try:
+        return str(parse_spec(metric))
+    except (BadParameter, TypeError, AttributeError) as error:
+        raise ValueError("the header's metric is no plug-in string") from error
 
 
 def _empty(net: str, state: dict[str, torch.Tensor]) -> LightDenoiser | DnCNN:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...bench.errors import BadParameter
+from ...bench.spec import Spec, parse_spec
 from .choose import AUTO, ordinary
 from .losses import STABILITY, terms_of
 
 NETS = ("unet", "dncnn", "dncnn-light")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "bfloat16-all")
 
-PLACES = ("data", "validation", "photographs", "out", "threads", "device", "checkpoint_every", "log_every",
-          "validate_every", "validation_images", "validation_draws")  # fmt: skip
-"""Settings that change no weight (the data count by their content); all others are a checkpoint's identity."""
+PLACES = ("metric", "data", "validation", "start", "photographs", "out", "threads", "device", "checkpoint_every",
+          "log_every", "validate_every")  # fmt: skip
+"""Settings that are no part of a checkpoint's identity, because they change no weight but for rounding, or because what
+they name counts by its content."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class DenoiserTrainConfig:
         steps: number of steps.
         lr: largest learning rate, of a cosine schedule.
         ema: decay of the moving average of the weights, which is what is saved.
-        precision: float32, or bfloat16 for mixed precision (GPUs, and processors with bfloat16 instructions).
+        precision: float32; bfloat16: the denoiser in mixed precision (GPUs, processors with bfloat16 instructions);
+            bfloat16-all: the metric too, which rounds scores to about half a percent of a 0-100 scale.
         threads: CPU threads of torch; one is the most robust on a shared machine.
         device: torch device.
         validation_images: use the first images of the validation set; 0 uses all.
@@ -98,7 +101,8 @@ class DenoiserTrainConfig:
         """The data set or folder of the validation; empty for none."""
         if self.validation != AUTO:
             return self.validation
-        return self.data.replace("split=train", "split=val") if "split=train" in self.data else ""
+        spec = parse_spec(self.data) if self.data.endswith("]") else Spec("")
+        return str(Spec(spec.name, {**spec.params, "split": "val"})) if spec.params.get("split") == "train" else ""
 
     @property
     def weights(self) -> dict[str, float]:
@@ -109,27 +113,39 @@ class DenoiserTrainConfig:
 
 def checked(config: DenoiserTrainConfig) -> tuple[str, ...]:
     """The terms of the loss; raises `BadParameter` for settings that cannot be meant."""
-    if config.checkpoint_every % config.log_every or config.crop % 8 or config.crop < 32 or config.batch < 2:
+    _check_numbers(config)
+    if config.checkpoint_every % config.log_every or config.crop % 8 or config.crop < 32:
         raise BadParameter(
-            "training settings: checkpoint_every must be a multiple of log_every, crop a multiple of 8 from 32 on, "
-            "and batch at least 2"
+            "training settings: checkpoint_every must be a multiple of log_every, and crop a multiple of 8 from 32 on"
         )
-    if not (config.sigma > 0 and 0 <= config.sigma_low < config.sigma):
+    if not (0 < config.sigma <= 1 and 0 <= config.sigma_low < config.sigma):
         raise BadParameter(
-            f"noise levels sigma={config.sigma:g}, sigma_low={config.sigma_low:g}: expected sigma > 0 in [0,1] pixel "
-            "units, and sigma_low below it"
+            f"noise levels sigma={config.sigma:g}, sigma_low={config.sigma_low:g}: expected 0 < sigma <= 1 in [0,1] "
+            "pixel units, and sigma_low below it"
         )
     for name, allowed in (("net", NETS), ("rank_by", ("truth", "score")), ("precision", PRECISIONS)):
         if getattr(config, name) not in allowed:
             raise BadParameter(f"{name} {getattr(config, name)!r}: expected one of {', '.join(allowed)}")
-    if not 0 <= config.distort <= 1:
-        raise BadParameter(f"distort {config.distort}: expected a share of the batch, 0 to 1")
     terms = terms_of(config.loss)
     if config.loss == STABILITY and not beginning(config):
         raise BadParameter(
             "loss 'stability' says nothing about pixels: give --start, a denoiser that was trained with mse"
         )
     return terms
+
+
+def _check_numbers(config: DenoiserTrainConfig) -> None:
+    """Raise `BadParameter` for a number outside its range; NaN is outside every one."""
+    ranges: dict[str, tuple[float, float]] = {
+        "batch": (2, 1e6), "steps": (1, 1e9), "log_every": (1, 1e9), "checkpoint_every": (1, 1e9), "threads": (1, 1e4),
+        "validate_every": (0, 1e9), "validation_images": (0, 1e9), "validation_draws": (2, 1e6), "width": (0, 4096),
+        "seed": (0, 2**31), "lr": (1e-12, 1), "distort": (0, 1), "ema": (0, 1 - 1e-9), "margin": (0, 1e6),
+        "image_weight": (0, 1e9), "target_weight": (0, 1e9), "rank_weight": (0, 1e9), "spread_weight": (0, 1e9),
+    }  # fmt: skip
+    for name, (low, high) in ranges.items():
+        if not low <= getattr(config, name) <= high:
+            option = name.replace("_", "-")
+            raise BadParameter(f"--{option} {getattr(config, name)}: expected a number from {low:g} to {high:g}")
 
 
 def beginning(config: DenoiserTrainConfig) -> str:

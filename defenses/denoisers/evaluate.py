@@ -63,6 +63,11 @@ class Validation:
         draws: noisy copies of each image; the score is their median.
         device: where the metric is.
 
+    Attributes:
+        ids: the images.
+        content_hash: digest of the data set.
+        truth_name: what `srocc` and `plcc` are correlations to.
+
     Raises:
         BadData: fewer than three images can be read.
     """
@@ -72,21 +77,26 @@ class Validation:
     ) -> None:
         self._metric, self._sigma, self._draws, self._device = metric, sigma, draws, device
         self._images: list[torch.Tensor] = []
+        self.ids: list[str] = []
+        self.content_hash = data.content_hash
         truth: list[float] = []
+        clean: list[float] = []
         for index, item in list(enumerate(data.items))[: limit or None]:
             try:
-                self._images.append(data.load(index))
-            except BadImage:
+                image = data.load(index)
+                with torch.no_grad():
+                    clean.append(float(metric(image[None].to(device))))
+            except BadImage:  # also one that is too small for the metric
                 continue
+            self._images.append(image)
+            self.ids.append(item.id)
             truth.append(np.nan if item.truth is None else item.truth)
         if len(self._images) < 3:
             raise BadData(f"only {len(self._images)} images can be read for validation: expected at least 3")
-        with torch.no_grad():
-            self._clean = np.array([float(metric(x[None].to(device))) for x in self._images])
-        self._truth = np.array(truth)
-        self.human = bool(np.isfinite(self._truth).all())
-        if not self.human:
-            self._truth = self._clean
+        self._clean, self._truth = np.array(clean), np.array(truth)
+        self.truth_name = data.truth_name or "clean scores"
+        if not np.isfinite(self._truth).all():
+            self._truth, self.truth_name = self._clean, "clean scores"
 
     def __len__(self) -> int:
         return len(self._images)
@@ -95,7 +105,7 @@ class Validation:
         """The figures of a denoiser, always with the same noise.
 
         Returns:
-            `srocc` and `plcc` of median scores to human scores (to clean scores where there are none), `srocc_clean`
+            `srocc` and `plcc` of median scores to the truth (to clean scores where some are missing), `srocc_clean`
             to clean scores, `spread`: the mean standard deviation of a score under noise, in units of the range of
             clean scores (p99 - p1), and `psnr` in dB.
         """

@@ -61,7 +61,7 @@ def readable(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except (safetensors.SafetensorError, RuntimeError, KeyError, ValueError, TypeError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadData(
             f"denoiser weights {str(path)!r} cannot be read ({reason}): expected a file that `robustiqa train "
             f"{_TRAININGS[kind]}` wrote; install the package again or train them"

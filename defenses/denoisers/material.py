@@ -15,6 +15,7 @@ from ...bench.datasets.folder import Folder
 from ...bench.distortions import DISTORTIONS, LEVELS, distort_strength
 from ...bench.errors import BadData, BadImage
 from ...bench.images import to_uint8
+from ...bench.registry import registry
 from ...bench.training.sources import crop, shrink
 
 _KEPT_BYTES = 4 * 2**30
@@ -25,8 +26,20 @@ _SAID = 5
 
 
 def open_data(text: str) -> Dataset:
-    """A data set by its plug-in string, or a folder of images by its path."""
-    return Folder(text) if Path(text).is_dir() else load_dataset(text)
+    """A data set by its plug-in string, or a folder of images by its path.
+
+    Raises:
+        BadData: neither; or a data set whose split would be `test` by default, which nobody means to train on.
+    """
+    if text.split("[", 1)[0].split(":", 1)[0] not in registry.names("dataset"):
+        if not Path(text).is_dir():
+            known = ", ".join(registry.names("dataset"))
+            raise BadData(f"data {text!r}: no such folder, and no data set of that name (there are {known})")
+        return Folder(text)
+    _, spec, parameters = registry.resolve("dataset", text)
+    if parameters.get("split") == "test" and "split" not in spec.params:
+        raise BadData(f"data {text!r} would be its test split: say which one is meant, for example {text}[split=train]")
+    return load_dataset(text)
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,7 @@ class Material:
 
     Attributes:
         left_out: images that cannot be read or are smaller than a crop.
+        used: ids of the others.
 
     Raises:
         BadData: fewer than two images are left.
@@ -92,11 +106,12 @@ class Material:
             if min(image.shape[:2]) < side:
                 reason = f"{image.shape[1]}x{image.shape[0]} pixels, smaller than the crop of {side}"
                 self._leave_out(item.id, reason, say, f"{item.id}: {reason}")
-                self._kept.pop(index, None)
+                self._bytes -= self._kept.pop(index, image[:0]).nbytes
             else:
                 self._usable.append(index)
         if self.left_out:
             say(f"{len(self.left_out)} of {len(data)} images are left out, {len(self._usable)} are trained on")
+        self.used = {data.items[index].id for index in self._usable}
         if len(self._usable) < 2:
             raise BadData(
                 f"of {len(data)} images only {len(self._usable)} can be read and have {side} pixels a side: give more "
@@ -108,11 +123,6 @@ class Material:
         self.left_out.append(LeftOut(image, reason))
         if len(self.left_out) <= _SAID:
             say(f"left out: {sentence}")
-
-    @property
-    def rated(self) -> bool:
-        """Whether the data set has human scores, or what stands in for them."""
-        return all(self._data.items[i].truth is not None for i in self._usable)
 
     def __len__(self) -> int:
         return len(self._usable)

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import dataclasses
 import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
 from ...bench.api import Metric
 from ...bench.datasets import Dataset
-from ...bench.errors import BadParameter, Incompatible
+from ...bench.errors import BadData, BadParameter, BadScore, Incompatible, RobustIQAError
 from ...bench.measures import score_range
 from ...bench.metrics import load_metric
+from ...bench.registry import identity_of
 from ...bench.training.card import peak_memory
 from ...bench.training.loop import Learner, initialise, run_steps, save_weights, settings_digest, threads
 from ...bench.training.plot import plot_log
-from . import load_denoiser
+from . import DENOISERS, load_denoiser
 from .card import denoiser_card
 from .config import PLACES, DenoiserTrainConfig, beginning, checked
 from .evaluate import Validation, evaluate_denoiser
@@ -51,6 +49,13 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
     """
     terms = checked(config)
     loaded = load_metric(config.metric, config.device)
+    if config.crop < loaded.min_size:
+        raise BadParameter(
+            f"--crop {config.crop} is below the {loaded.min_size} pixels that the metric {loaded.spec!r} needs: give a "
+            "larger --crop"
+        )
+    if config.photographs and not Path(config.photographs).is_dir():
+        raise BadData(f"--photographs {config.photographs!r} is no folder: give one with JPEG or PNG files")
     metric = quality(loaded)
     device = torch.device(config.device)
     with threads(config.threads):
@@ -59,24 +64,25 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
         span = _span(metric, material, device)
         if set(terms) - {"mse"}:
             _needs_gradient(loaded, material.centres(2).to(device))
-        resolved = dataclasses.replace(config, start=beginning(config))
-        digest = hashlib.sha256((settings_digest(resolved, PLACES) + data.content_hash).encode()).hexdigest()
+        watch = _validation(config, metric, device)
+        if watch and (both := material.used.intersection(watch.ids)) and watch.content_hash == data.content_hash:
+            say(f"note: {len(both)} of {len(watch)} validation images are trained on: their figures prove nothing")
+        digest = _identity(config, data, watch)
         net = _network(config).to(device)
         learner = Learner(net.train(), steps=config.steps, lr=config.lr, weight_decay=1e-4, average=config.ema)
         levels = (config.sigma_low or config.sigma, config.sigma)
         by_score = config.rank_by == "score"
+        denoise = _Cast(net, config.precision != "float32")
+        judge = _Cast(metric, config.precision == "bfloat16-all")
 
         weights = config.weights
 
         def step(number: int) -> dict[str, float]:
             drawn = material.batch(np.random.default_rng((config.seed, 3, number)), levels)
             batch = Batch(*(part.to(device) for part in drawn))
-            with _precision(config):
-                losses = denoiser_losses(net, metric, batch, terms, span, config.margin, by_score)
+            losses = denoiser_losses(denoise, judge, batch, terms, span, config.margin, by_score)
             learner.update(torch.stack([weights[k] * losses[k] for k in terms]).sum(), number)
             return {k: float(v.detach()) for k, v in losses.items()}
-
-        watch = _validation(config, metric, device)
 
         def validate(done: int) -> dict[str, float]:
             assert watch is not None
@@ -105,15 +111,15 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
         _about(config, data, material),
         span,
         report,
-        _watched(config, watch),
+        _figures(config, watch, final, material),
         peak_memory(device),
     ).write(path)
     return path
 
 
 def denoiser_losses(
-    net: nn.Module,
-    metric: nn.Module,
+    net: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    metric: Callable[[torch.Tensor], torch.Tensor],
     batch: Batch,
     terms: tuple[str, ...],
     span: float,
@@ -137,12 +143,12 @@ def denoiser_losses(
     # Not clamped: smoothing adds its noise to the raw image, and the denoiser has to see exactly that.
     noisy = batch.clean + batch.level[:, None, None, None] * batch.noise
     denoised = net(noisy, batch.level)
-    losses = {"mse": image_loss(_full(denoised), batch.clean)}
+    losses = {"mse": image_loss(denoised, batch.clean)}
     if terms == ("mse",):
         return losses
     with torch.no_grad():
-        target = _full(metric(batch.clean)) / span
-    scores = _full(metric(denoised)) / span
+        target = metric(batch.clean) / span
+    scores = metric(denoised) / span
     if "target" in terms:
         losses["target"] = target_loss(scores, target)
     if "rank" in terms:
@@ -154,13 +160,8 @@ def denoiser_losses(
         losses["rank"] = rank_loss(scores, truth, margin, groups)
     if "spread" in terms:
         opposite = batch.clean - batch.level[:, None, None, None] * batch.noise
-        losses["spread"] = spread_loss(scores, _full(metric(net(opposite, batch.level))) / span)
+        losses["spread"] = spread_loss(scores, metric(net(opposite, batch.level)) / span)
     return losses
-
-
-def _full(x: torch.Tensor) -> torch.Tensor:
-    """At least single precision, whatever the networks ran in: differences of scores are small."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def quality(metric: Metric) -> nn.Module:
@@ -211,8 +212,14 @@ def _averaged(net: LightDenoiser | DnCNN, learner: Learner, config: DenoiserTrai
 
 def _span(metric: nn.Module, material: Material, device: torch.device) -> float:
     """Range p99 - p1 of the metric's scores of clean crops: the unit of scores in the loss."""
-    with torch.no_grad():
-        parts = [metric(part.to(device)).double().cpu() for part in material.centres(256).split(8)]
+    try:
+        with torch.no_grad():
+            parts = [metric(part.to(device)).double().cpu() for part in material.centres(256).split(8)]
+    except RobustIQAError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise BadScore(f"the metric fails on a batch of crops ({type(error).__name__}: {reason}): repair it") from error
     low, high = score_range(torch.cat(parts).numpy())
     if not (math.isfinite(high - low) and high > low):
         raise BadParameter(
@@ -241,6 +248,20 @@ def _validation(config: DenoiserTrainConfig, metric: nn.Module, device: torch.de
     return Validation(data, metric, config.sigma, config.validation_images, config.validation_draws, device)
 
 
+def _identity(config: DenoiserTrainConfig, data: Dataset, watch: Validation | None) -> str:
+    """Digest of all that decides the weights and the logs: settings, pixels, and what metric and start are."""
+    start = beginning(config)
+    file = Path(start) if Path(start).is_file() else DENOISERS.get(start)
+    parts = [
+        settings_digest(config, PLACES),
+        data.content_hash,
+        identity_of("metric", config.metric),
+        hashlib.sha256(file.read_bytes()).hexdigest() if file else start,
+        watch.content_hash if watch else "",
+    ]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()
+
+
 def _about(config: DenoiserTrainConfig, data: Dataset, material: Material) -> list[str]:
     """Lines of the card about what was trained on."""
     lines = [
@@ -263,23 +284,31 @@ def _name(data: str) -> str:
     return Path(data).name if Path(data).is_dir() else data
 
 
-def _watched(config: DenoiserTrainConfig, watch: Validation | None) -> tuple[str, dict[str, float]] | None:
-    """What the validation was measured on, and its last row."""
+def _figures(
+    config: DenoiserTrainConfig, watch: Validation | None, final: nn.Module, material: Material
+) -> tuple[str, dict[str, float]] | None:
+    """What the validation was measured on, and the figures of the finished denoiser."""
     if watch is None:
         return None
-    rows = pd.read_csv(Path(config.out) / "denoiser-validation.csv")
-    truth = "human scores" if watch.human else "clean scores"
+    known = len(material.used.intersection(watch.ids)) if _name(config.watched) == _name(config.data) else 0
     where = (
         f"first {len(watch)} images of `{_name(config.watched)}`, median of {config.validation_draws} draws, "
-        f"correlations to {truth}"
+        f"correlations to {watch.truth_name}"
     )
-    return where, {str(k): float(v) for k, v in rows.iloc[-1].items() if k != "step"}
+    return where + (f"; {known} of them were trained on" if known else ""), watch(final)
 
 
-def _precision(config: DenoiserTrainConfig) -> contextlib.AbstractContextManager[object]:
-    if config.precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(torch.device(config.device).type, dtype=torch.bfloat16)
+class _Cast(nn.Module):
+    """A network in mixed precision, if asked for; its result is in single precision at least."""
+
+    def __init__(self, net: nn.Module, mixed: bool) -> None:
+        super().__init__()
+        self.net, self.mixed = net, mixed
+
+    def forward(self, x: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.mixed):
+            found = self.net(x, *more)
+        return found if found.dtype == torch.float64 else found.float()
 
 
 def _header(config: DenoiserTrainConfig) -> dict[str, object]:
