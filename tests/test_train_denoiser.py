@@ -353,6 +353,17 @@ def test_a_killed_command_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
+def test_validation_images_that_are_trained_on_are_told(tmp_path: Path) -> None:
+    """Whatever they are called; others of the same name are not."""
+    lines: list[str] = []
+    copies = make_folder(tmp_path / "copies", 3)
+    (copies / "0.png").rename(copies / "zero.png")
+    Image.fromarray(np.full((72, 72, 3), 9, np.uint8)).save(copies / "1.png")
+    path = train_denoiser(toy(tmp_path, "out", validation=str(copies)), say=lines.append)
+    assert "note: 2 of 3 validation images are trained on: their figures prove nothing" in lines
+    assert "; 2 of them were trained on" in path.with_suffix(".md").read_text()
+
+
 def test_what_is_watched() -> None:
     assert DenoiserTrainConfig().watched == "clive[split=val]"
     assert DenoiserTrainConfig(data="koniq10k[root=x,split=train]").watched == "koniq10k[root=x,split=val]"

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from ...bench.datasets import Dataset
 from ...bench.errors import BadData, BadImage
-from ...bench.images import from_uint8
+from ...bench.images import from_uint8, to_uint8
 from ...bench.measures import plcc, score_range, srocc
 from ...bench.seeds import derive_seed
 from ...bench.training.evaluate import Estimate, bootstrap, half_size_photographs
+from .material import pixel_digest
 
 
 class DenoiserReport(NamedTuple):
@@ -64,7 +65,7 @@ class Validation:
         device: where the metric is.
 
     Attributes:
-        ids: the images.
+        pixels: digest of each image's pixels.
         content_hash: digest of the data set.
         truth_name: what `srocc` and `plcc` are correlations to.
 
@@ -77,7 +78,7 @@ class Validation:
     ) -> None:
         self._metric, self._sigma, self._draws, self._device = metric, sigma, draws, device
         self._images: list[torch.Tensor] = []
-        self.ids: list[str] = []
+        self.pixels: list[str] = []
         self.content_hash = data.content_hash
         truth: list[float] = []
         clean: list[float] = []
@@ -89,7 +90,7 @@ class Validation:
             except BadImage:  # also one that is too small for the metric
                 continue
             self._images.append(image)
-            self.ids.append(item.id)
+            self.pixels.append(pixel_digest(to_uint8(image)))
             truth.append(np.nan if item.truth is None else item.truth)
         if len(self._images) < 3:
             raise BadData(f"only {len(self._images)} images can be read for validation: expected at least 3")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,11 @@ def open_data(text: str) -> Dataset:
     if parameters.get("split") == "test" and "split" not in spec.params:
         raise BadData(f"data {text!r} would be its test split: say which one is meant, for example {text}[split=train]")
     return load_dataset(text)
+
+
+def pixel_digest(image: np.ndarray) -> str:
+    """Digest of the pixels (H,W,3) uint8 of an image, whatever its name."""
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Material:
 
     Attributes:
         left_out: images that cannot be read or are smaller than a crop.
-        used: ids of the others.
+        used: digests of the pixels of the others.
 
     Raises:
         BadData: fewer than two images are left.
@@ -94,6 +100,7 @@ class Material:
         self._data, self._side, self._batch = data, side, batch
         self._distorted = round(distort * batch)
         self.left_out: list[LeftOut] = []
+        self.used: set[str] = set()
         self._usable: list[int] = []
         self._kept: dict[int, np.ndarray] = {}
         self._bytes = 0
@@ -109,9 +116,9 @@ class Material:
                 self._bytes -= self._kept.pop(index, image[:0]).nbytes
             else:
                 self._usable.append(index)
+                self.used.add(pixel_digest(image))
         if self.left_out:
             say(f"{len(self.left_out)} of {len(data)} images are left out, {len(self._usable)} are trained on")
-        self.used = {data.items[index].id for index in self._usable}
         if len(self._usable) < 2:
             raise BadData(
                 f"of {len(data)} images only {len(self._usable)} can be read and have {side} pixels a side: give more "

@@ -65,8 +65,9 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
         if set(terms) - {"mse"}:
             _needs_gradient(loaded, material.centres(2).to(device))
         watch = _validation(config, metric, device)
-        if watch and (both := material.used.intersection(watch.ids)) and watch.content_hash == data.content_hash:
-            say(f"note: {len(both)} of {len(watch)} validation images are trained on: their figures prove nothing")
+        known = len(material.used.intersection(watch.pixels)) if watch else 0
+        if watch and known:
+            say(f"note: {known} of {len(watch)} validation images are trained on: their figures prove nothing")
         digest = _identity(config, data, watch)
         net = _network(config).to(device)
         learner = Learner(net.train(), steps=config.steps, lr=config.lr, weight_decay=1e-4, average=config.ema)
@@ -111,7 +112,7 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
         _about(config, data, material),
         span,
         report,
-        _figures(config, watch, final, material),
+        _figures(config, watch, final, known),
         peak_memory(device),
     ).write(path)
     return path
@@ -285,12 +286,11 @@ def _name(data: str) -> str:
 
 
 def _figures(
-    config: DenoiserTrainConfig, watch: Validation | None, final: nn.Module, material: Material
+    config: DenoiserTrainConfig, watch: Validation | None, final: nn.Module, known: int
 ) -> tuple[str, dict[str, float]] | None:
-    """What the validation was measured on, and the figures of the finished denoiser."""
+    """What the validation was measured on (`known` images were trained on), and the figures of the finished denoiser."""
     if watch is None:
         return None
-    known = len(material.used.intersection(watch.ids)) if _name(config.watched) == _name(config.data) else 0
     where = (
         f"first {len(watch)} images of `{_name(config.watched)}`, median of {config.validation_draws} draws, "
         f"correlations to {watch.truth_name}"
