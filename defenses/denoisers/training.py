@@ -288,7 +288,7 @@ def _name(data: str) -> str:
 def _figures(
     config: DenoiserTrainConfig, watch: Validation | None, final: nn.Module, known: int
 ) -> tuple[str, dict[str, float]] | None:
-    """What the validation was measured on (`known` images were trained on), and the figures of the finished denoiser."""
+    """What the validation was measured on (`known` images were trained on), and the finished denoiser's figures."""
     if watch is None:
         return None
     where = (
