@@ -5,6 +5,10 @@ Z. Wang, S. Athar, Z. Wang, "Blind Quality Assessment of Multiply Distorted Imag
 https://github.com/icbcbicc/EONSS-demo (BSD-2-Clause), which are not part of this repository.
 
     robustiqa score photo.png --plugin examples/eonss.py --metric "eonss[weights=EONSS_model.pt]"
+
+It takes noise for what it is: behind smoothing scores are low without a denoiser of its own, which is trained by
+
+    robustiqa train denoiser --plugin examples/eonss.py --metric "eonss[weights=EONSS_model.pt]" --data FOLDER
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from robustiqa.bench import load_dataset, load_metric
-from robustiqa.bench.errors import Incompatible
+from robustiqa.bench.errors import BadData, Incompatible
 from robustiqa.bench.plan import make_plan
 from robustiqa.bench.registry import identity_of, registry
 from robustiqa.bench.suite import load_suite
@@ -67,6 +67,16 @@ def test_a_denoiser_of_another_metric_is_told(photo: torch.Tensor, tmp_path: Pat
     path = save_weights(LightDenoiser(8), tmp_path / "own.safetensors", {"kind": "denoiser", "metric": "lip-iqa"})
     g = load_defense(f"dms-iqa[n=40,denoiser={path}]", load_metric("lip-iqa"))
     assert not g.certify(photo, [0.01], alpha=0.5).notes
+
+
+def test_an_ordinary_denoiser_is_told(photo: torch.Tensor) -> None:
+    g = load_defense("dms-iqa[n=40,denoiser=light-s0.12]", load_metric("tiny-iqa"))
+    assert any("was not trained for a metric" in note for note in g.certify(photo, [0.01], alpha=0.5).notes)
+
+
+def test_a_folder_is_no_denoiser(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match=r"expected a \.safetensors file"):
+        load_denoiser(str(tmp_path), 0.12)
 
 
 def test_its_identity_knows_the_weights_of_a_file(tmp_path: Path) -> None:

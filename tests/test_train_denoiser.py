@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -272,11 +273,13 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert [row["step"] for row in rows_of(out / "denoiser.csv")] == ["4", "8", "12"]
     assert set(rows_of(out / "denoiser.csv")[0]) == {"step", "mse", "target", "rank", "seconds_per_step"}
-    assert [row["step"] for row in rows_of(out / "denoiser-validation.csv")] == ["4", "8", "12"]
+    assert [row["step"] for row in rows_of(out / "denoiser-validation.csv")] == ["0", "4", "8", "12"]
     assert Image.open(out / "denoiser.png").size[0] > 300
     card = path.with_suffix(".md").read_text()
     for words in ("robustiqa train denoiser", "content hash", "training time", "peak memory", "100 mse + 1 target"):
         assert words in card
+    assert re.search(r"\| start .*\n\| trained ", card)
+    assert "--plugin linear.py" in card, "or the command would not know the metric"
     net = load_denoiser(str(path), 0.12)
     assert net.trained_sigma == 0.12
     assert net(torch.full((1, 3, 40, 40), 0.3)).shape == (1, 3, 40, 40)
@@ -416,7 +419,7 @@ def test_a_full_disk_is_one_sentence(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("changes", "words"), [
-    ({"crop": 33}, "training settings"), ({"log_every": 3}, "training settings"), ({"batch": 1}, "--batch 1"),
+    ({"crop": 33}, "--crop 33"), ({"log_every": 3}, "--checkpoint-every 4"), ({"batch": 1}, "--batch 1"),
     ({"steps": 0}, "--steps 0"), ({"log_every": 0}, "--log-every 0"), ({"checkpoint_every": 0}, "--checkpoint-every"),
     ({"lr": float("nan")}, "--lr nan"), ({"lr": -1.0}, "--lr -1"), ({"ema": float("nan")}, "--ema nan"),
     ({"seed": -1}, "--seed -1"), ({"width": -3}, "--width -3"), ({"threads": 0}, "--threads 0"),

@@ -46,6 +46,7 @@ class Card:
         results: tables by heading: column names, then rows.
         limits: what it cannot do; one entry a line.
         notes: further facts about the run.
+        licence: of the weights.
     """
 
     title: str
@@ -55,13 +56,14 @@ class Card:
     results: dict[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]
     limits: Sequence[str]
     notes: Sequence[str] = ()
+    licence: str = "Apache-2.0, as the project"
 
     def text(self, weights: Path) -> str:
         """The card as Markdown, with digest and size of the weights file."""
         blob = weights.read_bytes()
         facts = [
             f"file: `{weights.name}`, {len(blob):,} bytes, SHA-256 `{hashlib.sha256(blob).hexdigest()}`",
-            "licence: Apache-2.0, as the project",
+            f"licence: {self.licence}",
             f"trained with torch {torch.__version__}, robustiqa {importlib.metadata.version('robustiqa')}, "
             f"Python {platform.python_version()}",
             *self.notes,
@@ -70,6 +72,7 @@ class Card:
         parts += ["## Data", _list(self.data), "## Results"]
         for heading, (columns, rows) in self.results.items():
             parts += [f"### {heading}", tabulate(rows, headers=list(columns), tablefmt="github", floatfmt=".3f")]
+        parts += [] if self.results else ["None measured: no validation set and no photographs were given."]
         parts += ["## Limits", _list(self.limits)]
         return "\n\n".join(parts) + "\n"
 

@@ -148,7 +148,7 @@ def run_steps(
         say: prints a progress line.
         validate: measures the network after a step, given how many are done; named values for the log
             `STAGE-validation.csv`. It must not change what the next step depends on.
-        validate_every: steps between validations, the last step always being one; 0 for none.
+        validate_every: steps between validations; the start and the last step always are one. 0 for none.
 
     Raises:
         BadParameter: the folder holds a checkpoint of other settings, or the loss is not finite.
@@ -161,6 +161,8 @@ def run_steps(
     _keep_rows(validations, first)
     if first:
         say(f"{stage}: continuing after step {first} of {steps}")
+    if validate and validate_every and first == 0:
+        _append(validations, {"step": 0, **{k: round(v, 5) for k, v in validate(0).items()}})
     sums: dict[str, float] = {}
     count, begun = 0, time.perf_counter()
     for index in range(first, steps):

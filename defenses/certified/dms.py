@@ -24,3 +24,8 @@ class DMSIQA(MedianSmoothing):
 
     def __init__(self, metric: Metric, sigma: float = 0.12, n: int = 1000, m: int = 101, denoiser: str = AUTO) -> None:
         super().__init__(metric, sigma, n, m, trained_for(metric.spec, sigma) if denoiser == AUTO else denoiser)
+
+    def _wrong_metric(self, made_for: str | None) -> tuple[str, ...]:
+        if made_for is not None:
+            return super()._wrong_metric(made_for)
+        return (f"denoiser {self._denoiser_name!r} was not trained for a metric: this is denoised median smoothing",)

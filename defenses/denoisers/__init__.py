@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...bench.errors import BadParameter, BadPlugin
+from ...bench.errors import BadData, BadParameter, BadPlugin
 from ...bench.registry import registry
 from ...bench.seeds import generator
 from ...bench.spec import parse_spec
@@ -55,6 +55,9 @@ def load_denoiser(name_or_path: str, sigma: float) -> nn.Module:
         return load_file(Path(name_or_path), sigma)
     if name_or_path.endswith(".pth"):
         return load_kair(Path(name_or_path), sigma)
+    if name_or_path not in registry.names("denoiser") and Path(name_or_path).exists():
+        raise BadData(f"denoiser {name_or_path!r}: expected a .safetensors file, as `robustiqa train denoiser` writes "
+                      "(OUT/denoiser.safetensors), or KAIR's .pth")  # fmt: skip
     plugin = registry.get("denoiser", name_or_path)
     net = plugin.factory(sigma)
     if not isinstance(net, nn.Module):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...bench.registry import registry
+from ...bench.spec import parse_spec
 from ...bench.training.card import Card, command_line, machine, training_seconds
 from .config import DenoiserTrainConfig
 from .evaluate import DenoiserReport
@@ -20,7 +22,7 @@ def denoiser_card(
     data: Sequence[str],
     span: float,
     report: DenoiserReport | None,
-    validation: tuple[str, dict[str, float]] | None,
+    validation: tuple[str, dict[str, dict[str, float]]] | None,
     memory: str,
 ) -> Card:
     """The card of a finished run.
@@ -31,7 +33,7 @@ def denoiser_card(
         data: lines about what it was trained on.
         span: range of the metric's clean scores, the unit of scores in the loss.
         report: PSNR on held-out photographs.
-        validation: what the figures of the validation were measured on, and the last of them.
+        validation: what the figures of the validation were measured on, and those of the start and the end.
         memory: peak memory of the run, in words.
     """
     terms = terms_of(config.loss)
@@ -39,13 +41,14 @@ def denoiser_card(
     noise = f"{config.sigma_low:g} to {config.sigma:g}" if config.sigma_low else f"{config.sigma:g}"
     results: dict[str, tuple[Sequence[str], Sequence[Sequence[Any]]]] = {}
     if report is not None:
-        results[f"PSNR in dB, mean over {report.n} held-out photographs at half size (95 % bootstrap interval)"] = (
+        results[f"PSNR in dB, mean over {report.n} photographs at half size (95 % bootstrap interval)"] = (
             ("sigma", "noisy", "denoised"),
             [[config.sigma, f"{report.noisy.value:.2f}", "{:.2f} [{:.2f}, {:.2f}]".format(*report.denoised)]],
         )
     if validation is not None:
         where, figures = validation
-        results[f"Behind noise and denoiser, {where}"] = (list(figures), [list(figures.values())])
+        columns = ("", *figures["trained"])
+        results[f"Behind noise and denoiser, {where}"] = (columns, [[k, *v.values()] for k, v in figures.items()])
     formula = " + ".join(f"{config.weights[t]:g} {t}" for t in terms)
     unit = f"; scores in units of {span:.4g}, the range p99 - p1 of clean scores of the training crops"
     others = "" if terms == ("mse",) else unit
@@ -55,7 +58,7 @@ def denoiser_card(
         title=f"{config.net} denoiser, sigma {noise}, loss {config.loss}",
         purpose=f"Denoiser for white Gaussian noise of standard deviation {noise} (pixels in [0,1], not clamped), for "
         f"median smoothing of {purpose}.",
-        command=command_line("denoiser", config, _LEFT_OUT),
+        command=command_line("denoiser", config, _LEFT_OUT) + _plugin(config.metric),
         data=data,
         results=results,
         limits=[
@@ -68,4 +71,11 @@ def denoiser_card(
             f"{machine(config.device)}",
             f"seed {config.seed}; starts from {start or 'random weights'}",
         ],
+        licence="that of whoever trained them (Apache-2.0 for those that come with the package)",
     )
+
+
+def _plugin(metric: str) -> str:
+    """The option that names the file of a metric of one's own, without the path to it."""
+    origin = registry.get("metric", parse_spec(metric).name).origin
+    return f" --plugin {Path(origin.removeprefix('file ')).name}" if origin.startswith("file ") else ""

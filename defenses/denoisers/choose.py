@@ -34,6 +34,7 @@ def trained_for(metric: str, sigma: float) -> str:
         shipped = ", ".join(n for n in DENOISERS if n.startswith("dms-"))
         raise Incompatible(
             f"dms-iqa has no shipped denoiser for the metric {metric!r} at sigma {sigma:g} (there are {shipped}): "
-            f"train one with `robustiqa train denoiser --metric {metric} --sigma {sigma:g}` and give denoiser=PATH"
+            f"train one with `robustiqa train denoiser --metric '{metric}' --sigma {sigma:g} --data FOLDER` (and the "
+            "--plugin of the metric, if it has one) and give denoiser=FILE"
         )
     return name

@@ -58,7 +58,8 @@ class DenoiserTrainConfig:
         validation_images: use the first images of the validation set; 0 uses all.
         validation_draws: noisy copies of each validation image.
         validate_every: steps between validations.
-        checkpoint_every: steps between checkpoints; a multiple of log_every.
+        checkpoint_every: steps between checkpoints, which an interrupted training goes on from; a multiple of
+            --log-every.
         log_every: steps between log rows.
     """
 
@@ -93,7 +94,7 @@ class DenoiserTrainConfig:
     validation_images: int = 32
     validation_draws: int = 3
     validate_every: int = 250
-    checkpoint_every: int = 250
+    checkpoint_every: int = 50
     log_every: int = 50
 
     @property
@@ -114,9 +115,11 @@ class DenoiserTrainConfig:
 def checked(config: DenoiserTrainConfig) -> tuple[str, ...]:
     """The terms of the loss; raises `BadParameter` for settings that cannot be meant."""
     _check_numbers(config)
-    if config.checkpoint_every % config.log_every or config.crop % 8 or config.crop < 32:
+    if config.crop % 8:
+        raise BadParameter(f"--crop {config.crop}: expected a multiple of 8")
+    if config.checkpoint_every % config.log_every:
         raise BadParameter(
-            "training settings: checkpoint_every must be a multiple of log_every, and crop a multiple of 8 from 32 on"
+            f"--checkpoint-every {config.checkpoint_every}: expected a multiple of --log-every, {config.log_every}"
         )
     if not (0 < config.sigma <= 1 and 0 <= config.sigma_low < config.sigma):
         raise BadParameter(
@@ -137,10 +140,11 @@ def checked(config: DenoiserTrainConfig) -> tuple[str, ...]:
 def _check_numbers(config: DenoiserTrainConfig) -> None:
     """Raise `BadParameter` for a number outside its range; NaN is outside every one."""
     ranges: dict[str, tuple[float, float]] = {
-        "batch": (2, 1e6), "steps": (1, 1e9), "log_every": (1, 1e9), "checkpoint_every": (1, 1e9), "threads": (1, 1e4),
-        "validate_every": (0, 1e9), "validation_images": (0, 1e9), "validation_draws": (2, 1e6), "width": (0, 4096),
-        "seed": (0, 2**31), "lr": (1e-12, 1), "distort": (0, 1), "ema": (0, 1 - 1e-9), "margin": (0, 1e6),
-        "image_weight": (0, 1e9), "target_weight": (0, 1e9), "rank_weight": (0, 1e9), "spread_weight": (0, 1e9),
+        "batch": (2, 1e6), "crop": (32, 1e5), "steps": (1, 1e9), "log_every": (1, 1e9), "checkpoint_every": (1, 1e9),
+        "threads": (1, 1e4), "validate_every": (0, 1e9), "validation_images": (0, 1e9), "validation_draws": (2, 1e6),
+        "width": (0, 4096), "seed": (0, 2**31), "lr": (1e-12, 1), "distort": (0, 1), "ema": (0, 1 - 1e-9),
+        "margin": (0, 1e6), "image_weight": (0, 1e9), "target_weight": (0, 1e9), "rank_weight": (0, 1e9),
+        "spread_weight": (0, 1e9),
     }  # fmt: skip
     for name, (low, high) in ranges.items():
         if not low <= getattr(config, name) <= high:

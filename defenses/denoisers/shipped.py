@@ -33,5 +33,7 @@ for _name in DENOISERS:
         register_denoiser(_name)(_of_one_level(_name, "Residual U-Net of 0.14 M parameters, trained by plain MSE"))
     elif _name.startswith("dms-"):
         _metric = _name.removeprefix("dms-").rpartition("-s")[0]
-        _about = f"The same U-Net, trained for the metric {_metric} by image, target and ranking loss"
+        _about = (
+            f"Residual U-Net of 0.14 M parameters, trained for the metric {_metric} by image, target and ranking loss"
+        )
         register_denoiser(_name)(_of_one_level(_name, _about))

@@ -14,7 +14,7 @@ from torch import nn
 
 from ...bench.api import Metric
 from ...bench.datasets import Dataset
-from ...bench.errors import BadData, BadParameter, BadScore, Incompatible, RobustIQAError
+from ...bench.errors import Absent, BadData, BadParameter, BadScore, Incompatible, RobustIQAError
 from ...bench.measures import score_range
 from ...bench.metrics import load_metric
 from ...bench.registry import identity_of
@@ -59,7 +59,7 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
     metric = quality(loaded)
     device = torch.device(config.device)
     with threads(config.threads):
-        data = open_data(config.data)
+        data = _data(config)
         material = Material(data, config.crop, config.batch, config.distort, say)
         span = _span(metric, material, device)
         if set(terms) - {"mse"}:
@@ -242,6 +242,13 @@ def _needs_gradient(metric: Metric, crops: torch.Tensor) -> None:
         )
 
 
+def _data(config: DenoiserTrainConfig) -> Dataset:
+    try:
+        return open_data(config.data)
+    except Absent as error:
+        raise Absent(f"{error}; or give --data FOLDER, with images of your own") from error
+
+
 def _validation(config: DenoiserTrainConfig, metric: nn.Module, device: torch.device) -> Validation | None:
     if not (config.watched and config.validate_every):
         return None
@@ -277,7 +284,7 @@ def _about(config: DenoiserTrainConfig, data: Dataset, material: Material) -> li
     listed = "; ".join(f"{row.image} ({row.reason})" for row in material.left_out[:20])
     lines += [f"left out {len(material.left_out)} images: {listed}"] if material.left_out else []
     where = Path(config.photographs).name or "none"
-    return [*lines, f"evaluation only: `{_name(config.watched) or 'none'}`, held-out photographs ({where})"]
+    return [*lines, f"evaluation only: validation {_name(config.watched) or 'none'}, photographs {where}"]
 
 
 def _name(data: str) -> str:
@@ -287,7 +294,7 @@ def _name(data: str) -> str:
 
 def _figures(
     config: DenoiserTrainConfig, watch: Validation | None, final: nn.Module, known: int
-) -> tuple[str, dict[str, float]] | None:
+) -> tuple[str, dict[str, dict[str, float]]] | None:
     """What the validation was measured on (`known` images were trained on), and the finished denoiser's figures."""
     if watch is None:
         return None
@@ -295,7 +302,10 @@ def _figures(
         f"first {len(watch)} images of `{_name(config.watched)}`, median of {config.validation_draws} draws, "
         f"correlations to {watch.truth_name}"
     )
-    return where + (f"; {known} of them were trained on" if known else ""), watch(final)
+    start = _network(config).to(next(final.parameters()).device).eval()
+    start.sigma = config.sigma
+    figures = {"start": watch(start), "trained": watch(final)}
+    return where + (f"; {known} of them were trained on" if known else ""), figures
 
 
 class _Cast(nn.Module):
