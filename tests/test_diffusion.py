@@ -227,7 +227,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     path.write_bytes(SHIPPED.read_bytes()[:1000])
     with pytest.raises(BadData, match="cannot be read"):
         load_diffusion(path, 0.12)
-    with pytest.raises(BadData, match="of kind 'denoiser-light', expected 'diffusion-light'"):
+    with pytest.raises(BadData, match="of kind 'denoiser', expected 'diffusion-light'"):
         load_diffusion(DENOISERS["light-s0.12"], 0.12)
     save_file({"x": torch.zeros(1)}, path, {"robustiqa": '{"kind": "other"}'})
     with pytest.raises(BadData, match="unknown kind 'other'"):
