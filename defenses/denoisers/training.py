@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -85,9 +85,12 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
             learner.update(torch.stack([weights[k] * losses[k] for k in terms]).sum(), number)
             return {k: float(v.detach()) for k, v in losses.items()}
 
+        measured: dict[int, dict[str, float]] = {}
+
         def validate(done: int) -> dict[str, float]:
             assert watch is not None
-            return watch(_averaged(net, learner, config))
+            measured[done] = watch(_averaged(net, learner, config))
+            return measured[done]
 
         run_steps(
             learner,
@@ -112,7 +115,7 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
         _about(config, data, material),
         span,
         report,
-        _figures(config, watch, final, known),
+        _figures(config, watch, final, known, measured),
         peak_memory(device),
     ).write(path)
     return path
@@ -293,7 +296,11 @@ def _name(data: str) -> str:
 
 
 def _figures(
-    config: DenoiserTrainConfig, watch: Validation | None, final: nn.Module, known: int
+    config: DenoiserTrainConfig,
+    watch: Validation | None,
+    final: nn.Module,
+    known: int,
+    measured: Mapping[int, dict[str, float]],
 ) -> tuple[str, dict[str, dict[str, float]]] | None:
     """What the validation was measured on (`known` images were trained on), and the finished denoiser's figures."""
     if watch is None:
@@ -302,10 +309,17 @@ def _figures(
         f"first {len(watch)} images of `{_name(config.watched)}`, median of {config.validation_draws} draws, "
         f"correlations to {watch.truth_name}"
     )
-    start = _network(config).to(next(final.parameters()).device).eval()
-    start.sigma = config.sigma
-    figures = {"start": watch(start), "trained": watch(final)}
+    # A continued run has not measured its start, nor a finished one its end.
+    begun = measured.get(0) or watch(_beginning(config, next(final.parameters()).device))
+    figures = {"start": begun, "trained": measured.get(config.steps) or watch(final)}
     return where + (f"; {known} of them were trained on" if known else ""), figures
+
+
+def _beginning(config: DenoiserTrainConfig, device: torch.device) -> nn.Module:
+    """The network before the first step, at the level that it is used at."""
+    start = _network(config).to(device).eval()
+    start.sigma = config.sigma
+    return start
 
 
 class _Cast(nn.Module):
