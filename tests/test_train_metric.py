@@ -101,7 +101,7 @@ def test_a_training_resumed_in_either_stage_gives_the_same_weights(tmp_path: Pat
 
 def test_another_seed_gives_other_weights_and_another_folder_is_asked_for(tmp_path: Path) -> None:
     first = load_file(train_metric(toy(tmp_path, "out", mos_steps=0), say=lambda _: None))
-    with pytest.raises(BadParameter, match="other settings"):
+    with pytest.raises(BadParameter, match=r"other settings \(seed was 0, is 1\)"):
         train_metric(toy(tmp_path, "out", mos_steps=0, seed=1), say=lambda _: None)
     second = load_file(train_metric(toy(tmp_path, "out1", mos_steps=0, seed=1), say=lambda _: None))
     assert not torch.equal(first["out.weight"], second["out.weight"])

@@ -16,6 +16,7 @@ from .options import with_plugins
 
 _PLURALS = {"metrics": "metric", "datasets": "dataset", "defenses": "defense", "denoisers": "denoiser",
             "attacks": "attack", "suites": "suite"}  # fmt: skip
+_MORE = {"denoiser": "or give a file: weights of `robustiqa train denoiser`, or KAIR's dncnn_*.pth"}
 
 
 @click.command("list")
@@ -32,7 +33,8 @@ def list_(what: str | None, as_json: bool) -> None:
         mine = [row for row in rows if row["kind"] == kind]
         click.secho(f"{kind}s", bold=True)
         table = [[row["name"], row["parameters"], row["error"] or row["summary"]] for row in mine]
-        click.echo(tabulate(table, tablefmt="plain", maxcolwidths=[None, 44, 60]) + "\n")
+        click.echo(tabulate(table, tablefmt="plain", maxcolwidths=[None, 44, 60]))
+        click.echo(f"{_MORE[kind]}\n" if kind in _MORE else "")
 
 
 def _rows(kind: str) -> list[dict[str, Any]]:

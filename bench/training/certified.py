@@ -13,9 +13,9 @@ from ..errors import BadParameter
 from ..metrics.tiny_iqa import tiny_iqa
 from .certificates import certified_card
 from .evaluate import evaluate_metric
-from .loop import Learner, run_steps, save_weights, threads
+from .loop import Identity, Learner, run_steps, save_weights, threads, training_identity
 from .losses import rated_losses, rated_sum
-from .metric import PLACES, SECOND_STAGE, MetricTrainConfig, check_settings, training_digest
+from .metric import PLACES, SECOND_STAGE, MetricTrainConfig, check_settings
 from .sources import clive_photographs
 from .synthetic import VERSIONS, Groups, make_groups
 from .trainees import IbpTrainee, LipTrainee, Trainee
@@ -74,10 +74,11 @@ def train_certified_metric(config: CertifiedTrainConfig, say: Callable[[str], No
     with threads(config.threads):
         say(f"making {config.groups} groups of {VERSIONS} versions from {len(photographs)} photographs")
         groups = make_groups(photographs, config.groups, config.crop, config.seed)
-        first = training_digest(config, data_hash, PLACES + SECOND_STAGE + ("mos_penalty",))
+        first = training_identity(config, PLACES + SECOND_STAGE + ("mos_penalty",), data=data_hash)
         _synthetic_stage(config, trainee, groups, first, say)
         if config.mos_steps:
-            _mos_stage(config, trainee, groups, photographs, mos, training_digest(config, data_hash, PLACES), say)
+            second = training_identity(config, PLACES, data=data_hash)
+            _mos_stage(config, trainee, groups, photographs, mos, second, say)
         net = trainee.exported()
         weights = save_weights(net, Path(config.out) / f"{config.net}.safetensors")
         say("evaluating")
@@ -87,7 +88,11 @@ def train_certified_metric(config: CertifiedTrainConfig, say: Callable[[str], No
 
 
 def _synthetic_stage(
-    config: CertifiedTrainConfig, trainee: Trainee, groups: Groups, digest: str, say: Callable[[str], None]
+    config: CertifiedTrainConfig,
+    trainee: Trainee,
+    groups: Groups,
+    identity: Identity,
+    say: Callable[[str], None],
 ) -> None:
     """Stage 1: the whole network follows the scores that `tiny-iqa` gives to crops and their distorted versions.
 
@@ -116,7 +121,7 @@ def _synthetic_stage(
         learner.update(rated_sum(losses, 1.0) + config.penalty * ramp * losses["penalty"], number)
         return {k: float(v.detach()) for k, v in losses.items()}
 
-    _run(config, learner, step, "synthetic", config.synthetic_steps, digest, say)
+    _run(config, learner, step, "synthetic", config.synthetic_steps, identity, say)
     trainee.load_state_dict(learner.ema)
     # The next stage clips the norm of all gradients: the last ones of this stage would count, unless it was resumed.
     trainee.eval().zero_grad()
@@ -128,7 +133,7 @@ def _mos_stage(
     groups: Groups,
     photographs: list[np.ndarray],
     mos: np.ndarray,
-    digest: str,
+    identity: Identity,
     say: Callable[[str], None],
 ) -> None:
     """Stage 2: the head goes on with CLIVE's human scores; the rest stays, so its statistics are computed once."""
@@ -159,7 +164,7 @@ def _mos_stage(
         learner.update(rated_sum(losses, config.group_weight) + config.mos_penalty * losses["penalty"], number)
         return {k: float(v.detach()) for k, v in losses.items()}
 
-    _run(config, learner, step, "mos", config.mos_steps, digest, say)
+    _run(config, learner, step, "mos", config.mos_steps, identity, say)
     trainee.load_state_dict(learner.ema)
     trainee.eval()
 
@@ -170,7 +175,7 @@ def _run(
     step: Callable[[int], dict[str, float]],
     stage: str,
     steps: int,
-    digest: str,
+    identity: Identity,
     say: Callable[[str], None],
 ) -> None:
     run_steps(
@@ -179,7 +184,7 @@ def _run(
         steps=steps,
         out=Path(config.out),
         stage=stage,
-        digest=digest,
+        identity=identity,
         checkpoint_every=config.checkpoint_every,
         log_every=config.log_every,
         say=say,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import hashlib
 import io
 import json
 import math
@@ -24,6 +23,9 @@ from torch import nn
 
 from ..errors import BadData, BadParameter
 from ..files import make_folder, no_os_errors, write_atomically
+
+Identity = Mapping[str, str]
+"""What a training is: settings and digests of contents, as `training_identity` returns it."""
 
 
 def initialise(net: nn.Module, seed: int) -> None:
@@ -114,10 +116,16 @@ class Learner:
             self.ema[key].copy_(value)
 
 
-def settings_digest(config: Any, ignore: Sequence[str]) -> str:
-    """Digest of a config dataclass without the fields that change no weight."""
-    kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in ignore}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+def training_identity(config: Any, ignore: Sequence[str], **contents: str) -> Identity:
+    """What a training is: the settings of a config dataclass without those that change no weight, and digests.
+
+    Args:
+        config: the settings.
+        ignore: fields that are no part of it.
+        contents: digests of what settings only name, such as the data.
+    """
+    kept = {k: json.dumps(v) for k, v in dataclasses.asdict(config).items() if k not in ignore}
+    return kept | {f"content of {k}": v for k, v in contents.items()}
 
 
 def run_steps(
@@ -127,7 +135,7 @@ def run_steps(
     steps: int,
     out: Path,
     stage: str,
-    digest: str,
+    identity: Identity,
     checkpoint_every: int,
     log_every: int,
     say: Callable[[str], None] = print,
@@ -142,7 +150,7 @@ def run_steps(
         steps: total number of steps.
         out: folder of the checkpoint `STAGE.pt` and the log `STAGE.csv`.
         stage: name of the stage.
-        digest: identity of the settings; a checkpoint of others is refused.
+        identity: what the training is; a checkpoint of another one is refused.
         checkpoint_every: steps between checkpoints; the last step always writes one.
         log_every: steps between log rows, which hold means over these steps.
         say: prints a progress line.
@@ -156,7 +164,7 @@ def run_steps(
     """
     make_folder(out)
     checkpoint, log, validations = out / f"{stage}.pt", out / f"{stage}.csv", out / f"{stage}-validation.csv"
-    first = _resume(learner, checkpoint, digest)
+    first = _resume(learner, checkpoint, identity)
     _keep_rows(log, first)
     _keep_rows(validations, first)
     if first:
@@ -185,7 +193,7 @@ def run_steps(
         # Only with a complete log row, so that a resumed log has no gap.
         if done == steps or (done % checkpoint_every == 0 and count == 0):
             learner.check(done)
-            write_atomically(checkpoint, _pack(learner, done, digest))
+            write_atomically(checkpoint, _pack(learner, done, identity))
 
 
 def save_weights(net: nn.Module, path: Path, about: Mapping[str, Any] | None = None) -> Path:
@@ -216,20 +224,23 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _pack(learner: Learner, step: int, digest: str) -> bytes:
+def _pack(learner: Learner, step: int, identity: Identity) -> bytes:
     buffer = io.BytesIO()
-    torch.save({"step": step, "digest": digest, "learner": learner.state()}, buffer)
+    torch.save({"step": step, "identity": dict(identity), "learner": learner.state()}, buffer)
     return buffer.getvalue()
 
 
-def _resume(learner: Learner, checkpoint: Path, digest: str) -> int:
+def _resume(learner: Learner, checkpoint: Path, identity: Identity) -> int:
     if not checkpoint.exists():
         return 0
     try:
         stored = torch.load(checkpoint, weights_only=True)
-        if stored["digest"] != digest:
+        before = dict(stored["identity"])
+        if other := [_change(k, before.get(k), identity.get(k)) for k in sorted({*before, *identity})
+                     if before.get(k) != identity.get(k)]:  # fmt: skip
             raise BadParameter(
-                f"{str(checkpoint.parent)!r} holds a training with other settings: give another --out, or delete it"
+                f"{str(checkpoint.parent)!r} holds a training with other settings ({', '.join(other)}): give another "
+                "--out, or delete it"
             )
         learner.restore(stored["learner"])
         return int(stored["step"])
@@ -237,6 +248,11 @@ def _resume(learner: Learner, checkpoint: Path, digest: str) -> int:
         raise
     except Exception as error:
         raise BadData(f"checkpoint {str(checkpoint)!r} cannot be read ({error}): delete it to start again") from error
+
+
+def _change(key: str, before: str | None, now: str | None) -> str:
+    """How one part of the identity differs; digests say nothing to a reader, and are not shown."""
+    return f"other {key}" if key.startswith("content of ") else f"{key} was {before}, is {now}"
 
 
 def _append(path: Path, row: dict[str, float]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from ..errors import BadParameter
 from ..metrics.tiny_iqa import TinyIQA
 from .card import PROCEDURAL, Card, clive_material, command_line, report_tables, training_times
 from .evaluate import MetricReport, evaluate_metric
-from .loop import Learner, initialise, run_steps, save_weights, settings_digest, threads
+from .loop import Identity, Learner, initialise, run_steps, save_weights, threads, training_identity
 from .losses import rated_losses, rated_sum, synthetic_losses, synthetic_sum
 from .sources import clive_photographs
 from .synthetic import TRAINING_KINDS, VERSIONS, Groups, make_groups
@@ -144,10 +143,11 @@ def train_metric(config: MetricTrainConfig, say: Callable[[str], None] = print) 
         say(f"making {config.groups} groups of {VERSIONS} versions from {len(photographs)} photographs")
         groups = make_groups(photographs, config.groups, config.crop, config.seed)
         # Trials of the second stage share one first stage.
-        first = training_digest(config, data_hash, PLACES + SECOND_STAGE)
+        first = training_identity(config, PLACES + SECOND_STAGE, data=data_hash)
         net = _synthetic_stage(config, groups, first, say)
         if config.mos_steps:
-            net = _mos_stage(config, net, groups, photographs, mos, training_digest(config, data_hash, PLACES), say)
+            second = training_identity(config, PLACES, data=data_hash)
+            net = _mos_stage(config, net, groups, photographs, mos, second, say)
         weights = save_weights(net, out / "tiny-iqa.safetensors")
         say("evaluating")
         report = evaluate_metric(net, config.data_root, config.photographs, ("val", "test"), seed=config.seed)
@@ -194,12 +194,9 @@ def metric_card(config: MetricTrainConfig, data_hash: str, report: MetricReport)
     )
 
 
-def training_digest(config: MetricTrainConfig, data_hash: str, ignore: Sequence[str]) -> str:
-    """Identity of a training: its settings without some, and the content of its data."""
-    return hashlib.sha256((settings_digest(config, ignore) + data_hash).encode()).hexdigest()
-
-
-def _synthetic_stage(config: MetricTrainConfig, groups: Groups, digest: str, say: Callable[[str], None]) -> TinyIQA:
+def _synthetic_stage(
+    config: MetricTrainConfig, groups: Groups, identity: Identity, say: Callable[[str], None]
+) -> TinyIQA:
     """Stage 1: kind, strength, pseudo-quality and order of synthetic distortions."""
     net = Pretrainer()
     initialise(net, config.seed)
@@ -218,7 +215,7 @@ def _synthetic_stage(config: MetricTrainConfig, groups: Groups, digest: str, say
         steps=config.synthetic_steps,
         out=Path(config.out),
         stage="synthetic",
-        digest=digest,
+        identity=identity,
         checkpoint_every=config.checkpoint_every,
         log_every=config.log_every,
         say=say,
@@ -233,7 +230,7 @@ def _mos_stage(
     groups: Groups,
     photographs: list[np.ndarray],
     mos: np.ndarray,
-    digest: str,
+    identity: Identity,
     say: Callable[[str], None],
 ) -> TinyIQA:
     """Stage 2: a new head for CLIVE's human scores, with the synthetic order kept alive.
@@ -277,7 +274,7 @@ def _mos_stage(
         steps=config.mos_steps,
         out=Path(config.out),
         stage="mos",
-        digest=digest,
+        identity=identity,
         checkpoint_every=config.checkpoint_every,
         log_every=config.log_every,
         say=say,

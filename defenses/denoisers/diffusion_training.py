@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import nn
 
 from ...bench.errors import BadParameter
 from ...bench.training.card import PROCEDURAL, Card, clive_material, command_line, training_seconds
-from ...bench.training.loop import Learner, initialise, run_steps, save_weights, settings_digest, threads
+from ...bench.training.loop import Learner, initialise, run_steps, save_weights, threads, training_identity
 from ...bench.training.sources import clive_photographs, crop, pick, procedural, shrink
 from . import load_denoiser
 from .diffusion import OneShotDiffusion, linear_alpha_bar, noise_levels
@@ -99,7 +98,7 @@ def train_diffusion_denoiser(config: DiffusionTrainConfig, say: Callable[[str], 
         )
     net = _beginning(LightEpsilon(table, config.width), config)
     photographs, _, data_hash = clive_photographs(config.data_root, "train", config.limit)
-    digest = hashlib.sha256((settings_digest(config, PLACES) + data_hash).encode()).hexdigest()
+    identity = training_identity(config, PLACES, data=data_hash)
     clean = clean_images(photographs, config.crop, config.seed)
     learner = Learner(net.train(), steps=config.steps, lr=config.lr, weight_decay=1e-4, average=0.999)
 
@@ -122,7 +121,7 @@ def train_diffusion_denoiser(config: DiffusionTrainConfig, say: Callable[[str], 
             steps=config.steps,
             out=Path(config.out),
             stage="diffusion",
-            digest=digest,
+            identity=identity,
             checkpoint_every=config.checkpoint_every,
             log_every=config.log_every,
             say=say,

@@ -19,7 +19,7 @@ from ...bench.measures import score_range
 from ...bench.metrics import load_metric
 from ...bench.registry import identity_of
 from ...bench.training.card import peak_memory
-from ...bench.training.loop import Learner, initialise, run_steps, save_weights, settings_digest, threads
+from ...bench.training.loop import Identity, Learner, initialise, run_steps, save_weights, threads, training_identity
 from ...bench.training.plot import plot_log
 from . import DENOISERS, load_denoiser
 from .card import denoiser_card
@@ -68,7 +68,7 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
         known = len(material.used.intersection(watch.pixels)) if watch else 0
         if watch and known:
             say(f"note: {known} of {len(watch)} validation images are trained on: their figures prove nothing")
-        digest = _identity(config, data, watch)
+        identity = _identity(config, data, watch)
         net = _network(config).to(device)
         learner = Learner(net.train(), steps=config.steps, lr=config.lr, weight_decay=1e-4, average=config.ema)
         levels = (config.sigma_low or config.sigma, config.sigma)
@@ -98,7 +98,7 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
             steps=config.steps,
             out=Path(config.out),
             stage="denoiser",
-            digest=digest,
+            identity=identity,
             checkpoint_every=config.checkpoint_every,
             log_every=config.log_every,
             say=say,
@@ -259,18 +259,18 @@ def _validation(config: DenoiserTrainConfig, metric: nn.Module, device: torch.de
     return Validation(data, metric, config.sigma, config.validation_images, config.validation_draws, device)
 
 
-def _identity(config: DenoiserTrainConfig, data: Dataset, watch: Validation | None) -> str:
-    """Digest of all that decides the weights and the logs: settings, pixels, and what metric and start are."""
+def _identity(config: DenoiserTrainConfig, data: Dataset, watch: Validation | None) -> Identity:
+    """All that decides the weights and the logs: settings, pixels, and what metric and start are."""
     start = beginning(config)
     file = Path(start) if Path(start).is_file() else DENOISERS.get(start)
-    parts = [
-        settings_digest(config, PLACES),
-        data.content_hash,
-        identity_of("metric", config.metric),
-        hashlib.sha256(file.read_bytes()).hexdigest() if file else start,
-        watch.content_hash if watch else "",
-    ]
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()
+    return training_identity(
+        config,
+        PLACES,
+        data=data.content_hash,
+        metric=identity_of("metric", config.metric),
+        start=hashlib.sha256(file.read_bytes()).hexdigest() if file else start,
+        validation=watch.content_hash if watch else "",
+    )
 
 
 def _about(config: DenoiserTrainConfig, data: Dataset, material: Material) -> list[str]:
