@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import torch
 from ..bench.api import AttackResult, DefendedMetric, Direction, Estimate, Norm, Threat
 from ..bench.errors import BadImage, BadParameter, Incompatible
 from ..bench.images import compare, quantise
-from ..bench.objective import MAX_PIXELS, Objective
+from ..bench.objective import MAX_PIXELS, BudgetSpent, Objective
 from ..bench.seeds import Role, Streams, image_key
 from .projection import enforce
 
@@ -41,12 +42,14 @@ class Attack(ABC):
         norms: threat norms that it can work in.
         white_box: whether it needs gradients.
         selection_draws: draws on which candidates are compared when the defence is randomised.
+        queries: most calls of the deployed score an image, enforced by the objective; None for no limit.
     """
 
     spec: str = ""
     norms: tuple[Norm, ...] = ("l2", "linf")
     white_box: bool = True
     selection_draws: int = 32
+    queries: int | None = None
 
     @abstractmethod
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
@@ -97,15 +100,16 @@ class Attack(ABC):
         keys = [image_key(image) for image in x]
         size = max(1, MAX_PIXELS // (x.shape[2] * x.shape[3]))
         adversarial = x.detach().clone()
-        forwards, backwards = np.zeros(len(x), dtype=np.int64), np.zeros(len(x), dtype=np.int64)
+        forwards, backwards, queries = (np.zeros(len(x), dtype=np.int64) for _ in range(3))
         seconds = np.zeros(len(x))
         for start in range(0, len(x) if threat.eps > 0 else 0, size):
             part = slice(start, start + size)
             began = time.perf_counter()
-            objective = Objective(g, keys[part], direction, seed, self.salt(threat))
+            objective = Objective(g, keys[part], direction, seed, self.salt(threat), self.queries)
             adversarial[part] = enforce(self._best(objective, x[part], threat), x[part], threat)
             seconds[part] = (time.perf_counter() - began) / len(keys[part])
             forwards[part], backwards[part] = objective.forwards, objective.backwards
+            queries[part] = objective.queries
 
         def score(images: torch.Tensor) -> Estimate:
             # The same streams for clean and attacked images: at eps 0 the gain is exactly 0.
@@ -128,6 +132,7 @@ class Attack(ABC):
             ssim=np.array([m.ssim for m in measured]),
             forwards=forwards,
             backwards=backwards,
+            queries=queries,
             seconds=seconds,
         )
 
@@ -138,10 +143,12 @@ class Attack(ABC):
     def _best(self, objective: Objective, x: torch.Tensor, threat: Threat) -> torch.Tensor:
         """Per image the candidate with the highest value on the selection stream."""
         best, best_value = x, torch.full((len(x),), -torch.inf, dtype=torch.float64)
-        proposals = list(self.candidates(objective, x, threat)) if objective.g.randomised else None
-        if proposals is not None and len(proposals) == 1:
-            return proposals[0].x  # nothing to choose from: save the selection draws
-        for candidate in proposals if proposals is not None else self.candidates(objective, x, threat):
+        proposals = _until_spent(self.candidates(objective, x, threat))
+        if objective.g.randomised:
+            proposals = list(proposals)
+            if len(proposals) == 1:
+                return proposals[0].x  # nothing to choose from: save the selection draws
+        for candidate in proposals:
             value = candidate.value
             if value is None:
                 value = objective.select(candidate.x, self.selection_draws)
@@ -151,3 +158,9 @@ class Attack(ABC):
         if not bool((best_value > -torch.inf).all()):
             raise BadParameter(f"attack {self.spec!r} proposed no image: its `candidates` must yield at least one")
         return best
+
+
+def _until_spent(candidates: Iterator[Candidate]) -> Iterator[Candidate]:
+    """The candidates that were proposed before the query budget was spent."""
+    with contextlib.suppress(BudgetSpent):
+        yield from candidates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..bench.errors import BadParameter
+from ..bench.objective import Centre, check_centre
 from ..bench.registry import register_attack
 from .pgd import Pgd
 
@@ -22,12 +23,20 @@ class EotPgd(Pgd):
         step: step size as a fraction of eps; none for 2.5 / steps.
         restarts: the first starts at the image itself, the others at random points of the ball.
         momentum: weight of the past steps' directions.
+        centre: mean of the draws, or kernel: draws near their median count most (see `Objective.gradient`).
     """
 
     def __init__(
-        self, steps: int = 10, draws: int = 8, step: float | None = None, restarts: int = 1, momentum: float = 0.75
+        self,
+        steps: int = 10,
+        draws: int = 8,
+        step: float | None = None,
+        restarts: int = 1,
+        momentum: float = 0.75,
+        centre: Centre = "mean",
     ) -> None:
         super().__init__(steps, step, restarts)
         if draws < 1 or not 0 <= momentum < 1:
             raise BadParameter(f"eot-pgd[draws={draws},momentum={momentum}]: expected draws >= 1, 0 <= momentum < 1")
-        self.draws, self.momentum = draws, momentum
+        check_centre(centre)
+        self.draws, self.momentum, self.centre = draws, momentum, centre

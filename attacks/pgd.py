@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
 from ..bench.api import Threat
 from ..bench.errors import BadParameter
-from ..bench.objective import Objective
+from ..bench.objective import Centre, Objective
 from ..bench.registry import register_attack
 from .base import Attack, Candidate
 from .projection import project, random_start, unit
+
+
+@dataclass
+class Past:
+    """What the steps of an ascent leave to the next one, shaped like the images.
+
+    Attributes:
+        velocity: the gradients so far, added up with momentum.
+        variance: how the last point's neighbours differed from it (variance tuning).
+    """
+
+    velocity: torch.Tensor
+    variance: torch.Tensor
 
 
 @register_attack("pgd")
@@ -29,12 +43,15 @@ class Pgd(Attack):
 
     draws = 1
     momentum = 0.0
+    centre: Centre = "mean"
     checkpoints = 3
     """Candidates a restart that are compared when the defence is randomised, the last among them."""
 
     def __init__(self, steps: int = 10, step: float | None = None, restarts: int = 1) -> None:
         if steps < 1 or restarts < 1 or (step is not None and step <= 0):
-            raise BadParameter(f"pgd[steps={steps},step={step},restarts={restarts}]: expected positive numbers")
+            raise BadParameter(
+                f"{type(self).__name__}[steps={steps},step={step},restarts={restarts}]: expected positive numbers"
+            )
         self.steps, self.restarts = steps, restarts
         self.step = 2.5 / steps if step is None else step
 
@@ -46,14 +63,24 @@ class Pgd(Attack):
 
     def _ascend(self, objective: Objective, z: torch.Tensor, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         randomised = objective.g.randomised
-        velocity = torch.zeros_like(x)
+        past = Past(torch.zeros_like(x), torch.zeros_like(x))
         spacing = max(1, self.steps // (2 * self.checkpoints))
         for t in range(self.steps):
-            value, gradient = objective.gradient(z, self.draws)
+            value, gradient = self._gradient(objective, z, past, threat)
             if not randomised:
                 yield Candidate(z, value)
             elif t and (self.steps - t) % spacing == 0 and (self.steps - t) // spacing < self.checkpoints:
                 yield Candidate(z)
-            velocity = self.momentum * velocity + unit(gradient, "l2")
-            z = project(z + self.step * threat.eps * unit(velocity, threat.norm), x, threat)
+            past.velocity = self.momentum * past.velocity + self._scaled(gradient)
+            z = project(z + self.step * threat.eps * unit(past.velocity, threat.norm), x, threat)
         yield Candidate(z)
+
+    def _gradient(
+        self, objective: Objective, z: torch.Tensor, past: Past, threat: Threat
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Value at z, where the gradient tells it, and the gradient to step along."""
+        return objective.gradient(z, self.draws, centre=self.centre)
+
+    def _scaled(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient in the unit in which momentum adds it up."""
+        return unit(gradient, "l2")

@@ -97,8 +97,7 @@ class _Bridge(Attack):
             result = attack(x, label)
         if model.training:
             raise BadPlugin("torchattacks left the metric in train mode: scores may have drifted; use version 3.5.1")
-        objective.forwards[i] += alone.forwards[0]
-        objective.backwards[i] += alone.backwards[0]
+        objective.charge(alone, i)
         return result.detach()
 
 

@@ -298,6 +298,7 @@ class AttackResult:
             and negative for "down", in the metric's units.
         linf, l2, psnr, ssim: measured on the float result.
         forwards, backwards: per image, of the metric network.
+        queries: per image, calls of the deployed score by a black-box attack.
         seconds: per image, wall clock of the attack without the final evaluation.
     """
 
@@ -313,4 +314,5 @@ class AttackResult:
     ssim: np.ndarray
     forwards: np.ndarray
     backwards: np.ndarray
+    queries: np.ndarray
     seconds: np.ndarray

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,24 +16,39 @@ from .seeds import Role, Streams
 MAX_PIXELS = 32 * 128 * 128
 """Pixels in one batch through the network: bounds memory whatever the number of draws or images."""
 
+Render = Callable[[torch.Tensor], torch.Tensor]
+"""A differentiable map from what an attack moves, (B,...), to images (B,3,H,W)."""
+
+Centre = Literal["mean", "kernel"]
+"""What the gradient of a randomised defence is taken of: the mean of the draws, or an average around their median."""
+
+
+class BudgetSpent(Exception):
+    """The next call would exceed the query budget; the attack base ends the search and keeps what was found."""
+
 
 class Objective:
     """Maximised by an attack: `direction` * quality of the defended metric, for B images.
 
     Attributes:
-        forwards, backwards: (B,) passes of the metric network so far, per image.
+        limit: most queries an image, or None.
     """
 
     def __init__(
-        self, g: DefendedMetric, keys: Sequence[str], direction: Direction = "up", seed: int = 0, salt: str = ""
+        self,
+        g: DefendedMetric,
+        keys: Sequence[str],
+        direction: Direction = "up",
+        seed: int = 0,
+        salt: str = "",
+        limit: int | None = None,
     ) -> None:
         if direction not in ("up", "down"):
             raise BadParameter(f"unknown direction {direction!r}: expected up or down")
-        self.g, self.seed, self.keys = g, seed, list(keys)
-        self._made_of = (direction, seed, salt)
+        self.g, self.seed, self.keys, self.limit = g, seed, list(keys), limit
+        self._made_of = (direction, seed, salt, limit)
         self.sign = g.metric.sign * (1.0 if direction == "up" else -1.0)
-        self.forwards = np.zeros(len(self.keys), dtype=np.int64)
-        self.backwards = np.zeros(len(self.keys), dtype=np.int64)
+        self._counts, self._index = np.zeros((3, len(self.keys)), dtype=np.int64), np.arange(len(self.keys))
         # The defence is not part of the seed: defences are compared on common random numbers.
         self._search = self.streams(Role.SEARCH, salt)
         self._selection = self.streams(Role.SELECTION, salt)
@@ -39,6 +56,32 @@ class Objective:
     def only(self, index: int) -> Objective:
         """The same objective for one of the images, with streams and counts of its own."""
         return Objective(self.g, [self.keys[index]], *self._made_of)
+
+    def part(self, index: Sequence[int]) -> Objective:
+        """A view of some of the images: it draws from their streams and adds to their counts."""
+        view = copy.copy(self)
+        view.keys, view._index = [self.keys[i] for i in index], self._index[list(index)]
+        view._search, view._selection = self._search[index], self._selection[index]
+        return view
+
+    @property
+    def forwards(self) -> np.ndarray:
+        """(B,) forward passes of the metric network so far."""
+        return self._counts[0, self._index]
+
+    @property
+    def backwards(self) -> np.ndarray:
+        """(B,) backward passes so far."""
+        return self._counts[1, self._index]
+
+    @property
+    def queries(self) -> np.ndarray:
+        """(B,) calls of the deployed score so far: what a black-box attacker pays."""
+        return self._counts[2, self._index]
+
+    def charge(self, other: Objective, index: int) -> None:
+        """Add what was spent through `only(index)` to the counts of that image."""
+        self._counts[:, self._index[index]] += other._counts[:, other._index].sum(1)
 
     def streams(self, role: Role, *extra: object) -> Streams:
         """Fresh streams of a role for these images."""
@@ -53,6 +96,18 @@ class Objective:
         """Exact oriented score (B,) of a deterministic defence; for a randomised one use `select`."""
         self._count(self.g.cost)
         return self._oriented(self.g.estimate(x, self._selection.fork()))
+
+    def query(self, x: torch.Tensor) -> torch.Tensor:
+        """Oriented deployed score (B,), all that a black-box attacker sees; a randomised defence draws anew each time.
+
+        Raises:
+            BudgetSpent: an image has no query left. The attack base handles it.
+            BadScore: the metric returned NaN or infinity.
+        """
+        if self.limit is not None and bool((self.queries >= self.limit).any()):
+            raise BudgetSpent
+        self._count(self.g.cost, queries=1)
+        return self._oriented(self.g.estimate(x, self._search))
 
     def select(self, x: torch.Tensor, draws: int) -> torch.Tensor:
         """Oriented score (B,) from `draws` fresh draws of the selection stream, the same for every candidate.
@@ -69,8 +124,18 @@ class Objective:
         check_finite(scores.cpu().numpy(), self.g.metric.spec)
         return self.sign * self.g.aggregate(scores).double().cpu()
 
-    def gradient(self, x: torch.Tensor, draws: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """Oriented mean score (B,) over `draws` fresh search draws, and its gradient (B,3,H,W) (EOT).
+    def gradient(
+        self, x: torch.Tensor, draws: int = 1, *, render: Render | None = None, centre: Centre = "mean"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Oriented score (B,) over `draws` fresh search draws, and its gradient, shaped like x (EOT).
+
+        Args:
+            x: (B,3,H,W) images, or with `render` what it makes them of.
+            draws: draws of a randomised defence; a deterministic one has one.
+            render: a differentiable map from x to images: another view of them, a colour curve, a flow.
+            centre: "mean", of low variance but not what a median smoothing deploys; or "kernel": draws weighted by
+                their closeness to their median (Gaussian kernel, bandwidth 0.9 min(sd, iqr/1.34) draws^(-1/5),
+                Silverman 1986), between the mean and the gradient of the median, which is that of a single draw.
 
         Raises:
             Incompatible: the defended metric has no gradient at all.
@@ -79,41 +144,70 @@ class Objective:
         if not self.g.differentiable:
             raise Incompatible(f"{self.g.spec!r} has no gradient: use a black-box attack")
         draws = draws if self.g.randomised else 1
+        render = render or _as_it_is
+        weights = None
+        if centre == "kernel" and draws > 2:
+            weights = self._kernel(render(x.detach()), draws)
         total = torch.zeros(x.shape[0], dtype=torch.float64)
         gradient = torch.zeros_like(x)
-        leaf = x.detach().clone()
+        leaf, done = x.detach().clone(), 0
         for d, rng in self._chunks(x, draws, self._search):
             leaf.requires_grad_(True)
-            scores = self.g.surrogate(leaf, rng, d)
+            scores = self.g.surrogate(render(leaf), rng, d)
             if not scores.requires_grad:
                 what = f"metric {self.g.metric.spec!r} behind defence {self.g.spec!r}"
                 raise Incompatible(f"{what} returns scores without gradient: use a black-box attack")
-            (part,) = torch.autograd.grad(scores.sum(), leaf)
+            weight = torch.full_like(scores, 1 / draws) if weights is None else weights[done : done + d].to(scores)
+            weighted = (weight * scores).sum(0)
+            (part,) = torch.autograd.grad(weighted.sum(), leaf)
             gradient += part
-            total += scores.detach().double().sum(0).cpu()
-            leaf = leaf.detach()
+            total += weighted.detach().double().cpu()
+            leaf, done = leaf.detach(), done + d
         self._count(draws, backward=True)
         check_finite(total.numpy(), self.g.metric.spec)
         if not bool(torch.isfinite(gradient).all()):
             raise BadScore(f"{self.g.spec!r} has a NaN or infinite gradient: recorded as an error, not as a result")
-        return (self.sign / draws) * total, (self.sign / draws) * gradient
+        return self.sign * total, self.sign * gradient
 
     def differentiable(self, x: torch.Tensor) -> torch.Tensor:
         """Oriented scores (B,) of one search draw with their graph, for attacks that call `backward` themselves."""
         self._count(1, backward=True)
         return self.sign * self.g.surrogate(x, self._search, 1).mean(0)
 
+    def _kernel(self, x: torch.Tensor, draws: int) -> torch.Tensor:
+        """Weights (draws,B) of the draws that `gradient` is about to take, from a look at copies of their streams."""
+        with torch.inference_mode():
+            looked = [self.g.surrogate(x, rng, d) for d, rng in self._chunks(x, draws, self._search.fork())]
+        self._count(draws)
+        scores = torch.cat(looked).double()
+        q = scores.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=scores.device), dim=0)
+        spread = torch.minimum(scores.std(0), (q[2] - q[0]) / 1.34)
+        bandwidth = (0.9 * spread * draws**-0.2).clamp_min(1e-12)
+        weights = torch.exp(-0.5 * ((scores - q[1]) / bandwidth).square())
+        # Where all draws agree to the last bits, or the median lies between two far ones, no weight would be left.
+        flat = weights.sum(0) < 1e-3
+        weights[:, flat] = 1.0
+        return weights / weights.sum(0)
+
     def _chunks(self, x: torch.Tensor, draws: int, rng: Streams) -> list[tuple[int, Streams]]:
         """Draw counts that keep a batch within MAX_PIXELS; `rng` runs on from chunk to chunk."""
         if not self.g.randomised:
             return [(1, rng)]
-        most = max(1, MAX_PIXELS // (x.shape[0] * x.shape[2] * x.shape[3]))
+        most = max(1, MAX_PIXELS // (x.shape[0] * x.shape[-2] * x.shape[-1]))
         return [(min(most, draws - done), rng) for done in range(0, draws, most)]
 
     def _oriented(self, estimate: Estimate) -> torch.Tensor:
         return self.sign * torch.as_tensor(estimate.score, dtype=torch.float64)
 
-    def _count(self, passes: int, backward: bool = False) -> None:
-        self.forwards += passes
-        if backward:
-            self.backwards += passes
+    def _count(self, passes: int, backward: bool = False, queries: int = 0) -> None:
+        self._counts[:, self._index] += np.array([[passes], [passes if backward else 0], [queries]])
+
+
+def _as_it_is(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+def check_centre(centre: str) -> None:
+    """Raise `BadParameter` for another word than those of `Centre`."""
+    if centre not in get_args(Centre):
+        raise BadParameter(f"centre {centre!r}: expected {' or '.join(get_args(Centre))}")

@@ -85,3 +85,7 @@ class Streams:
         """Uniform noise in [-1,1], (B,3,H,W) like x."""
         parts = [torch.rand(x.shape[1:], generator=stream) for stream in self.generators]
         return torch.stack(parts).mul_(2).sub_(1).to(x.device)
+
+    def numbers(self, count: int) -> torch.Tensor:
+        """Uniform numbers in [0,1), (B,count) in double precision on the CPU: places, sizes, coins."""
+        return torch.stack([torch.rand(count, generator=g, dtype=torch.float64) for g in self.generators])

@@ -31,7 +31,7 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 _TEXT = ("cell", "kind", "metric", "defense", "dataset", "truth_name", "image", "reference", "status", "message",
          "attack", "norm", "direction", "certificate", "certified_norm", "coverage")  # fmt: skip
-_COUNTS = ("height", "width", "forwards", "backwards", "n")
+_COUNTS = ("height", "width", "forwards", "backwards", "queries", "n")
 _NUMBERS = ("truth", "eps", "clean", "clean_lo", "clean_hi", "attacked", "attacked_lo", "attacked_hi",
             "attacked_8bit", "attacked_8bit_lo", "attacked_8bit_hi", "gain", "gain_8bit", "linf", "l2", "psnr", "ssim",
             "seconds", "score", "lo", "hi", "family_lo", "family_hi", "alpha", "sigma", "spread",

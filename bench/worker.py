@@ -119,7 +119,8 @@ class Worker:
             "attacked_8bit": r.attacked_8bit.score, "attacked_8bit_lo": r.attacked_8bit.lo,
             "attacked_8bit_hi": r.attacked_8bit.hi, "gain": r.gain, "gain_8bit": r.gain_8bit,
             "linf": r.linf, "l2": r.l2, "psnr": r.psnr, "ssim": r.ssim,
-            "forwards": r.forwards, "backwards": r.backwards, "seconds": r.seconds,
+            "forwards": r.forwards, "backwards": r.backwards, "queries": r.queries,
+            "seconds": r.seconds,
         }  # fmt: skip
         return [[{name: values[i].item() for name, values in columns.items()}] for i in range(len(x))]
 

@@ -12,8 +12,8 @@ from .results import Group
 
 COLUMNS = (
     "metric", "defense", "dataset", "attack", "norm", "eps", "direction", "gain_mean", "gain_lo", "gain_hi", "gain_max",
-    "gain_8bit_mean", "psnr_mean", "ssim_mean", "linf_max", "l2_max", "forwards", "backwards", "seconds",
-    "success_share", "n_ok", "n_planned",
+    "gain_8bit_mean", "psnr_mean", "ssim_mean", "linf_max", "l2_max", "forwards", "backwards", "queries",
+    "seconds", "success_share", "n_ok", "n_planned",
 )  # fmt: skip
 """Columns of `empirical.csv`, in order."""
 
@@ -55,6 +55,7 @@ def empirical_rows(group: Group) -> list[dict[str, Any]]:
                 "linf_max": at["linf"].max() if len(at) else np.nan,
                 "l2_max": at["l2"].max() if len(at) else np.nan,
                 "forwards": _mean(at["forwards"]),
+                "queries": _mean(at["queries"]),
                 "backwards": _mean(at["backwards"]),
                 "seconds": _mean(at["seconds"]),
                 "success_share": float(np.mean(toward > 0)) if len(gain) else np.nan,

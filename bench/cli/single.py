@@ -72,7 +72,8 @@ def attack(
         values = {
             "clean": r.clean.score, "adversarial": r.attacked.score, "adversarial_8bit": r.attacked_8bit.score,
             "gain": r.gain / (high - low), "linf": r.linf, "l2": r.l2, "psnr": r.psnr, "ssim": r.ssim,
-            "forwards": r.forwards, "backwards": r.backwards, "seconds": r.seconds,
+            "forwards": r.forwards, "backwards": r.backwards, "queries": r.queries,
+            "seconds": r.seconds,
         }  # fmt: skip
         numbers = {k: finite(v[0].item()) for k, v in values.items()}
         what = {"attack": attacker.spec, "norm": norm, "eps": eps, "direction": direction}

@@ -76,6 +76,27 @@ class Wave(Linear):
         return torch.sin(100 * super().forward(x))
 
 
+@register_metric("bowl")
+class Bowl(nn.Module):
+    """Minus the squared distance to an image of 0.53: its maximum lies inside a ball, not on it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) to (B,)."""
+        return -(x - 0.53).square().sum((1, 2, 3))
+
+
+@register_metric("counting")
+class Counting(Linear):
+    """Counts the images that it scores, in `seen`."""
+
+    seen = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) to (B,)."""
+        self.seen += len(x)
+        return super().forward(x)
+
+
 @register_denoiser("box")
 def box(sigma: float) -> nn.Module:
     """A 3x3 mean."""

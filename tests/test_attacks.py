@@ -1,0 +1,205 @@
+"""Attacks against closed forms, independent implementations, and the rules of the loop that they run in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from robustiqa.attacks import L2, Attack, Linf, load_attack
+from robustiqa.attacks.apgd import checkpoints
+from robustiqa.attacks.base import Candidate
+from robustiqa.attacks.square import _blob, _overlap
+from robustiqa.bench import Metric, Threat, load_metric
+from robustiqa.bench.api import Direction
+from robustiqa.bench.errors import BadParameter
+from robustiqa.bench.objective import Objective
+from robustiqa.bench.seeds import image_key
+from robustiqa.defenses import load_defense
+
+GRADIENT = ["i-fgsm", "mi-fgsm", "ni-fgsm", "vmi-fgsm", "di-fgsm[chance=0]", "apgd", "apgd[steps=5,restarts=2]"]
+QUERY = ["square[queries=120]", "nes[queries=120,pairs=5]", "spsa[queries=120,pairs=5]"]
+RANDOMISED = "median-smoothing[n=200,m=7]"
+
+
+def optimum(metric: Metric, x: torch.Tensor, threat: Threat) -> float:
+    """Largest change of the linear score, if the box does not bind."""
+    w = metric.module.weights(x).double()  # type: ignore[operator]
+    return threat.eps * float(w.norm() if threat.norm == "l2" else w.abs().sum())
+
+
+@pytest.mark.parametrize("threat", [L2(0.5), Linf(4 / 255)], ids=str)
+@pytest.mark.parametrize("attack", GRADIENT)
+def test_gradient_attacks_reach_the_optimum_of_a_linear_metric(linear, images, attack, threat) -> None:
+    signs: dict[Direction, int] = {"up": 1, "down": -1}
+    for direction, sign in signs.items():
+        result = load_attack(attack)(load_defense("none", linear), images, threat, direction)
+        share = sign * result.gain / optimum(linear, images, threat)
+        assert share.min() >= 0.99
+        assert share.max() <= 1 + 1e-4
+
+
+@pytest.mark.parametrize("threat", [L2(0.5), Linf(4 / 255), Linf(0.5), L2(30.0)], ids=str)
+@pytest.mark.parametrize("attack", [*GRADIENT, "di-fgsm", *QUERY])
+def test_budget_and_box_are_kept(linear, images, attack, threat) -> None:
+    result = load_attack(attack)(load_defense("none", linear), images, threat)
+    used = result.l2 if threat.norm == "l2" else result.linf
+    assert np.all(used <= threat.eps)
+    assert np.all(used > 0)
+    assert float(result.adversarial.min()) >= 0
+    assert float(result.adversarial.max()) <= 1
+
+
+@pytest.mark.parametrize("defense", ["none", RANDOMISED])
+@pytest.mark.parametrize("attack", ["mi-fgsm", "di-fgsm", "vmi-fgsm", "apgd[steps=5]", *QUERY])
+def test_an_image_in_a_batch_fares_as_it_does_alone(linear, images, attack, defense) -> None:
+    g, attacker = load_defense(defense, linear), load_attack(attack)
+    together = attacker(g, images, L2(0.5))
+    for i in range(len(images)):
+        alone = attacker(g, images[i : i + 1], L2(0.5))
+        assert torch.allclose(alone.adversarial[0], together.adversarial[i], atol=1e-5)
+        assert (alone.forwards[0], alone.queries[0]) == (together.forwards[i], together.queries[i])
+
+
+def test_marks_of_auto_pgd_are_those_of_the_paper() -> None:
+    """22 %, then by 3 % less each time, at least 6 %: for 100 steps as the authors' code has them."""
+    assert sorted(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99, 105]
+
+
+def test_auto_pgd_finds_the_step_size_that_a_bowl_needs() -> None:
+    """On -|x - c|^2 with c inside the ball the maximum is c itself: steps have to shrink to get there."""
+    metric, x = load_metric("bowl"), torch.full((2, 3, 16, 16), 0.5)
+    g, distance = load_defense("none", metric), 0.3 * 768**0.5 / 10
+    for steps, reached in ((10, 0.9), (100, 0.9999)):
+        result = load_attack(f"apgd[steps={steps}]")(g, x, L2(3 * distance))
+        assert np.all(result.gain >= reached * distance**2)
+
+
+# --- scores only
+
+
+@pytest.mark.parametrize("attack", QUERY)
+def test_queries_are_what_was_asked_for(images, attack) -> None:
+    """Counted by the metric itself, for a deterministic and a randomised defence."""
+    for defense, each in (("none", 1), (RANDOMISED, 7)):
+        metric = load_metric("counting")
+        g, attacker = load_defense(defense, metric), load_attack(attack)
+        clean = g.estimate(images)
+        metric.module.seen = 0  # type: ignore[assignment]
+        result = attacker(g, images, L2(0.5), clean=clean)
+        final = 2 * 3 * each  # the result, float and 8-bit
+        assert metric.module.seen - final == result.forwards.sum() == each * result.queries.sum()
+        assert np.all((result.queries <= 120) & (result.queries > 100))
+        assert np.all(result.backwards == 0)
+
+
+def test_natural_evolution_finds_the_share_of_the_optimum_that_its_queries_allow(linear, images) -> None:
+    """The mean of K Gaussian directions, each weighted by its slope, has the cosine sqrt(K / (K + d + 1)) to w."""
+    k, d = 400, images[0].numel()
+    result = load_attack(f"nes[queries={2 * k + 1},pairs={k},step=1,momentum=0]")(
+        load_defense("none", linear), images, L2(0.3)
+    )
+    share = result.gain / optimum(linear, images, L2(0.3))
+    assert share.mean() == pytest.approx((k / (k + d + 1)) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("threat", [L2(0.5), Linf(4 / 255)], ids=str)
+@pytest.mark.parametrize("attack", ["square[queries={}]", "nes[queries={},pairs=5]", "spsa[queries={},pairs=5]"])
+def test_more_queries_find_more(linear, images, attack, threat) -> None:
+    g = load_defense("none", linear)
+    few, many = (load_attack(attack.format(q))(g, images, threat).gain.mean() for q in (100, 1500))
+    noise = load_attack("random-noise[tries=20]")(g, images, threat).gain.mean()
+    assert many > 1.5 * few
+    assert many > noise
+    assert many <= optimum(linear, images, threat) * (1 + 1e-4)
+
+
+def test_square_in_l2_spends_the_whole_budget(linear, images) -> None:
+    result = load_attack("square[queries=400]")(load_defense("none", linear), images, L2(0.5))
+    assert np.allclose(result.l2, 0.5, rtol=0.01), "less only where the box binds"
+
+
+def test_blobs_are_a_bump_and_its_negative() -> None:
+    for side in (2, 5, 8):
+        blob = _blob(side)
+        assert blob.shape == (side, side)
+        assert blob[: side // 2].min() > 0 > blob[side // 2 :].max()
+        assert blob.square().sum() == pytest.approx(2.0)
+        assert blob[(side // 2) // 2].argmax() == side // 2, "the peak is in the middle"
+
+
+def test_overlapping_windows_count_their_mass_once() -> None:
+    delta = torch.arange(3 * 36.0).view(3, 6, 6)
+    both = delta[:, 2:4, 1:4].square().sum((1, 2))
+    assert torch.equal(_overlap(delta, (0, 0), (2, 1), 4), both)
+    assert torch.equal(_overlap(delta, (0, 0), (3, 3), 3), torch.zeros(3))
+
+
+def test_a_greedy_attack_is_stopped_at_its_budget(linear, images) -> None:
+    """The objective counts, not the attack; what was found before is kept."""
+
+    class Greedy(Attack):
+        spec, white_box, queries = "greedy", False, 7
+
+        def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
+            for k in range(1000):
+                z = (x + 1e-3 * min(k, 20)).clamp(0, 1)
+                yield Candidate(z, objective.query(z))
+
+    result = Greedy()(load_defense("none", linear), images, Linf(0.1))
+    assert result.queries.tolist() == result.forwards.tolist() == [7, 7, 7]
+    assert np.all(result.linf <= 6.1e-3)
+
+
+@pytest.mark.parametrize("text", [
+    "square[queries=0]", "square[p=0]", "nes[queries=10]", "spsa[sigma=0]", "apgd[steps=0]", "apgd[centre=median]",
+    "mi-fgsm[momentum=-1]", "di-fgsm[shrink=0]", "vmi-fgsm[neighbours=0]", "i-fgsm[draws=0]", "nes[momentum=1]",
+])  # fmt: skip
+def test_impossible_settings_are_named(text) -> None:
+    with pytest.raises(BadParameter, match=r"expected|takes 41 queries"):
+        load_attack(text)
+
+
+# --- the objective
+
+
+def test_a_part_of_an_objective_shares_streams_and_counts(linear, images) -> None:
+    keys = [image_key(image) for image in images]
+    g = load_defense(RANDOMISED, linear)
+    whole, other = Objective(g, keys), Objective(g, keys)
+    expected, _ = other.gradient(images, 4)
+    again, _ = other.gradient(images, 4)
+    view = whole.part([0, 2])
+    first, _ = view.gradient(images[[0, 2]], 4)
+    second, _ = view.part([1]).gradient(images[[2]], 4)
+    assert torch.allclose(first, expected[[0, 2]])
+    assert torch.allclose(second, again[[2]])
+    assert whole.backwards.tolist() == [4, 0, 8]
+
+
+def test_kernel_weights_follow_silverman(linear, images) -> None:
+    """The value is the average of the draws under a Gaussian kernel at their median, computed here with numpy."""
+    keys = [image_key(image) for image in images]
+    g = load_defense(RANDOMISED, linear)
+    objective = Objective(g, keys)
+    with torch.no_grad():
+        scores = g.surrogate(images, objective.search_streams.fork(), 15).double().numpy()
+    value, gradient = objective.gradient(images, 15, centre="kernel")
+    q1, median, q3 = np.quantile(scores, [0.25, 0.5, 0.75], axis=0)
+    h = 0.9 * np.minimum(scores.std(axis=0, ddof=1), (q3 - q1) / 1.34) * 15**-0.2
+    weights = np.exp(-(((scores - median) / h) ** 2) / 2)
+    expected = (weights * scores).sum(0) / weights.sum(0)
+    assert np.allclose(value.numpy(), expected, rtol=1e-5)
+    assert abs(value.numpy() - median).max() < abs(scores - median).max() / 3
+    assert torch.allclose(gradient, linear.module.weights(images).expand_as(images), atol=1e-5)  # type: ignore[operator]
+    assert objective.forwards.tolist() == [30, 30, 30]
+
+
+def test_gradients_of_what_is_rendered(linear, images) -> None:
+    """The chain rule through a brightness factor, known for a linear metric."""
+    objective = Objective(load_defense("none", linear), [image_key(image) for image in images])
+    factor = torch.full((3, 1, 1, 1), 0.9)
+    _, gradient = objective.gradient(factor, render=lambda f: f * images)
+    w = linear.module.weights(images)  # type: ignore[operator]
+    assert torch.allclose(gradient.flatten(), (w * images).flatten(1).sum(1), rtol=1e-4)
