@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 
@@ -30,22 +31,34 @@ class Apgd(Attack):
 
     Args:
         steps: gradient steps a restart, 100 in the paper.
-        restarts: the first starts at the image itself, the others at random points of the ball.
+        restarts: number of ascents.
         draws: draws a step on a randomised defence.
         centre: mean of the draws, or kernel: draws near their median count most.
+        start: image: the first ascent starts at the image itself, the others at random points of the ball; random: all
+            of them do.
     """
 
-    def __init__(self, steps: int = 20, restarts: int = 1, draws: int = 8, centre: Centre = "mean") -> None:
+    def __init__(
+        self,
+        steps: int = 20,
+        restarts: int = 1,
+        draws: int = 8,
+        centre: Centre = "mean",
+        start: Literal["image", "random"] = "image",
+    ) -> None:
+        if start not in ("image", "random"):
+            raise BadParameter(f"apgd[start={start}]: expected image or random")
         if min(steps, restarts, draws) < 1:
             raise BadParameter(f"apgd[steps={steps},restarts={restarts},draws={draws}]: expected numbers >= 1")
         check_centre(centre)
         self.steps, self.restarts, self.draws = steps, restarts, draws
         self.centre: Centre = centre
+        self.start = start
 
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         """Every point with its exact value on a deterministic defence; else the best and the last of each restart."""
         for restart in range(self.restarts):
-            start = x if restart == 0 else random_start(x, threat, objective.search_streams)
+            start = x if restart == 0 and self.start == "image" else random_start(x, threat, objective.search_streams)
             yield from self.ascend(objective, start, x, threat)
 
     def ascend(self, objective: Objective, z: torch.Tensor, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:

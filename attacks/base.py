@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ class Attack(ABC):
             part = slice(start, start + size)
             began = time.perf_counter()
             objective = Objective(g, keys[part], direction, seed, self.salt(threat), self.queries)
-            adversarial[part] = enforce(self._best(objective, x[part], threat), x[part], threat)
+            adversarial[part] = enforce(self.find(objective, x[part], threat), x[part], threat)
             seconds[part] = (time.perf_counter() - began) / len(keys[part])
             forwards[part], backwards[part] = objective.forwards, objective.backwards
             queries[part] = objective.queries
@@ -140,23 +141,23 @@ class Attack(ABC):
         """What separates this attack's streams from another's; the defence and its budget are left out on purpose."""
         return f"{self.spec}|{threat.norm}"
 
-    def _best(self, objective: Objective, x: torch.Tensor, threat: Threat) -> torch.Tensor:
-        """Per image the candidate with the highest value on the selection stream."""
-        best, best_value = x, torch.full((len(x),), -torch.inf, dtype=torch.float64)
+    @final
+    def find(self, objective: Objective, x: torch.Tensor, threat: Threat) -> torch.Tensor:
+        """Per image the candidate with the highest value on the selection stream, not judged any further."""
         proposals = _until_spent(self.candidates(objective, x, threat))
-        if objective.g.randomised:
-            proposals = list(proposals)
-            if len(proposals) == 1:
-                return proposals[0].x  # nothing to choose from: save the selection draws
-        for candidate in proposals:
+        first, second = next(proposals, None), next(proposals, None)
+        if first is None:
+            raise BadParameter(f"attack {self.spec!r} proposed no image: its `candidates` must yield at least one")
+        if second is None:
+            return first.x  # nothing to choose from
+        best, best_value = x, torch.full((len(x),), -torch.inf, dtype=torch.float64)
+        for candidate in itertools.chain((first, second), proposals):
             value = candidate.value
             if value is None:
                 value = objective.select(candidate.x, self.selection_draws)
             better = value > best_value
             best = torch.where(better.to(x.device)[:, None, None, None], candidate.x.detach(), best)
             best_value = torch.where(better, value, best_value)
-        if not bool((best_value > -torch.inf).all()):
-            raise BadParameter(f"attack {self.spec!r} proposed no image: its `candidates` must yield at least one")
         return best
 
 

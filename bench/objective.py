@@ -83,6 +83,20 @@ class Objective:
         """Add what was spent through `only(index)` to the counts of that image."""
         self._counts[:, self._index[index]] += other._counts[:, other._index].sum(1)
 
+    def of(self, g: DefendedMetric) -> Objective:
+        """The same search on another defended metric: it draws from these streams and adds to these counts."""
+        view = copy.copy(self)
+        view.g, view.sign = g, self.sign * self.g.metric.sign * g.metric.sign
+        return view
+
+    def salted(self, salt: str) -> Objective:
+        """A view with the streams that an attack of another salt has; it adds to these counts."""
+        direction, seed, _, limit = self._made_of
+        view = copy.copy(self)
+        fresh = Objective(self.g, self.keys, direction, seed, salt, limit)
+        view._search, view._selection = fresh._search, fresh._selection
+        return view
+
     def streams(self, role: Role, *extra: object) -> Streams:
         """Fresh streams of a role for these images."""
         return Streams.create(self.keys, role, self.seed, *extra)

@@ -9,16 +9,19 @@ import pytest
 import torch
 from robustiqa.attacks import L2, Attack, Linf, load_attack
 from robustiqa.attacks.apgd import checkpoints
+from robustiqa.attacks.auto import members
 from robustiqa.attacks.base import Candidate
+from robustiqa.attacks.quantised import whole_levels
 from robustiqa.attacks.square import _blob, _overlap
-from robustiqa.bench import Metric, Threat, load_metric
+from robustiqa.bench import Metric, Threat, load_dataset, load_metric
 from robustiqa.bench.api import Direction
-from robustiqa.bench.errors import BadParameter
+from robustiqa.bench.errors import BadParameter, Incompatible
 from robustiqa.bench.objective import Objective
 from robustiqa.bench.seeds import image_key
 from robustiqa.defenses import load_defense
 
-GRADIENT = ["i-fgsm", "mi-fgsm", "ni-fgsm", "vmi-fgsm", "di-fgsm[chance=0]", "apgd", "apgd[steps=5,restarts=2]"]
+GRADIENT = ["i-fgsm", "mi-fgsm", "ni-fgsm", "vmi-fgsm", "di-fgsm[chance=0]", "apgd", "apgd[steps=5,restarts=2]",
+            "transfer", "transfer[source=linear+linear]", "auto-iqa"]  # fmt: skip
 QUERY = ["square[queries=120]", "nes[queries=120,pairs=5]", "spsa[queries=120,pairs=5]"]
 RANDOMISED = "median-smoothing[n=200,m=7]"
 
@@ -41,7 +44,7 @@ def test_gradient_attacks_reach_the_optimum_of_a_linear_metric(linear, images, a
 
 
 @pytest.mark.parametrize("threat", [L2(0.5), Linf(4 / 255), Linf(0.5), L2(30.0)], ids=str)
-@pytest.mark.parametrize("attack", [*GRADIENT, "di-fgsm", *QUERY])
+@pytest.mark.parametrize("attack", [*GRADIENT, "di-fgsm", "quantised-pgd", *QUERY])
 def test_budget_and_box_are_kept(linear, images, attack, threat) -> None:
     result = load_attack(attack)(load_defense("none", linear), images, threat)
     used = result.l2 if threat.norm == "l2" else result.linf
@@ -52,7 +55,9 @@ def test_budget_and_box_are_kept(linear, images, attack, threat) -> None:
 
 
 @pytest.mark.parametrize("defense", ["none", RANDOMISED])
-@pytest.mark.parametrize("attack", ["mi-fgsm", "di-fgsm", "vmi-fgsm", "apgd[steps=5]", *QUERY])
+@pytest.mark.parametrize(
+    "attack", ["mi-fgsm", "di-fgsm", "vmi-fgsm", "apgd[steps=5]", "quantised-pgd[steps=5]", *QUERY]
+)
 def test_an_image_in_a_batch_fares_as_it_does_alone(linear, images, attack, defense) -> None:
     g, attacker = load_defense(defense, linear), load_attack(attack)
     together = attacker(g, images, L2(0.5))
@@ -74,6 +79,83 @@ def test_auto_pgd_finds_the_step_size_that_a_bowl_needs() -> None:
     for steps, reached in ((10, 0.9), (100, 0.9999)):
         result = load_attack(f"apgd[steps={steps}]")(g, x, L2(3 * distance))
         assert np.all(result.gain >= reached * distance**2)
+
+
+# --- transfer, whole grey levels, the standard worst case
+
+
+def test_transfer_asks_the_attacked_metric_nothing(images) -> None:
+    metric = load_metric("counting")
+    g = load_defense("none", metric)
+    clean = g.estimate(images)
+    metric.module.seen = 0  # type: ignore[assignment]
+    result = load_attack("transfer[source=linear-dmos,steps=5]")(g, images, L2(0.5), clean=clean)
+    assert metric.module.seen == 2 * len(images), "only the final scores, float and 8-bit"
+    assert result.backwards.tolist() == [5, 5, 5]
+    # `linear-dmos` is the same function with the opposite sense: raising its quality lowers this one's.
+    assert np.allclose(result.gain, -optimum(metric, images, L2(0.5)), rtol=1e-3)
+
+
+def test_opposed_sources_cancel(linear, images) -> None:
+    result = load_attack("transfer[source=linear+linear-dmos]")(load_defense("none", linear), images, Linf(0.1))
+    assert torch.equal(result.adversarial, images)
+
+
+@pytest.mark.parametrize("threat", [Linf(4 / 255), Linf(4.4 / 255), L2(0.5), L2(0.05)], ids=str)
+def test_quantised_results_survive_saving(linear, images, threat) -> None:
+    x = (images * 255).round() / 255
+    result = load_attack("quantised-pgd")(load_defense("none", linear), x, threat)
+    # Shrinking to the last bit of the budget moves a value by less than a millionth.
+    assert torch.allclose((result.adversarial * 255).round() / 255, result.adversarial, atol=1e-6)
+    assert np.allclose(result.gain, result.gain_8bit, atol=1e-4)
+    w = linear.module.weights(images).double()
+    if threat.norm == "linf":
+        best = 4 / 255 * float(w.abs().sum())
+    else:  # k values moved by a level each: the largest weights win
+        k = int((threat.eps * 255) ** 2)
+        best = float(w.abs().flatten().sort(descending=True).values[:k].sum()) / 255
+    assert np.all(result.gain >= 0.9 * best)
+    assert np.all(result.gain <= (1 + 1e-4) * optimum(linear, x, threat))
+
+
+def test_rounding_leaves_the_ball_of_an_image_between_levels(images) -> None:
+    """Where no whole level lies within eps the value stays."""
+    x = torch.full((1, 3, 4, 4), 100.5 / 255)
+    near = whole_levels(x + 0.1, x, Linf(0.4 / 255))
+    assert torch.equal(near, x)
+    assert torch.equal(whole_levels(x + 0.1, x, L2(1e-4)), x)
+
+
+@pytest.mark.parametrize("threat", [L2(0.05), Linf(0.2 / 255)], ids=str)
+def test_auto_iqa_is_as_strong_as_each_of_its_members(threat) -> None:
+    """Image by image; on a deterministic defence exactly. Budgets that leave the scores inside the declared range."""
+    metric = load_metric("tiny-iqa")
+    data = load_dataset("photos[size=128,subset=quick]")
+    x = torch.stack([data.load(i)[:, :64, :64] for i in range(3)])
+    for defense, slack in (("none", 1e-4), ("median-smoothing[sigma=0.05,n=50,m=11]", 2.0)):
+        g = load_defense(defense, metric)
+        together = load_attack("auto-iqa")(g, x, threat)
+        for member in members(g.randomised):
+            assert np.all(together.gain >= member(g, x, threat).gain - slack), member.spec
+
+
+def test_auto_iqa_stops_where_there_is_no_room(images) -> None:
+    """The first member drives `bounded` to the end of its range: the others do not run."""
+    g = load_defense("none", load_metric("ranged"))
+    near, far = (load_attack("auto-iqa")(g, images, L2(eps)) for eps in (0.01, 3.0))
+    assert far.forwards.max() < 60 < near.forwards.min()
+    assert far.queries.max() == 0
+    assert np.all(near.queries == 1000)
+
+
+def test_auto_iqa_on_a_metric_without_gradient_is_its_black_box_part(images) -> None:
+    g = load_defense("none", load_metric("no-gradient"))
+    result = load_attack("auto-iqa")(g, images, L2(0.3))
+    assert result.queries.tolist() == [1000, 1000, 1000]
+    assert np.all(result.gain > 0)
+    assert np.all(result.backwards == 0)
+    with pytest.raises(Incompatible, match="black-box"):
+        load_attack("apgd")(g, images, L2(0.3))
 
 
 # --- scores only

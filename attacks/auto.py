@@ -1,0 +1,84 @@
+"""`auto-iqa`: the standard worst case, a fixed set of attacks without parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ..bench.api import DefendedMetric, Threat
+from ..bench.errors import Incompatible
+from ..bench.objective import Objective
+from ..bench.registry import register_attack
+from .apgd import Apgd
+from .base import Attack, Candidate
+from .quantised import QuantisedPgd
+from .square import Square
+from .transfer import Transfer
+
+
+def members(randomised: bool) -> list[Attack]:
+    """The attacks of version 1, in the order in which they run, for a deterministic or a randomised defence."""
+    named: dict[str, Attack] = (
+        {
+            "apgd-eot": Apgd(steps=20, draws=8),
+            "apgd-kernel": Apgd(steps=20, draws=8, centre="kernel"),
+            "transfer": Transfer(steps=20),
+            "quantised": QuantisedPgd(steps=20, draws=8),
+            "square": Square(queries=60),
+        }
+        if randomised
+        else {
+            "apgd": Apgd(steps=50),
+            "apgd-restarts": Apgd(steps=50, restarts=2, start="random"),
+            "transfer": Transfer(steps=20),
+            "quantised": QuantisedPgd(steps=20),
+            "square": Square(queries=1000),
+        }
+    )
+    for name, attack in named.items():
+        attack.spec = f"auto-iqa/{name}"
+    return list(named.values())
+
+
+@register_attack("auto-iqa")
+class AutoIqa(Attack):
+    """The standard worst case of the board: several attacks without parameters, and per image the best of them.
+
+    In this order: APGD (on a randomised defence with EOT, then once more with draws weighted around their median; on a
+    deterministic one again from two random points); MI-FGSM on the undefended metric, which no defence can mislead;
+    quantisation-aware PGD; Square, which needs no gradient. A later member runs only on images that the earlier ones
+    have left inside the metric's declared range: beyond it there is nothing more to show. Attacks that need a gradient
+    are left out where the metric has none.
+    """
+
+    white_box = False
+
+    def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
+        """The best image of each member, where it ran."""
+        best = x
+        left = list(range(len(x)))
+        for member in members(objective.g.randomised):
+            if not left or member.skip(objective.g, threat) is not None:
+                continue
+            part = objective.part(left).salted(member.salt(threat))
+            part.limit = member.queries
+            found = best.clone()
+            try:
+                found[left] = member.find(part, x[left], threat)
+            except Incompatible:  # scores that turn out to have no gradient
+                continue
+            value = torch.full((len(x),), -torch.inf, dtype=torch.float64)
+            value[left] = objective.part(left).select(found[left], self.selection_draws)
+            best = found
+            yield Candidate(found, value)
+            room = _room(objective.g, objective.sign)
+            left = [i for i in left if float(value[i]) < room]
+
+
+def _room(g: DefendedMetric, sign: float) -> float:
+    """The oriented score at which the metric's declared range ends; infinite if it declares none."""
+    if g.metric.score_range is None:
+        return float("inf")
+    low, high = g.metric.score_range
+    return max(sign * low, sign * high)

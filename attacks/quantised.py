@@ -1,0 +1,80 @@
+"""An attack on the saved file: every candidate is an image of whole grey levels inside the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ..bench.api import Threat
+from ..bench.objective import Objective
+from ..bench.registry import register_attack
+from .base import Candidate
+from .pgd import Past, Pgd
+from .projection import project, unit
+
+LEVELS = 255.0
+
+
+@register_attack("quantised-pgd")
+class QuantisedPgd(Pgd):
+    """PGD with momentum that proposes 8-bit images only, so that nothing is lost when the result is saved as PNG.
+
+    Gradients are taken at the rounded image and move the unrounded one (straight-through, as in quantisation-aware
+    training). In linf the rounded values are kept inside the ball by rounding towards the image where needed; in l2
+    the perturbation is shrunk, image by image, until it fits after rounding: of a small budget the largest steps
+    survive. An image that is not made of whole levels itself is left as it is where no level fits.
+
+    Args:
+        steps: gradient steps a restart.
+        step: step size as a fraction of eps; none for 2.5 / steps.
+        restarts: the first starts at the image itself, the others at random points of the ball.
+        draws: draws averaged in the gradient of a randomised defence (EOT).
+        momentum: weight of the past steps' directions.
+    """
+
+    def __init__(
+        self, steps: int = 20, step: float | None = None, restarts: int = 1, draws: int = 8, momentum: float = 0.75
+    ) -> None:
+        super().__init__(steps, step, restarts)
+        self.draws, self.momentum = draws, momentum
+
+    def _ascend(self, objective: Objective, z: torch.Tensor, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
+        past = Past(torch.zeros_like(x), torch.zeros_like(x))
+        for t in range(self.steps):
+            rounded = whole_levels(z, x, threat)
+            value, gradient = objective.gradient(rounded, self.draws)
+            if not objective.g.randomised:
+                yield Candidate(rounded, value)
+            past.velocity = self.momentum * past.velocity + unit(gradient, "l2")
+            z = project(z + self.step * threat.eps * unit(past.velocity, threat.norm), x, threat)
+            if objective.g.randomised and t == self.steps // 2:
+                yield Candidate(whole_levels(z, x, threat))
+        yield Candidate(whole_levels(z, x, threat))
+
+
+def whole_levels(z: torch.Tensor, x: torch.Tensor, threat: Threat) -> torch.Tensor:
+    """An image of whole grey levels near z and inside the budget around x (B,3,H,W); x's own values where none fits."""
+    if threat.norm == "linf":
+        slack = 1e-4  # levels: eps = 4/255 has to count as four of them
+        low = torch.ceil((x.double() - threat.eps) * LEVELS - slack)
+        high = torch.floor((x.double() + threat.eps) * LEVELS + slack)
+        rounded = torch.minimum(torch.maximum((z.double() * LEVELS).round(), low), high)
+        return torch.where(low <= high, rounded / LEVELS, x.double()).to(x.dtype).clamp(0.0, 1.0)
+    delta = z.double() - x.double()
+    levels = (x.double() * LEVELS).round() / LEVELS
+    # Bisection for the largest factor whose rounded perturbation fits; rounding up makes some factors above 1 fit too.
+    low, high = torch.zeros(len(x), dtype=torch.float64, device=x.device), torch.full_like(delta[:, 0, 0, 0], 8.0)
+    for _ in range(24):
+        middle = (low + high) / 2
+        moved = _rounded(levels, delta, middle)
+        fits = (moved - x.double()).flatten(1).norm(dim=1) <= threat.eps
+        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+    found = _rounded(levels, delta, low).to(x.dtype)
+    fits = (found.double() - x.double()).flatten(1).norm(dim=1) <= threat.eps
+    return torch.where(fits[:, None, None, None], found, x)
+
+
+def _rounded(levels: torch.Tensor, delta: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    steps = (factor[:, None, None, None] * delta * LEVELS).round() / LEVELS
+    return (levels + steps).clamp(0.0, 1.0)
