@@ -1,0 +1,85 @@
+"""Ours against torchattacks and foolbox: the same attack, steps, step size and budget, on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from robustiqa.attacks import L2, Linf, load_attack
+from robustiqa.attacks.torchattacks_bridge import TwoLogit
+from robustiqa.bench import Threat, load_dataset, load_metric
+from robustiqa.bench.api import DefendedMetric
+from robustiqa.bench.objective import Objective
+from robustiqa.bench.seeds import image_key
+from robustiqa.defenses import load_defense
+
+STEPS, STEP = 10, 0.2
+"""Steps, and their size as a fraction of eps."""
+
+
+@pytest.fixture(scope="module")
+def photographs() -> torch.Tensor:
+    data = load_dataset("photos[size=128,subset=quick]")
+    return torch.stack([data.load(i)[:, 30:94, 30:94] for i in range(0, 10, 2)])
+
+
+def foolbox_pgd(model: torch.nn.Module, x: torch.Tensor, threat: Threat) -> torch.Tensor:
+    fb = pytest.importorskip("foolbox", reason="foolbox is not installed: pip install robustiqa[dev]")
+    kind = fb.attacks.LinfPGD if threat.norm == "linf" else fb.attacks.L2PGD
+    attack = kind(rel_stepsize=STEP, steps=STEPS, random_start=False)
+    labels = torch.zeros(len(x), dtype=torch.long)
+    return attack.run(
+        fb.PyTorchModel(model, bounds=(0, 1)), x, fb.criteria.Misclassification(labels), epsilon=threat.eps
+    )
+
+
+def torchattacks_pgd(model: torch.nn.Module, x: torch.Tensor, threat: Threat) -> torch.Tensor:
+    ta = pytest.importorskip("torchattacks", reason="torchattacks is not installed: see the README")
+    kind: Any = ta.PGD if threat.norm == "linf" else ta.PGDL2
+    attack = kind(model, eps=threat.eps, alpha=STEP * threat.eps, steps=STEPS, random_start=False)
+    return attack(x, torch.zeros(len(x), dtype=torch.long))
+
+
+@pytest.mark.parametrize("threat", [Linf(1 / 255), L2(0.25)], ids=str)
+@pytest.mark.parametrize("peer", [foolbox_pgd, torchattacks_pgd])
+@pytest.mark.parametrize("metric", ["linear", "tiny-iqa"])
+def test_pgd_gains_at_least_as_much_at_the_same_cost(
+    photographs: torch.Tensor, peer: Callable[..., torch.Tensor], threat: Threat, metric: str
+) -> None:
+    g = load_defense("none", load_metric(metric))
+    objective = Objective(g, [image_key(image) for image in photographs])
+    theirs = peer(TwoLogit(objective).eval(), photographs, threat).detach()
+    assert np.all(_length(theirs - photographs, threat) <= threat.eps * (1 + 1e-5))
+    gain = _gain(g, photographs, theirs)
+    ours = load_attack(f"pgd[steps={STEPS},step={STEP}]")(g, photographs, threat)
+    assert np.all(ours.gain >= gain - 1e-3), "the same path, and the best of its points"
+    assert np.all(gain > 0.5 * ours.gain), "the peer attacks the same thing"
+    # One forward more: the last point is looked at before it is chosen.
+    assert ours.backwards.tolist() == objective.backwards.tolist() == [STEPS] * 5
+    assert (ours.forwards - 1).tolist() == objective.forwards.tolist()
+
+
+@pytest.mark.parametrize("threat", [Linf(0.2 / 255), L2(0.05)], ids=str)
+def test_auto_pgd_against_that_of_torchattacks(photographs: torch.Tensor, threat: Threat) -> None:
+    """Theirs starts at a random point: the means are compared, not the images."""
+    ta = pytest.importorskip("torchattacks", reason="torchattacks is not installed: see the README")
+    g = load_defense("none", load_metric("tiny-iqa"))
+    objective = Objective(g, [image_key(image) for image in photographs])
+    torch.manual_seed(0)
+    norm = "Linf" if threat.norm == "linf" else "L2"
+    attack = ta.APGD(TwoLogit(objective).eval(), norm=norm, eps=threat.eps, steps=20, loss="ce")
+    theirs = attack(photographs, torch.zeros(5, dtype=torch.long)).detach()
+    ours = load_attack("apgd[steps=20]")(g, photographs, threat)
+    assert ours.gain.mean() >= 0.99 * _gain(g, photographs, theirs).mean()
+
+
+def _gain(g: DefendedMetric, x: torch.Tensor, adversarial: torch.Tensor) -> np.ndarray:
+    return g.estimate(adversarial.clamp(0, 1)).score - g.estimate(x).score
+
+
+def _length(delta: torch.Tensor, threat: Threat) -> np.ndarray:
+    flat = delta.double().flatten(1)
+    return (flat.abs().amax(1) if threat.norm == "linf" else flat.norm(dim=1)).numpy()
