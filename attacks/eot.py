@@ -24,6 +24,8 @@ class EotPgd(Pgd):
         restarts: the first starts at the image itself, the others at random points of the ball.
         momentum: weight of the past steps' directions.
         centre: mean of the draws, or kernel: draws near their median count most (see `Objective.gradient`).
+        fixed: keep the same draws in all steps (SmoothAdv, Salman et al. 2019). Their mean then is a deterministic
+            function that PGD climbs far, and fresh draws share only a part of what it gains.
     """
 
     def __init__(
@@ -34,9 +36,10 @@ class EotPgd(Pgd):
         restarts: int = 1,
         momentum: float = 0.75,
         centre: Centre = "mean",
+        fixed: bool = False,
     ) -> None:
         super().__init__(steps, step, restarts)
         if draws < 1 or not 0 <= momentum < 1:
             raise BadParameter(f"eot-pgd[draws={draws},momentum={momentum}]: expected draws >= 1, 0 <= momentum < 1")
         check_centre(centre)
-        self.draws, self.momentum, self.centre = draws, momentum, centre
+        self.draws, self.momentum, self.centre, self.fixed = draws, momentum, centre, fixed

@@ -44,6 +44,7 @@ class Pgd(Attack):
     draws = 1
     momentum = 0.0
     centre: Centre = "mean"
+    fixed = False
     checkpoints = 3
     """Candidates a restart that are compared when the defence is randomised, the last among them."""
 
@@ -79,7 +80,7 @@ class Pgd(Attack):
         self, objective: Objective, z: torch.Tensor, past: Past, threat: Threat
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Value at z, where the gradient tells it, and the gradient to step along."""
-        return objective.gradient(z, self.draws, centre=self.centre)
+        return objective.gradient(z, self.draws, centre=self.centre, fixed=self.fixed)
 
     def _scaled(self, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient in the unit in which momentum adds it up."""

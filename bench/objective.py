@@ -139,7 +139,13 @@ class Objective:
         return self.sign * self.g.aggregate(scores).double().cpu()
 
     def gradient(
-        self, x: torch.Tensor, draws: int = 1, *, render: Render | None = None, centre: Centre = "mean"
+        self,
+        x: torch.Tensor,
+        draws: int = 1,
+        *,
+        render: Render | None = None,
+        centre: Centre = "mean",
+        fixed: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Oriented score (B,) over `draws` fresh search draws, and its gradient, shaped like x (EOT).
 
@@ -150,6 +156,7 @@ class Objective:
             centre: "mean", of low variance but not what a median smoothing deploys; or "kernel": draws weighted by
                 their closeness to their median (Gaussian kernel, bandwidth 0.9 min(sd, iqr/1.34) draws^(-1/5),
                 Silverman 1986), between the mean and the gradient of the median, which is that of a single draw.
+            fixed: take the same draws as in the last call with `fixed`, instead of fresh ones.
 
         Raises:
             Incompatible: the defended metric has no gradient at all.
@@ -165,7 +172,7 @@ class Objective:
         total = torch.zeros(x.shape[0], dtype=torch.float64)
         gradient = torch.zeros_like(x)
         leaf, done = x.detach().clone(), 0
-        for d, rng in self._chunks(x, draws, self._search):
+        for d, rng in self._chunks(x, draws, self._search.fork() if fixed else self._search):
             leaf.requires_grad_(True)
             scores = self.g.surrogate(render(leaf), rng, d)
             if not scores.requires_grad:
