@@ -19,6 +19,7 @@ _COMMANDS = {
     "run": ("runs:run", "Run a suite, or go on with an interrupted run."),
     "collect": ("runs:collect", "Write the tables of a run again."),
     "compare": ("compare:compare", "Accuracy of a run's defences with intervals, paired against a baseline."),
+    "check": ("check:check", "Reliability checks: can robustness figures of a defence be believed?"),
     "soundness": ("soundness:soundness", "Check certificates against known truths and attacks."),
     "train": ("train:train", "Train a metric or a denoiser."),
 }

@@ -1,0 +1,97 @@
+"""Every known fault raises its flag, and sound defences raise none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from robustiqa.bench import load_dataset, load_metric
+from robustiqa.bench.checks.ladder import climb
+from robustiqa.bench.checks.probes import planted_pattern, probe
+from robustiqa.bench.checks.reliability import RULES, Finding
+from robustiqa.bench.cli.main import cli
+from robustiqa.bench.errors import UnknownName
+from robustiqa.bench.registry import registry
+from robustiqa.defenses import load_defense
+
+BROKEN = Path(__file__).parent / "plugins" / "broken.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def broken() -> None:
+    registry.load_file(BROKEN)
+
+
+@pytest.fixture(scope="module")
+def crops() -> torch.Tensor:
+    data = load_dataset("photos[size=128,subset=quick]")
+    return torch.stack([data.load(i)[:, 30:94, 30:94] for i in range(0, 10, 2)])
+
+
+def raised(findings: list[Finding]) -> set[str]:
+    return {f.name for f in findings if f.raised}
+
+
+@pytest.mark.parametrize(
+    ("defense", "flags"),
+    [
+        ("broken-killer", {"gradient-missing", "planted-missed", "not-monotone", "black-box-wins"}),
+        ("broken-compass", {"gradient-mismatch", "planted-missed", "black-box-wins"}),
+        ("broken-rounding", {"gradient-missing", "black-box-wins"}),
+        ("broken-train-mode", {"batch-dependent"}),
+        ("broken-fixed-noise[n=100,m=5,sigma=0.05]", {"fixed-noise"}),
+        ("broken-saturating", {"saturated", "gradient-missing"}),
+        ("broken-dice", {"irreproducible", "random-undeclared"}),
+        ("broken-inner-loop", {"optimises-inside"}),
+    ],
+)
+def test_every_fault_raises_its_flag(crops: torch.Tensor, defense: str, flags: set[str]) -> None:
+    g = load_defense(defense, load_metric("tiny-iqa"))
+    found = raised([*probe(g, crops), *climb(g, crops)])
+    assert flags <= found, f"missing {flags - found}"
+
+
+@pytest.mark.parametrize("defense", ["none", "gaussian-blur", "jpeg", "median-smoothing[sigma=0.05,n=100,m=7]"])
+def test_sound_defences_raise_none(crops: torch.Tensor, defense: str) -> None:
+    g = load_defense(defense, load_metric("tiny-iqa"))
+    findings = [*probe(g, crops), *climb(g, crops)]
+    assert raised(findings) == set()
+    checked = {f.rule.number for f in findings if not f.skipped}
+    assert checked >= {1, 2, 3, 4, 5, 6, 8, 9, 10, 12}
+
+
+def test_what_has_no_gradient_is_skipped_with_a_reason(crops: torch.Tensor) -> None:
+    g = load_defense("none", load_metric("no-gradient"))
+    for finding in climb(g, crops):
+        assert "gradient" in finding.skipped
+        assert not finding.raised
+
+
+def test_every_check_says_what_to_do() -> None:
+    assert {rule.number for rule in RULES.values()} == set(range(1, 15))
+    assert all(rule.raised_if and rule.meaning and rule.advice for rule in RULES.values())
+    with pytest.raises(UnknownName, match="batch-dependent"):
+        Finding("batch-dependant")
+
+
+def test_the_planted_pattern_survives_compression() -> None:
+    pattern = planted_pattern(96, 64)
+    assert pattern.norm() == pytest.approx(1.0)
+    blurred = torch.nn.functional.avg_pool2d(pattern[None], 5, stride=1, padding=2)[0]
+    assert float((blurred * pattern).sum()) > 0.9
+
+
+def test_check_prints_a_table_and_fails_on_a_flag() -> None:
+    command = ["check", "--metric", "tiny-iqa", "--images", "2", "--no-ladder", "--plugin", str(BROKEN)]
+    good = CliRunner().invoke(cli, [*command, "--defense", "none", "--json"])
+    assert good.exit_code == 0, good.output
+    rows = json.loads(good.stdout)
+    assert {row["name"] for row in rows} >= {"batch-dependent", "gradient-missing"}
+    assert not any(row["raised"] for row in rows)
+    bad = CliRunner().invoke(cli, [*command, "--defense", "broken-rounding"])
+    assert bad.exit_code == 1
+    assert "gradient-missing" in bad.stdout
+    assert "declare a surrogate gradient" in bad.output
