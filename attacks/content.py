@@ -12,6 +12,7 @@ from ..bench.objective import Objective
 from ..bench.registry import register_attack
 from .base import Candidate
 from .iterative import IFgsm, MiFgsm
+from .perceptual import luma
 from .pgd import Past
 from .projection import project, unit
 
@@ -31,8 +32,10 @@ class KorhonenYou(MiFgsm):
         momentum: weight of what was accumulated.
     """
 
+    reach = 2.5
+
     def __init__(self, steps: int = 20, step: float | None = None, draws: int = 1, momentum: float = 0.9) -> None:
-        super().__init__(steps, 2.5 / steps if step is None else step, draws, momentum)
+        super().__init__(steps, step, draws, momentum)
 
     def _ascend(self, objective: Objective, z: torch.Tensor, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         weights = edges(x)
@@ -53,9 +56,8 @@ class KorhonenYou(MiFgsm):
 
 def edges(x: torch.Tensor) -> torch.Tensor:
     """Weights (B,1,H,W) in [0,1]: squared Sobel magnitude of the luma, dilated; all 1 for an image without an edge."""
-    luma = (x * x.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
     kernel = x.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
-    padded = F.pad(luma, (1, 1, 1, 1), mode="replicate")
+    padded = F.pad(luma(x), (1, 1, 1, 1), mode="replicate")
     across, down = (F.conv2d(padded, k[None, None]) for k in (kernel, kernel.T))
     squared = F.max_pool2d(across.square() + down.square(), 3, stride=1, padding=1)
     top = squared.amax((1, 2, 3), keepdim=True)
@@ -76,8 +78,10 @@ class Madc(IFgsm):
         draws: draws averaged in the gradient of a randomised defence (EOT).
     """
 
+    reach = 2.5
+
     def __init__(self, steps: int = 8, step: float | None = None, draws: int = 1) -> None:
-        super().__init__(steps, 2.5 / steps if step is None else step, draws)
+        super().__init__(steps, step, draws)
 
     def _ascend(self, objective: Objective, z: torch.Tensor, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         for t in range(self.steps):

@@ -26,12 +26,15 @@ class IFgsm(Pgd):
         draws: draws averaged in the gradient of a randomised defence (EOT); no effect on a deterministic one.
     """
 
+    reach = 1.0
+    """Length of the way, in units of eps, that the default step size allows."""
+
     def __init__(self, steps: int = 10, step: float | None = None, draws: int = 1) -> None:
         super().__init__(steps, step)
         if draws < 1:
             raise BadParameter(f"{type(self).__name__}[draws={draws}]: expected at least 1")
         self.draws = draws
-        self.step = 1 / steps if step is None else step
+        self.step = self.reach / steps if step is None else step
 
 
 @register_attack("mi-fgsm")

@@ -15,7 +15,7 @@ from .build import load_attack, load_defense
 from .datasets import Dataset, load_dataset
 from .errors import Absent, Incompatible
 from .metrics import load_metric
-from .registry import code_digest, identity_of, package_versions, registry
+from .registry import checks_digest, code_digest, identity_of, package_versions, registry
 from .spec import parse_spec
 from .store import SCHEMA_VERSION
 from .suite import AttackEntry, Suite
@@ -25,7 +25,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Cell:
-    """One piece of work: images [start, stop) of a data set, one metric, one defence, and what is done to them."""
+    """One piece of work: images [start, stop) of a data set, one metric, one defence, and what is done to them.
+
+    Reliability checks ("check") take `images` of them, spread over the range, and climb the ladder if `ladder` says so.
+    """
 
     kind: str
     metric: str
@@ -41,6 +44,8 @@ class Cell:
     alpha: float | None = None
     coverage: Coverage | None = None
     family: int = 1
+    images: int = 0
+    ladder: bool = False
     id: str = ""
 
     @property
@@ -154,6 +159,8 @@ def _jobs(
     yield {"kind": "score"}
     if not wanted:
         return
+    if suite.checks:
+        yield {"kind": "check", "images": min(suite.checks.images, images), "ladder": suite.checks.ladder}
     if suite.certify and g.certified_norm:
         entry = suite.certify
         job = {"kind": "certify", "alpha": entry.alpha, "coverage": entry.coverage, "family": images}
@@ -201,6 +208,8 @@ def _cut(job: dict[str, Any], chunk: int, dataset: Dataset) -> Iterator[Cell]:
         "attack": identity_of("attack", job["attack"]) if "attack" in job else None,
         "dataset": dataset.content_hash,
     }
+    if job["kind"] == "check":  # one judgement of a defended metric, not one of each image
+        identity["checks"], chunk = checks_digest(), max(1, len(dataset))
     for start in range(0, len(dataset), chunk):
         cell = Cell(**job, start=start, stop=min(start + chunk, len(dataset)))
         parts = asdict(cell) | {"id": "", "identity": identity}

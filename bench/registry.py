@@ -80,11 +80,21 @@ def code_digest() -> str:
     A plug-in leans on the attack loop, the sampling engine and much else, so its own file does not identify it. The
     price: results are not reused over a change of code that would not have mattered.
     """
+    return _digest_of(("attacks", "bench", "defenses"), {"checks", "cli", "training", "suites", "__pycache__"})
+
+
+@functools.cache
+def checks_digest() -> str:
+    """Digest of the code of the reliability checks: part of the identity of their results only."""
+    return _digest_of(("bench/checks",), {"__pycache__"})
+
+
+def _digest_of(folders: Sequence[str], unrelated: set[str]) -> str:
+    """Digest of code and weights in folders of this package, but for those below folders of certain names."""
     root = Path(__file__).parents[1]
-    unrelated = {"checks", "cli", "training", "suites", "__pycache__"}
     digest = hashlib.sha256()
-    for package in ("attacks", "bench", "defenses"):
-        for path in sorted((root / package).rglob("*")):
+    for folder in folders:
+        for path in sorted((root / folder).rglob("*")):
             parts = path.relative_to(root).parts
             if path.suffix in (".py", ".safetensors") and not unrelated.intersection(parts):
                 digest.update("/".join(parts).encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -222,6 +232,7 @@ _BUILTIN = {
         "median-smoothing": "defenses.certified.median",
         "denoised-median-smoothing": "defenses.certified.denoised",
         "dms-iqa": "defenses.certified.dms",
+        "dms-iqa-tight": "defenses.certified.dms",
         "diffusion-denoised-median-smoothing": "defenses.certified.denoised",
         "fixed-noise-median-smoothing": "defenses.certified.fixed_noise",
         "mean-smoothing": "defenses.certified.mean",
@@ -240,10 +251,11 @@ _BUILTIN = {
         "light-s0.18": "defenses.denoisers.shipped",
         "light-s0.25": "defenses.denoisers.shipped",
         "diffusion-light": "defenses.denoisers.shipped",
-        "dms-tiny-iqa-s0.06": "defenses.denoisers.shipped",
-        "dms-tiny-iqa-s0.12": "defenses.denoisers.shipped",
-        "dms-tiny-iqa-s0.18": "defenses.denoisers.shipped",
-        "dms-tiny-iqa-s0.25": "defenses.denoisers.shipped",
+        **{
+            f"{kind}-tiny-iqa-s{level}": "defenses.denoisers.shipped"
+            for kind in ("dms", "tight")
+            for level in ("0.06", "0.12", "0.18", "0.25")
+        },
     },
     "attack": {
         "random-noise": "attacks.random_noise",
@@ -255,6 +267,7 @@ _BUILTIN = {
         "auto-iqa": "attacks.auto",
         "minimal-eps": "attacks.minimal",
         **dict.fromkeys(("korhonen-you", "madc"), "attacks.content"),
+        **dict.fromkeys(("zhang-ssim", "ssah", "ioi"), "attacks.perceptual"),
         **dict.fromkeys(("stadv", "colour-curve"), "attacks.rendered"),
         "quantised-pgd": "attacks.quantised",
         "transfer": "attacks.transfer",

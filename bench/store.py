@@ -30,13 +30,13 @@ SCHEMA_VERSION = 1
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 _TEXT = ("cell", "kind", "metric", "defense", "dataset", "truth_name", "image", "reference", "status", "message",
-         "attack", "norm", "direction", "certificate", "certified_norm", "coverage")  # fmt: skip
+         "attack", "norm", "direction", "certificate", "certified_norm", "coverage", "check")  # fmt: skip
 _COUNTS = ("height", "width", "forwards", "backwards", "queries", "n")
 _NUMBERS = ("truth", "eps", "clean", "clean_lo", "clean_hi", "attacked", "attacked_lo", "attacked_hi",
             "attacked_8bit", "attacked_8bit_lo", "attacked_8bit_hi", "gain", "gain_8bit", "linf", "l2", "psnr", "ssim",
             "seconds", "score", "lo", "hi", "family_lo", "family_hi", "alpha", "sigma", "spread",
-            "range_lo", "range_hi")  # fmt: skip
-_FLAGS = ("lower_better", "randomised", "bounded", "abstained")
+            "range_lo", "range_hi", "value", "threshold")  # fmt: skip
+_FLAGS = ("lower_better", "randomised", "bounded", "abstained", "raised")
 SCHEMA = pa.schema(
     [pa.field(n, pa.string()) for n in _TEXT]
     + [pa.field(n, pa.int64()) for n in _COUNTS]
@@ -44,7 +44,8 @@ SCHEMA = pa.schema(
     + [pa.field(n, pa.bool_()) for n in _FLAGS],
     metadata={"robustiqa_schema": str(SCHEMA_VERSION)},
 )
-"""A row an image (for a certificate: an image, eps and kind); a column that does not apply is null."""
+"""A row an image (for a certificate: an image, eps and kind; for reliability checks: a check); a column that does not
+apply is null."""
 
 
 class Store:

@@ -80,6 +80,13 @@ class CertifyEntry(_Strict):
         return self.eps if norm == "l2" else self.linf
 
 
+class ChecksEntry(_Strict):
+    """Reliability checks of every defended metric: on how many images, and whether the ladder of attacks is climbed."""
+
+    images: int = Field(default=5, ge=1)
+    ladder: bool = True
+
+
 class Pair(_Strict):
     """One metric with one defence, beside the product of the suite's lists."""
 
@@ -111,6 +118,7 @@ class Suite(_Strict):
     pairs: tuple[Pair, ...] = ()
     attacks: tuple[AttackEntry, ...] = ()
     certify: CertifyEntry | None = None
+    checks: ChecksEntry | None = None
     headline: Headline = Headline()
     seed: int = 0
     chunk: int = Field(default=8, ge=1)
@@ -186,7 +194,7 @@ def _explain(text: str, error: ValidationError) -> UnknownName | BadSuite:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         models: dict[str, type[BaseModel]] = {"attacks": AttackEntry, "certify": CertifyEntry, "headline": Headline,
-                                              "pairs": Pair}  # fmt: skip
+                                              "pairs": Pair, "checks": ChecksEntry}  # fmt: skip
         *outer, key = first["loc"]
         model = models.get(str(outer[0]), Suite) if outer else Suite
         known = [field.alias or name for name, field in model.model_fields.items()]

@@ -11,6 +11,7 @@ import torch
 
 from .api import DefendedMetric, Estimate, Metric, Progress, Threat
 from .build import load_attack, load_defense
+from .checks.examine import examine
 from .datasets import Dataset, Item, load_dataset
 from .errors import RobustIQAError
 from .metrics import load_metric
@@ -45,6 +46,8 @@ class Worker:
         """
         dataset = self._dataset(cell.dataset)
         g = self._defend(cell.metric, cell.defense)
+        if cell.kind == "check":
+            return [_shared(cell, g, dataset) | row for row in _check(cell, g, dataset, self.device)]
         rows: dict[int, list[Row]] = {}
         for indices, x in _load(dataset, range(cell.start, cell.stop), rows, self.device):
             rows |= self._run_batch(cell, g, dataset, indices, x)
@@ -135,6 +138,19 @@ class Worker:
                 self._metrics[metric] = load_metric(metric, self.device)
             self._defended = (metric, defense), load_defense(defense, self._metrics[metric])
         return self._defended[1]
+
+
+def _check(cell: Cell, g: DefendedMetric, dataset: Dataset, device: str) -> list[Row]:
+    """A row a check; an error of ours, such as an image that cannot be read, is the only row."""
+    try:
+        findings = examine(g, dataset, cell.images, cell.ladder, cell.seed, device)
+    except RobustIQAError as error:
+        return [{"status": "error", "message": str(error)}]
+    return [
+        {"status": "ok", "check": f.name, "raised": f.raised, "message": f.skipped or None}
+        | ({} if f.skipped else {"value": f.value, "threshold": f.threshold})
+        for f in findings
+    ]
 
 
 _JOBS: dict[str, Callable[[Worker, Cell, DefendedMetric, torch.Tensor], list[list[Row]]]] = {

@@ -11,6 +11,8 @@ from tabulate import tabulate
 from ..bench.files import write_atomically
 from .certified import COLUMNS as CERTIFIED
 from .certified import certified_rows
+from .checks import COLUMNS as CHECKS
+from .checks import check_rows
 from .empirical import COLUMNS as EMPIRICAL
 from .empirical import empirical_rows
 from .results import Results, read_results
@@ -21,7 +23,9 @@ SIGNIFICANT = 6
 
 
 def collect(root: str | Path) -> dict[str, Path]:
-    """Write `summary.csv`, `empirical.csv`, `certified.csv` and `board.md` into ROOT/leaderboard.
+    """Write `summary.csv`, `empirical.csv`, `certified.csv`, `board.md`, and `checks.csv` into ROOT/leaderboard.
+
+    `checks.csv` is there only if the suite asks for reliability checks.
 
     Reads only; computes no score. The same records give the same bytes.
 
@@ -43,13 +47,17 @@ def collect(root: str | Path) -> dict[str, Path]:
         "empirical": _frame([row for g in results.groups for row in empirical[id(g)]], EMPIRICAL),
         "certified": _frame([row for g in results.groups for row in certified[id(g)]], CERTIFIED),
     }
+    if results.suite.checks:
+        tables["checks"] = _frame([row for g in results.groups for row in check_rows(g)], CHECKS)
     folder = root / "leaderboard"
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for name, table in tables.items():
         paths[name] = folder / f"{name}.csv"
         write_atomically(paths[name], _csv(table).encode())
-    (folder / "errors.csv").unlink(missing_ok=True)
+    for sometimes in ("errors", "checks"):
+        if sometimes not in tables:
+            (folder / f"{sometimes}.csv").unlink(missing_ok=True)
     if len(results.errors):
         paths["errors"] = folder / "errors.csv"
         write_atomically(paths["errors"], _csv(results.errors).encode())

@@ -59,6 +59,10 @@ class Group:
         """Ok rows of the attack cells."""
         return self.rows[self.rows["kind"] == "attack"]
 
+    def checks(self) -> pd.DataFrame:
+        """Ok rows of the check cells."""
+        return self.rows[self.rows["kind"] == "check"]
+
     def certificates(self) -> pd.DataFrame:
         """Ok rows of the certify cells."""
         return self.rows[self.rows["kind"] == "certify"]

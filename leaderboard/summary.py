@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..bench.measures import bootstrap_mean, krocc, plcc_logistic, r_score, srocc
 from ..bench.suite import Headline
+from .checks import check_flags
 from .empirical import worst_case
 from .results import Group
 
@@ -52,7 +53,7 @@ def summary_row(
             "worst_gain_hi": gain.hi,
             "rscore_mean": float(np.mean(r_score(before, attacked, group.ends))) if len(worst) else np.nan,
             "certified_delta_mean": population[0]["certified_delta_mean"] if population else np.nan,
-            "flags": " ".join(_flags(headline, empirical, certified, n_ok < n_planned)),
+            "flags": " ".join([*_flags(headline, empirical, certified, n_ok < n_planned), *check_flags(group)]),
             "n_ok": n_ok,
             "n_planned": n_planned,
             "truth": group.truth_name,
@@ -78,10 +79,10 @@ def rank(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _coverage(group: Group) -> tuple[int, int]:
-    """Results and planned results, counted in images over all cells of the group."""
+    """Results and planned results, counted in images over all cells of the group but the reliability checks."""
     certified = group.certificates()
     ok = len(group.clean) + len(group.attacks()) + certified[["cell", "image"]].drop_duplicates().shape[0]
-    return ok, sum(cell.stop - cell.start for cell in group.cells)
+    return ok, sum(cell.stop - cell.start for cell in group.cells if cell.kind != "check")
 
 
 def _flags(

@@ -1,4 +1,4 @@
-"""Bad images of every kind, for the tests of the reader and of the command line."""
+"""What several tests need: the optimum of the linear metric, and bad images of every kind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from robustiqa.bench import Metric, Threat
 
 
 def png16(path: Path) -> Path:
@@ -55,3 +57,9 @@ def bad_images(folder: Path) -> dict[str, tuple[Path, str]]:
 
 
 KINDS = ["grey", "rgba", "palette", "grey16", "tiny", "rgb16", "cut", "text", "empty", "missing", "folder"]
+
+
+def optimum(metric: Metric, x: torch.Tensor, threat: Threat) -> float:
+    """Largest change of a linear metric's score, if the box does not bind."""
+    w = metric.module.weights(x).double()  # type: ignore[operator]
+    return threat.eps * float(w.norm() if threat.norm == "l2" else w.abs().sum())

@@ -11,29 +11,20 @@ from robustiqa.attacks import L2, Attack, Linf, load_attack
 from robustiqa.attacks.apgd import checkpoints
 from robustiqa.attacks.auto import members
 from robustiqa.attacks.base import Candidate
-from robustiqa.attacks.content import edges
-from robustiqa.attacks.projection import project, unit
 from robustiqa.attacks.quantised import whole_levels
-from robustiqa.attacks.rendered import ColourCurve, StAdv
 from robustiqa.attacks.square import _blob, _overlap
-from robustiqa.bench import Metric, Threat, load_dataset, load_metric
+from robustiqa.bench import Threat, load_dataset, load_metric
 from robustiqa.bench.api import Direction
 from robustiqa.bench.errors import BadParameter, Incompatible
 from robustiqa.bench.objective import Objective
 from robustiqa.bench.seeds import image_key
 from robustiqa.defenses import load_defense
-from scipy import ndimage
+from support import optimum
 
 GRADIENT = ["i-fgsm", "mi-fgsm", "ni-fgsm", "vmi-fgsm", "di-fgsm[chance=0]", "apgd", "apgd[steps=5,restarts=2]",
             "transfer", "transfer[source=linear+linear]", "auto-iqa"]  # fmt: skip
 QUERY = ["square[queries=120]", "nes[queries=120,pairs=5]", "spsa[queries=120,pairs=5]"]
 RANDOMISED = "median-smoothing[n=200,m=7]"
-
-
-def optimum(metric: Metric, x: torch.Tensor, threat: Threat) -> float:
-    """Largest change of the linear score, if the box does not bind."""
-    w = metric.module.weights(x).double()  # type: ignore[operator]
-    return threat.eps * float(w.norm() if threat.norm == "l2" else w.abs().sum())
 
 
 @pytest.mark.parametrize("threat", [L2(0.5), Linf(4 / 255)], ids=str)
@@ -289,94 +280,3 @@ def test_gradients_of_what_is_rendered(linear, images) -> None:
     _, gradient = objective.gradient(factor, render=lambda f: f * images)
     w = linear.module.weights(images)  # type: ignore[operator]
     assert torch.allclose(gradient.flatten(), (w * images).flatten(1).sum(1), rtol=1e-4)
-
-
-# --- attacks that follow the content
-
-
-@pytest.mark.parametrize("attack", ["korhonen-you", "madc", "stadv[steps=5]", "colour-curve[steps=5]", "minimal-eps"])
-@pytest.mark.parametrize("threat", [L2(0.5), Linf(4 / 255)], ids=str)
-@pytest.mark.parametrize("defense", ["none", RANDOMISED])
-def test_they_keep_the_budget_and_gain(linear, images, attack, threat, defense) -> None:
-    result = load_attack(attack)(load_defense(defense, linear), images, threat)
-    used = result.l2 if threat.norm == "l2" else result.linf
-    assert np.all(used <= threat.eps)
-    assert np.all(result.gain > 0)
-
-
-def test_orthogonal_steps_reach_the_optimum(linear, images) -> None:
-    for threat in (L2(0.5), Linf(4 / 255)):
-        result = load_attack("madc")(load_defense("none", linear), images, threat)
-        assert np.all(result.gain >= 0.97 * optimum(linear, images, threat))
-
-
-def test_edge_weighted_steps_move_what_their_weights_allow(linear, images) -> None:
-    """In linf a value with weight m is moved by min(1, 2.5 m) eps along the sign of a constant gradient."""
-    result = load_attack("korhonen-you")(load_defense("none", linear), images, Linf(4 / 255))
-    w = linear.module.weights(images).abs().double()
-    best = 4 / 255 * ((2.5 * edges(images)).clamp_max(1.0) * w).sum((1, 2, 3))
-    assert np.allclose(result.gain, best.numpy(), rtol=1e-3)
-
-
-def test_edge_weights_are_those_of_scipy() -> None:
-    image = load_dataset("photos[size=128,subset=quick]").load(0)
-    luma = (image.numpy() * np.array([0.299, 0.587, 0.114])[:, None, None]).sum(0)
-    squared = ndimage.sobel(luma, 0, mode="nearest") ** 2 + ndimage.sobel(luma, 1, mode="nearest") ** 2
-    dilated = ndimage.maximum_filter(squared, 3)
-    assert np.allclose(edges(image[None])[0, 0].numpy(), dilated / dilated.max(), atol=1e-4)
-    assert torch.equal(edges(torch.full((1, 3, 8, 8), 0.4)), torch.ones(1, 1, 8, 8))
-
-
-def test_a_flow_of_one_pixel_is_a_shift(images) -> None:
-    attack, flow = StAdv(), torch.zeros_like(images[:, :2])
-    assert torch.allclose(attack.render(images, flow), images, atol=1e-5)
-    flow[:, 0] = 1.0
-    moved = attack.render(images, flow)
-    assert torch.allclose(moved[..., :-1], images[..., 1:], atol=1e-5)
-    assert torch.allclose(moved[..., -1], images[..., -1], atol=1e-5)
-    assert float(attack.penalty(flow)[0]) < 1e-5, "a shift is as smooth as no flow"
-
-
-def test_colour_curves_rise_from_0_to_1() -> None:
-    ramp = torch.linspace(0, 1, 256).view(1, 1, 1, 256).expand(1, 3, 4, 256)
-    attack = ColourCurve(pieces=8)
-    assert torch.allclose(attack.render(ramp, attack.start(ramp)), ramp, atol=1e-6)
-    parameters = torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(1))
-    curve = attack.render(ramp, parameters)[0, 1, 0]
-    assert (curve[0], curve[-1]) == (0, pytest.approx(1.0, abs=1e-5))
-    assert bool((curve.diff() > 0).all())
-    slopes = parameters[0, 1].exp().numpy()
-    knots = np.concatenate([[0], np.cumsum(slopes) / slopes.sum()])
-    assert np.allclose(curve.numpy(), np.interp(ramp[0, 0, 0].numpy(), np.linspace(0, 1, 9), knots), atol=1e-5)
-
-
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_the_smallest_budget_for_a_target_is_that_of_the_linear_metric(linear, images, norm) -> None:
-    w = linear.module.weights(images).double()
-    slope = float(w.norm() if norm == "l2" else w.abs().sum())
-    limit = 2.0 / slope
-    result = load_attack("minimal-eps[target=0.7,rounds=10]")(load_defense("none", linear), images, Threat(norm, limit))
-    used = result.l2 if norm == "l2" else result.linf
-    assert np.allclose(used, 0.7 / slope, rtol=0.01)
-    assert np.all(result.gain >= 0.7 - 1e-3)
-
-
-def test_a_target_out_of_reach_gives_the_largest_move(linear, images) -> None:
-    result = load_attack("minimal-eps[target=5]")(load_defense("none", linear), images, L2(0.2))
-    assert np.all(result.gain >= 0.99 * optimum(linear, images, L2(0.2)))
-
-
-def test_fixed_draws_are_overfitted_and_fresh_ones_are_not() -> None:
-    """Against one fixed draw the ascent gains on that draw what fresh draws do not show (SCIENCE section 2)."""
-    metric, x = load_metric("tiny-iqa"), load_dataset("photos[size=128,subset=quick]").load(0)[None, :, :64, :64]
-    g = load_defense("median-smoothing[sigma=0.12,n=50,m=31]", metric)
-    objective = Objective(g, [image_key(x[0])], salt="known")
-    z = x
-    for _ in range(10):
-        value, gradient = objective.gradient(z, 1, fixed=True)
-        z = project(z + 0.2 * unit(gradient, "l2"), x, L2(0.5))
-    first, _ = objective.gradient(x, 1, fixed=True)
-    value, _ = objective.gradient(z, 1, fixed=True)
-    seen = float(value - first)
-    fresh = float(objective.select(z, 200) - objective.select(x, 200))
-    assert seen > 3 * abs(fresh)

@@ -16,7 +16,7 @@ from robustiqa.bench.suite import load_suite
 from robustiqa.bench.training.loop import save_weights
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.denoisers import DENOISERS, load_denoiser
-from robustiqa.defenses.denoisers.choose import LEVELS, ordinary, trained_for
+from robustiqa.defenses.denoisers.choose import LEVELS, TIGHT, ordinary, trained_for
 from robustiqa.defenses.denoisers.nets import LightDenoiser
 
 
@@ -25,11 +25,14 @@ def photo() -> torch.Tensor:
     return load_dataset("photos").load(0)[None]
 
 
-def test_the_shipped_denoiser_of_the_metric_and_the_level_is_taken(photo: torch.Tensor) -> None:
+@pytest.mark.parametrize(("defense", "kind"), [("dms-iqa", "dms"), ("dms-iqa-tight", "tight")])
+def test_the_shipped_denoiser_of_the_metric_and_the_level_is_taken(
+    photo: torch.Tensor, defense: str, kind: str
+) -> None:
     metric = load_metric("tiny-iqa")
     for sigma in LEVELS:
-        auto = load_defense(f"dms-iqa[sigma={sigma},n=30,m=5]", metric)
-        named = load_defense(f"median-smoothing[sigma={sigma},n=30,m=5,denoiser=dms-tiny-iqa-s{sigma:g}]", metric)
+        auto = load_defense(f"{defense}[sigma={sigma},n=30,m=5]", metric)
+        named = load_defense(f"median-smoothing[sigma={sigma},n=30,m=5,denoiser={kind}-tiny-iqa-s{sigma:g}]", metric)
         a, b = (g.certify(photo, [0.01], alpha=0.5) for g in (auto, named))
         assert np.array_equal(a.lo, b.lo)
         assert np.array_equal(a.hi, b.hi)
@@ -46,12 +49,12 @@ def test_the_ordinary_denoiser_of_the_nearest_level_is_taken(sigma: float, name:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_shipped_files_say_what_they_are(level: float) -> None:
-    for name in (f"light-s{level:g}", f"dms-tiny-iqa-s{level:g}"):
+    for name in (f"light-s{level:g}", f"dms-tiny-iqa-s{level:g}", f"tight-tiny-iqa-s{level:g}"):
         assert name in registry.names("denoiser")
         assert DENOISERS[name].stat().st_size < 2e6
         net = load_denoiser(name, 0.1)
         assert getattr(net, "trained_sigma", None) == level
-        assert getattr(net, "trained_metric", None) == ("tiny-iqa" if name.startswith("dms") else None)
+        assert getattr(net, "trained_metric", None) == (None if name.startswith("light") else "tiny-iqa")
         assert f"{level:g}" in registry.get("denoiser", name).summary
 
 
@@ -59,6 +62,8 @@ def test_shipped_files_say_what_they_are(level: float) -> None:
 def test_without_a_shipped_denoiser_it_says_how_to_train_one(metric: str, sigma: float) -> None:
     with pytest.raises(Incompatible, match=f"robustiqa train denoiser --metric .* --sigma {sigma:g}"):
         trained_for(metric, sigma)
+    with pytest.raises(Incompatible, match=r"rank\+spread --image-weight 10 --spread-weight 2 --data"):
+        trained_for(metric, sigma, TIGHT)
 
 
 def test_a_denoiser_of_another_metric_is_told(photo: torch.Tensor, tmp_path: Path) -> None:
@@ -95,6 +100,6 @@ def test_the_paper_suite_runs_on_what_is_here_and_says_what_is_absent(monkeypatc
     made = make_plan(load_suite("paper"))
     assert {(c.metric, c.dataset.split("[")[0]) for c in made.cells} == {("tiny-iqa", "photos")}
     methods = {c.defense for c in made.cells if c.kind == "certify"}
-    assert len(methods) == 12, "three methods at four noise levels"
+    assert len(methods) == 16, "four methods at four noise levels"
     absent = {what for what, _ in made.skipped}
     assert {"data set koniq10k[limit=200,split=test]", "data set clive[split=test]", "metric pyiqa:topiq_nr"} <= absent

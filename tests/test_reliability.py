@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from robustiqa.bench import load_dataset, load_metric
+from robustiqa.bench import load_dataset, load_metric, run_suite
 from robustiqa.bench.checks.ladder import climb
 from robustiqa.bench.checks.probes import planted_pattern, probe
 from robustiqa.bench.checks.reliability import RULES, Finding
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.errors import UnknownName
 from robustiqa.bench.registry import registry
+from robustiqa.bench.suite import load_suite
 from robustiqa.defenses import load_defense
 
 BROKEN = Path(__file__).parent / "plugins" / "broken.py"
@@ -95,3 +98,43 @@ def test_check_prints_a_table_and_fails_on_a_flag() -> None:
     assert bad.exit_code == 1
     assert "gradient-missing" in bad.stdout
     assert "declare a surrogate gradient" in bad.output
+
+
+def test_flags_stand_on_the_board(tmp_path: Path) -> None:
+    """A run with checks: `checks.csv`, and the names of the raised ones in the summary."""
+    registry.load_file(Path(__file__).parent / "plugins" / "tiny_bench.py")
+    text = (
+        "schema: 1\nname: small\nmetrics: [linear]\ndatasets: ['noise[count=6]']\nattacks: [{attack: pgd, l2: [0.5]}]\n"
+        "defenses: [none, broken-rounding, broken-dice]\nheadline: {norm: l2, eps: 0.5}\n"
+    )
+    (tmp_path / "small.yml").write_text(text + "checks: {images: 3, ladder: false}\n")
+    outcome = run_suite(load_suite(str(tmp_path / "small.yml")), tmp_path / "out", progress=False)
+    assert outcome.ok
+    board = pd.read_csv(tmp_path / "out" / "leaderboard" / "summary.csv").set_index("defense")
+    flags = board["flags"].fillna("")
+    assert "gradient-missing" in flags["broken-rounding"].split()
+    assert {"irreproducible", "random-undeclared"} <= set(flags["broken-dice"].split())
+    assert flags["none"] == ""
+    assert np.all(board["n_ok"] == board["n_planned"]), "checks are no images"
+    table = pd.read_csv(tmp_path / "out" / "leaderboard" / "checks.csv")
+    raised = table[table["raised"]]
+    assert set(raised["defense"]) == {"broken-rounding", "broken-dice"}
+    assert raised["advice"].notna().all()
+    before = {f.name: f.read_bytes() for f in (tmp_path / "out" / "cells").iterdir()}
+    (tmp_path / "plain.yml").write_text(text)
+    run_suite(load_suite(str(tmp_path / "plain.yml")), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out" / "leaderboard" / "checks.csv").exists(), "this suite asks for none"
+    assert {f.name: f.read_bytes() for f in (tmp_path / "out" / "cells").iterdir()} == before
+
+
+def test_checks_that_fail_are_a_flag_not_a_pass(tmp_path: Path) -> None:
+    (tmp_path / "bad.yml").write_text(
+        "schema: 1\nname: bad\nmetrics: [bright-nan]\ndatasets: ['noise[count=3]']\ndefenses: [broken-white]\n"
+        "checks: {images: 2}\n"
+    )
+    outcome = run_suite(load_suite(str(tmp_path / "bad.yml")), tmp_path / "out", progress=False)
+    assert not outcome.ok
+    flags = pd.read_csv(tmp_path / "out" / "leaderboard" / "summary.csv")["flags"].iloc[0]
+    assert "unchecked" in flags.split()
+    errors = pd.read_csv(tmp_path / "out" / "leaderboard" / "errors.csv")
+    assert (errors["kind"] == "check").sum() == 1

@@ -59,6 +59,7 @@ ATTACKED: tuple[tuple[str, str], ...] = (
     ("tiny-iqa", f"denoised-median-smoothing[{_SAMPLES}]"),
     ("tiny-iqa", f"diffusion-denoised-median-smoothing[{_SAMPLES}]"),
     ("tiny-iqa", f"dms-iqa[{_SAMPLES}]"),
+    ("tiny-iqa", f"dms-iqa-tight[{_SAMPLES}]"),
     ("tiny-iqa", f"mean-smoothing[{_SAMPLES}]"),
     ("tiny-iqa", f"cdf-mean-smoothing[{_SAMPLES}]"),
     ("tiny-iqa", "trimmed-mean-smoothing[m=51,n=500]"),

@@ -6,12 +6,10 @@ import json
 import sys
 
 import click
-import torch
 from tabulate import tabulate
 
 from ..build import load_defense
-from ..checks.ladder import climb
-from ..checks.probes import probe
+from ..checks.examine import examine
 from ..checks.reliability import Finding
 from ..datasets import load_dataset
 from ..metrics import load_metric
@@ -39,12 +37,7 @@ def check(
     that has to be in order. A flag does not say that a defence is weak: it says that its figures cannot be believed.
     """
     g = load_defense(defense, load_metric(metric, device))
-    data = load_dataset(dataset)
-    # Spread over the set: neighbours are often versions of one photograph.
-    places = torch.linspace(0, len(data) - 1, min(images, len(data))).round().int().tolist()
-    x = torch.stack([data.load(i) for i in places]).to(device)
-    found = probe(g, x, seed) + (climb(g, x, seed) if ladder else [])
-    found.sort(key=lambda f: f.rule.number)
+    found = examine(g, load_dataset(dataset), images, ladder, seed, device)
     if as_json:
         click.echo(json.dumps([_record(f) for f in found], indent=2))
     else:

@@ -27,7 +27,11 @@ DENOISERS: MappingProxyType[str, Path] = MappingProxyType(
         "light-s0.18": _WEIGHTS / "light-s0.18.safetensors",
         "light-s0.25": _WEIGHTS / "light-s0.25.safetensors",
         "diffusion-light": _WEIGHTS / "diffusion-light.safetensors",
-        **{f"dms-tiny-iqa-s{s}": _WEIGHTS / f"dms-tiny-iqa-s{s}.safetensors" for s in ("0.06", "0.12", "0.18", "0.25")},
+        **{
+            name: _WEIGHTS / f"{name}.safetensors"
+            for kind in ("dms", "tight")
+            for name in (f"{kind}-tiny-iqa-s{level}" for level in ("0.06", "0.12", "0.18", "0.25"))
+        },
     }
 )
 """Shipped denoisers by name; a number is the noise's standard deviation for pixels in [0,1]."""

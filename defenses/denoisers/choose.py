@@ -19,22 +19,31 @@ def ordinary(sigma: float) -> str:
     return f"light-s{nearest:g}"
 
 
-def trained_for(metric: str, sigma: float) -> str:
-    """Name of the shipped denoiser that was trained for a metric at a noise level, with the ranking loss.
+DMS = "dms"
+"""Denoisers trained by image, target and ranking loss: the method."""
+TIGHT = "tight"
+"""Those of our variant, whose loss also asks for a small spread of scores under noise."""
+
+_OPTIONS = {DMS: "", TIGHT: " --loss mse+target+rank+spread --image-weight 10 --spread-weight 2"}
+
+
+def trained_for(metric: str, sigma: float, family: str = DMS) -> str:
+    """Name of the shipped denoiser that was trained for a metric at a noise level.
 
     Args:
         metric: canonical plug-in string; one with parameters is another metric.
         sigma: noise level in [0,1] pixel units.
+        family: `DMS` or `TIGHT`.
 
     Raises:
         Incompatible: there is none.
     """
-    name = f"dms-{parse_spec(metric)}-s{sigma:g}"
+    name = f"{family}-{parse_spec(metric)}-s{sigma:g}"
     if name not in DENOISERS:
-        shipped = ", ".join(n for n in DENOISERS if n.startswith("dms-"))
+        shipped = ", ".join(n for n in DENOISERS if n.startswith(f"{family}-"))
         raise Incompatible(
-            f"dms-iqa has no shipped denoiser for the metric {metric!r} at sigma {sigma:g} (there are {shipped}): "
-            f"train one with `robustiqa train denoiser --metric '{metric}' --sigma {sigma:g} --data FOLDER` (and the "
-            "--plugin of the metric, if it has one) and give denoiser=FILE"
+            f"no denoiser of the kind {family!r} is shipped for the metric {metric!r} at sigma {sigma:g} (there are "
+            f"{shipped}): train one with `robustiqa train denoiser --metric '{metric}' --sigma {sigma:g}"
+            f"{_OPTIONS[family]} --data FOLDER` (and the --plugin of the metric, if it has one) and give denoiser=FILE"
         )
     return name

@@ -31,9 +31,8 @@ def _of_one_level(name: str, about: str) -> Callable[[float], nn.Module]:
 for _name in DENOISERS:
     if _name.startswith("light-"):
         register_denoiser(_name)(_of_one_level(_name, "Residual U-Net of 0.14 M parameters, trained by plain MSE"))
-    elif _name.startswith("dms-"):
-        _metric = _name.removeprefix("dms-").rpartition("-s")[0]
-        _about = (
-            f"Residual U-Net of 0.14 M parameters, trained for the metric {_metric} by image, target and ranking loss"
-        )
+    elif _name.startswith(("dms-", "tight-")):
+        _kind, _metric = _name.rpartition("-s")[0].split("-", 1)
+        _losses = "image, target and ranking loss" + (", and for a small spread" if _kind == "tight" else "")
+        _about = f"Residual U-Net of 0.14 M parameters, trained for the metric {_metric} by {_losses}"
         register_denoiser(_name)(_of_one_level(_name, _about))

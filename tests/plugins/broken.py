@@ -100,3 +100,12 @@ class InnerLoop(Purification):
             leaf = x.detach().clone().requires_grad_(True)
             (gradient,) = torch.autograd.grad(self.metric(leaf).sum(), leaf)
         return (x - 1e-3 * gradient.sign()).clamp(0, 1)
+
+
+@register_defense("broken-white")
+class White(Purification):
+    """Nearly white images: some metrics break on them."""
+
+    def purify(self, x: torch.Tensor) -> torch.Tensor:
+        """Bright."""
+        return 0.9 + 0.1 * x

@@ -1,0 +1,160 @@
+"""Attacks that pay for what can be seen: SSIM, low frequencies, smooth regions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch.nn import functional as F
+
+from ..bench.api import Threat
+from ..bench.errors import BadParameter
+from ..bench.objective import Objective
+from ..bench.registry import register_attack
+from .base import Attack, Candidate
+from .pgd import Past, Pgd
+from .projection import project, unit
+
+
+class _Penalised(Pgd):
+    """PGD on the score, in shares of the metric's declared range, minus a weighted visible difference."""
+
+    def __init__(self, steps: int, step: float | None, draws: int, weight: float) -> None:
+        super().__init__(steps, step)
+        if draws < 1 or not weight >= 0:
+            raise BadParameter(
+                f"{type(self).__name__}[draws={draws},weight={weight}]: expected draws >= 1, weight >= 0"
+            )
+        self.draws, self.weight = draws, weight
+
+    @abstractmethod
+    def difference(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Visible difference (B,) of images z to x, 0 where they are equal; differentiable in z."""
+
+    def _ascend(self, objective: Objective, z: torch.Tensor, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
+        low, high = objective.g.metric.score_range or (0.0, 1.0)
+        past = Past(torch.zeros_like(x), torch.zeros_like(x))
+        for t in range(self.steps):
+            value, gradient = self._gradient(objective, z, past, threat)
+            if not objective.g.randomised or t == self.steps // 2:
+                yield Candidate(z, None if objective.g.randomised else value)
+            leaf = z.detach().clone().requires_grad_(True)
+            (seen,) = torch.autograd.grad(self.difference(leaf, x).sum(), leaf)
+            direction = gradient - self.weight * (high - low) * seen
+            z = project(z + self.step * threat.eps * unit(direction, threat.norm), x, threat)
+        yield Candidate(z)
+
+
+@register_attack("zhang-ssim")
+class ZhangSsim(_Penalised):
+    """Score minus a multiple of 1 - SSIM (the Lagrangian of Zhang et al., NeurIPS 2022), within the threat's ball.
+
+    The authors take 200 steps and a grid of multipliers; they take LPIPS and DISTS as well. The best score of all
+    points counts, so the penalty decides the path and not the choice.
+
+    Args:
+        steps: gradient steps.
+        step: step size as a fraction of eps; none for 2.5 / steps.
+        draws: draws averaged in the gradient of a randomised defence (EOT).
+        weight: multiplier of 1 - SSIM, in shares of the metric's declared range.
+    """
+
+    def __init__(self, steps: int = 50, step: float | None = None, draws: int = 1, weight: float = 1.0) -> None:
+        super().__init__(steps, step, draws, weight)
+
+    def difference(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """1 - SSIM of the luma."""
+        return 1 - ssim(luma(z), luma(x))
+
+
+@register_attack("ssah")
+class Ssah(_Penalised):
+    """Score minus a multiple of the change of the low frequencies (after SSAH, Luo et al. 2022, arXiv 2203.05151).
+
+    Of SSAH's two parts the frequency constraint is meant (its semantic part needs a classifier): smooth l1 between the
+    low-pass bands of one Haar level, as peers run it on quality metrics.
+
+    Args:
+        steps: gradient steps.
+        step: step size as a fraction of eps; none for 2.5 / steps.
+        draws: draws averaged in the gradient of a randomised defence (EOT).
+        weight: multiplier of the mean smooth l1 difference in grey levels, in shares of the metric's declared range.
+    """
+
+    def __init__(self, steps: int = 20, step: float | None = None, draws: int = 1, weight: float = 0.1) -> None:
+        super().__init__(steps, step, draws, weight)
+
+    def difference(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Mean smooth l1 distance of the low-pass bands, in grey levels."""
+        low, base = (255 * F.avg_pool2d(v, 2, ceil_mode=True) for v in (z, x))
+        return F.smooth_l1_loss(low, base, reduction="none").mean((1, 2, 3))
+
+
+@register_attack("ioi")
+class Ioi(Attack):
+    """One signed step, kept only in high frequencies and busy regions (IOI, Shumitskaya et al. 2024, arXiv 2403.05955).
+
+    The perturbation of one step is freed of the image's strongest frequencies, then multiplied by a map of the local
+    standard deviation (3x3, its square root, divided by its maximum, 0 where it is below 0.01).
+
+    Args:
+        keep: share of the image's FFT coefficients, the largest of each channel, that count as low frequencies.
+        draws: draws averaged in the gradient of a randomised defence (EOT).
+    """
+
+    def __init__(self, keep: float = 0.07, draws: int = 1) -> None:
+        if not 0 <= keep < 1 or draws < 1:
+            raise BadParameter(f"ioi[keep={keep},draws={draws}]: expected 0 <= keep < 1 and draws >= 1")
+        self.keep, self.draws = keep, draws
+
+    def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
+        """The single step."""
+        _, gradient = objective.gradient(x, self.draws)
+        delta = masked(threat.eps * gradient.sign(), x, self.keep)
+        if threat.norm == "l2":  # the whole budget for what is left of the step
+            delta = threat.eps * unit(delta, "l2")
+        yield Candidate(project(x + delta, x, threat))
+
+
+def masked(delta: torch.Tensor, x: torch.Tensor, keep: float) -> torch.Tensor:
+    """What is left of a perturbation (B,3,H,W) of images x outside their strongest frequencies and smooth regions."""
+    spectrum = torch.fft.fft2(x)
+    strength = spectrum.abs().flatten(2)
+    count = round(keep * strength.shape[2])
+    high = torch.fft.fft2(delta)
+    if count:
+        least = strength.topk(count, dim=2).values[..., -1:]
+        high = high * (strength < least).view_as(x)
+    return busyness(x) * torch.fft.ifft2(high).real
+
+
+def busyness(x: torch.Tensor) -> torch.Tensor:
+    """(B,1,H,W) in [0,1]: root of the local standard deviation of the luma in 3x3 windows, over its maximum."""
+    padded = F.pad(luma(x), (1, 1, 1, 1), mode="replicate")
+    mean, square = F.avg_pool2d(padded, 3, stride=1), F.avg_pool2d(padded.square(), 3, stride=1)
+    deviation = (square - mean.square()).clamp_min(0).sqrt()
+    deviation = torch.where(deviation < 0.01, torch.zeros_like(deviation), deviation)
+    return (deviation / deviation.amax((1, 2, 3), keepdim=True).clamp_min(1e-12)).sqrt()
+
+
+def luma(x: torch.Tensor) -> torch.Tensor:
+    """(B,3,H,W) to (B,1,H,W), weights of BT.601."""
+    return (x * x.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+
+
+def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Structural similarity (B,) of (B,1,H,W) in [0,1] (Wang et al. 2004): 11x11 Gaussian window, sigma 1.5.
+
+    Images smaller than the window take the largest odd window that fits.
+    """
+    size = min(11, *(side - 1 + side % 2 for side in a.shape[2:]))
+    line = torch.exp(-0.5 * ((torch.arange(size, device=a.device) - size // 2) / 1.5).square()).to(a)
+    window = (line[:, None] * line[None] / line.sum().square())[None, None]
+    mean_a, mean_b = F.conv2d(a, window), F.conv2d(b, window)
+    var_a = F.conv2d(a * a, window) - mean_a.square()
+    var_b = F.conv2d(b * b, window) - mean_b.square()
+    both = F.conv2d(a * b, window) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = (2 * mean_a * mean_b + c1) * (2 * both + c2)
+    return (similarity / ((mean_a.square() + mean_b.square() + c1) * (var_a + var_b + c2))).mean((1, 2, 3))
