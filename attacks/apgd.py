@@ -26,8 +26,10 @@ class Apgd(Attack):
     Steps start at 2 eps and are halved for each image on its own when too few of them raised its score, or its best
     score did not move, between two checkpoints; it then goes on from its best point. No step size has to be given.
 
-    On a randomised defence values and gradients are means over fresh draws (EOT). Where the defence deploys a median,
-    `centre=kernel` climbs closer to it. Its few best points are compared on draws that the search has not seen.
+    On a randomised defence values and gradients are means over fresh draws (EOT). The best of such values is a lucky
+    one, which later points can hardly beat: there the search never goes back to it, it only halves its steps, and its
+    points at the last checkpoints are compared on draws that the search has not seen. Where the defence deploys a
+    median, `centre=kernel` climbs closer to it.
 
     Args:
         steps: gradient steps a restart, 100 in the paper.
@@ -56,7 +58,7 @@ class Apgd(Attack):
         self.start = start
 
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
-        """Every point with its exact value on a deterministic defence; else the best and the last of each restart."""
+        """Every point with its exact value on a deterministic defence; else those at the last checkpoints."""
         for restart in range(self.restarts):
             start = x if restart == 0 and self.start == "image" else random_start(x, threat, objective.search_streams)
             yield from self.ascend(objective, start, x, threat)
@@ -87,15 +89,18 @@ class Apgd(Attack):
             best, best_gradient = _where(better, z, best), _where(better, gradient, best_gradient)
             if t not in marks:
                 continue
+            if randomised and t >= self.steps / 2:
+                yield Candidate(z)
             stuck = raised < PROGRESS * (t - mark)
             # The second condition: no better point since the last mark, though the step was not halved there.
             halve = stuck | (~shrunk & (best_value <= at_mark))
             step = _where(halve, step / 2, step)
+            raised, at_mark, mark, shrunk = torch.zeros(len(x)), best_value, t, halve
+            if randomised:
+                continue
             z, gradient = _where(halve, best, z), _where(halve, best_gradient, gradient)
             before, value = _where(halve, best, before), torch.where(halve, best_value, value)
-            raised, at_mark, mark, shrunk = torch.zeros(len(x)), best_value, t, halve
         if randomised:
-            yield Candidate(best)
             yield Candidate(z)
 
     def _look(self, objective: Objective, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -86,7 +86,7 @@ class Madc(IFgsm):
     def _ascend(self, objective: Objective, z: torch.Tensor, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         for t in range(self.steps):
             value, gradient = objective.gradient(z, self.draws)
-            if not objective.g.randomised or t == self.steps // 2:
+            if not objective.g.randomised or t in (1, self.steps // 2):
                 yield Candidate(z, None if objective.g.randomised else value)
             delta = z - x
             length = delta.flatten(1).square().sum(1).clamp_min(1e-30)[:, None, None, None]

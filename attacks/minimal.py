@@ -40,10 +40,11 @@ class MinimalEps(Attack):
         wanted = objective.select(x, self.selection_draws) + self.target * (high - low)
         inside, outside = torch.full((len(x),), threat.eps, dtype=torch.float64), torch.zeros(len(x)).double()
         eps = inside.clone()
+        left = list(range(len(x)))
         for _ in range(self.rounds):
-            z, value = x.clone(), torch.empty(len(x), dtype=torch.float64)
+            z, value = x.clone(), torch.full((len(x),), -torch.inf, dtype=torch.float64)
             # The budget differs from image to image: one at a time.
-            for i in range(len(x)):
+            for i in left:
                 part = objective.part([i])
                 z[i : i + 1] = self._inner.find(part, x[i : i + 1], Threat(threat.norm, float(eps[i])))
                 value[i] = part.select(z[i : i + 1], self.selection_draws)[0]
@@ -51,7 +52,6 @@ class MinimalEps(Attack):
             yield Candidate(z, torch.where(reached, 1.0 + threat.eps - eps, (value - wanted).clamp_max(0.0)))
             inside = torch.where(reached, torch.minimum(inside, eps), inside)
             outside = torch.where(reached, outside, torch.maximum(outside, eps))
+            # Where the whole budget was not enough there is nothing to bisect.
+            left = [i for i in left if float(outside[i]) < threat.eps]
             eps = (inside + outside) / 2
-            # The whole budget was not enough: there is nothing to bisect.
-            if bool((outside >= threat.eps).all()):
-                return

@@ -125,7 +125,8 @@ def masked(delta: torch.Tensor, x: torch.Tensor, keep: float) -> torch.Tensor:
     high = torch.fft.fft2(delta)
     if count:
         least = strength.topk(count, dim=2).values[..., -1:]
-        high = high * (strength < least).view_as(x)
+        # A coefficient and its conjugate are equally strong, but for rounding: both go, or the rest would not be real.
+        high = high * (strength < least * (1 - 1e-4)).view_as(x)
     return busyness(x) * torch.fft.ifft2(high).real
 
 

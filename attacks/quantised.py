@@ -22,8 +22,8 @@ class QuantisedPgd(Pgd):
 
     Gradients are taken at the rounded image and move the unrounded one (straight-through, as in quantisation-aware
     training). In linf the rounded values are kept inside the ball by rounding towards the image where needed; in l2
-    the perturbation is shrunk, image by image, until it fits after rounding: of a small budget the largest steps
-    survive. An image that is not made of whole levels itself is left as it is where no level fits.
+    the perturbation is scaled, image by image, until it is as long after rounding as it was before: of a small budget
+    the largest steps survive. An image that is not made of whole levels itself is left as it is where no level fits.
 
     Args:
         steps: gradient steps a restart.
@@ -63,12 +63,14 @@ def whole_levels(z: torch.Tensor, x: torch.Tensor, threat: Threat) -> torch.Tens
         return torch.where(low <= high, rounded / LEVELS, x.double()).to(x.dtype).clamp(0.0, 1.0)
     delta = z.double() - x.double()
     levels = (x.double() * LEVELS).round() / LEVELS
-    # Bisection for the largest factor whose rounded perturbation fits; rounding up makes some factors above 1 fit too.
+    # As long as z's own perturbation, not longer: its end may lie inside the ball. Rounding makes a small perturbation
+    # vanish, so that factors above 1 may be needed for that length.
+    length = delta.flatten(1).norm(dim=1).clamp_max(threat.eps)
     low, high = torch.zeros(len(x), dtype=torch.float64, device=x.device), torch.full_like(delta[:, 0, 0, 0], 8.0)
     for _ in range(24):
         middle = (low + high) / 2
         moved = _rounded(levels, delta, middle)
-        fits = (moved - x.double()).flatten(1).norm(dim=1) <= threat.eps
+        fits = (moved - x.double()).flatten(1).norm(dim=1) <= length
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
     found = _rounded(levels, delta, low).to(x.dtype)
     fits = (found.double() - x.double()).flatten(1).norm(dim=1) <= threat.eps

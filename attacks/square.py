@@ -95,7 +95,7 @@ def _signs(z: torch.Tensor, x: torch.Tensor, threat: Threat, objective: Objectiv
 
 
 def _blobs(x: torch.Tensor, threat: Threat, objective: Objective) -> torch.Tensor:
-    """A grid of 5 x 5 blobs with random signs, one a tile and channel, of length eps together."""
+    """Blobs of a fifth of the smaller side, in rows, random signs a blob and channel, of length eps together."""
     height, width = x.shape[2:]
     side = max(1, min(height, width) // 5)
     blob = _blob(side).to(x)

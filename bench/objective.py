@@ -165,16 +165,17 @@ class Objective:
         if not self.g.differentiable:
             raise Incompatible(f"{self.g.spec!r} has no gradient: use a black-box attack")
         draws = draws if self.g.randomised else 1
-        render = render or _as_it_is
-        weights = None
-        if centre == "kernel" and draws > 2:
-            weights = self._kernel(render(x.detach()), draws)
+        images = x
+        if render is not None:
+            with torch.no_grad():
+                images = render(x)
+        weights = self._kernel(images, draws) if centre == "kernel" and draws > 2 else None
         total = torch.zeros(x.shape[0], dtype=torch.float64)
         gradient = torch.zeros_like(x)
         leaf, done = x.detach().clone(), 0
-        for d, rng in self._chunks(x, draws, self._search.fork() if fixed else self._search):
+        for d, rng in self._chunks(images, draws, self._search.fork() if fixed else self._search):
             leaf.requires_grad_(True)
-            scores = self.g.surrogate(render(leaf), rng, d)
+            scores = self.g.surrogate(render(leaf) if render else leaf, rng, d)
             if not scores.requires_grad:
                 what = f"metric {self.g.metric.spec!r} behind defence {self.g.spec!r}"
                 raise Incompatible(f"{what} returns scores without gradient: use a black-box attack")
@@ -184,7 +185,7 @@ class Objective:
             gradient += part
             total += weighted.detach().double().cpu()
             leaf, done = leaf.detach(), done + d
-        self._count(draws, backward=True)
+        self._count(draws if self.g.randomised else self.g.cost, backward=True)
         check_finite(total.numpy(), self.g.metric.spec)
         if not bool(torch.isfinite(gradient).all()):
             raise BadScore(f"{self.g.spec!r} has a NaN or infinite gradient: recorded as an error, not as a result")
@@ -192,7 +193,7 @@ class Objective:
 
     def differentiable(self, x: torch.Tensor) -> torch.Tensor:
         """Oriented scores (B,) of one search draw with their graph, for attacks that call `backward` themselves."""
-        self._count(1, backward=True)
+        self._count(1 if self.g.randomised else self.g.cost, backward=True)
         return self.sign * self.g.surrogate(x, self._search, 1).mean(0)
 
     def _kernel(self, x: torch.Tensor, draws: int) -> torch.Tensor:
@@ -222,10 +223,6 @@ class Objective:
 
     def _count(self, passes: int, backward: bool = False, queries: int = 0) -> None:
         self._counts[:, self._index] += np.array([[passes], [passes if backward else 0], [queries]])
-
-
-def _as_it_is(x: torch.Tensor) -> torch.Tensor:
-    return x
 
 
 def check_centre(centre: str) -> None:

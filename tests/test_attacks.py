@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,20 @@ def test_budget_and_box_are_kept(linear, images, attack, threat) -> None:
 
 @pytest.mark.parametrize("defense", ["none", RANDOMISED])
 @pytest.mark.parametrize(
-    "attack", ["mi-fgsm", "di-fgsm", "vmi-fgsm", "apgd[steps=5]", "quantised-pgd[steps=5]", *QUERY]
+    "attack",
+    [
+        "mi-fgsm",
+        "di-fgsm",
+        "vmi-fgsm",
+        "apgd[steps=5]",
+        "quantised-pgd[steps=5]",
+        "minimal-eps[target=0.7,rounds=3]",
+        "stadv[steps=3]",
+        "korhonen-you",
+        "madc",
+        "ssah[steps=3]",
+        *QUERY,
+    ],
 )
 def test_an_image_in_a_batch_fares_as_it_does_alone(linear, images, attack, defense) -> None:
     g, attacker = load_defense(defense, linear), load_attack(attack)
@@ -153,7 +167,72 @@ def test_auto_iqa_on_a_metric_without_gradient_is_its_black_box_part(images) -> 
         load_attack("apgd")(g, images, L2(0.3))
 
 
+def test_auto_iqa_is_not_weaker_than_its_plainest_member() -> None:
+    """Paired over images, directions and seeds: the choice between members may cost a little noise, not more."""
+    metric, data = load_metric("tiny-iqa"), load_dataset("photos[size=128,subset=quick]")
+    x = torch.stack([data.load(i)[:, 30:94, 30:94] for i in (0, 10, 20)])
+    g = load_defense("median-smoothing[sigma=0.12,n=50,m=31]", metric)
+    for eps in (0.12, 0.5):
+        difference, size = [], []
+        for seed in (0, 1):
+            auto, plain = (load_attack(a)(g, x, L2(eps), seed=seed).gain for a in ("auto-iqa", "eot-pgd[steps=20]"))
+            difference.append(auto - plain)
+            size.append(plain)
+        assert np.mean(difference) >= -0.05 * np.mean(size)
+
+
+def test_auto_pgd_does_not_go_back_to_lucky_draws() -> None:
+    """On a randomised defence its steps are halved less often than always, and it climbs as far as PGD with EOT."""
+    metric, data = load_metric("tiny-iqa"), load_dataset("photos[size=128,subset=quick]")
+    x = torch.stack([data.load(i)[:, 30:94, 30:94] for i in (0, 10, 20)])
+    g = load_defense("median-smoothing[sigma=0.12,n=50,m=31]", metric)
+    apgd, plain = (load_attack(a)(g, x, L2(0.5)).gain.mean() for a in ("apgd", "eot-pgd[steps=20]"))
+    assert apgd >= 0.9 * plain
+
+
+def test_quantised_steps_stop_inside_the_ball(images) -> None:
+    """On `bowl` the maximum lies well inside: the result is not blown up to the sphere."""
+    x = torch.full((2, 3, 16, 16), 128 / 255)
+    best = float(((0.53 - 128 / 255) ** 2) * 768)
+    result = load_attack("quantised-pgd[steps=60]")(load_defense("none", load_metric("bowl")), x, L2(3.0))
+    assert np.all(result.gain >= 0.9 * best)
+    assert np.all(result.l2 < 1.5)
+    near = whole_levels(x + 0.01, x, L2(3.0))
+    assert float((near - x).flatten(1).norm(dim=1).max()) <= 0.01 * 768**0.5 + 1e-6
+
+
+def test_forwards_are_what_the_metric_saw(images) -> None:
+    """A deterministic defence of several forwards counts them, in gradients too."""
+    metric = load_metric("counting")
+    g = load_defense("fixed-noise-median-smoothing[m=11]", metric)
+    clean = g.estimate(images)
+    for attack in ("pgd[steps=5]", "apgd[steps=5]", "mi-fgsm[steps=5]"):
+        metric.module.seen = 0  # type: ignore[assignment]
+        result = load_attack(attack)(g, images, L2(0.5), clean=clean)
+        assert metric.module.seen - 2 * 3 * 11 == result.forwards.sum()
+
+
+def test_draws_that_are_kept(linear, images) -> None:
+    """`fixed` takes the same draws again and leaves the stream where it is."""
+    keys = [image_key(image) for image in images]
+    g = load_defense(RANDOMISED, linear)
+    objective, other = Objective(g, keys), Objective(g, keys)
+    first, again = (objective.gradient(images, 4, fixed=True)[0] for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(first, other.gradient(images, 4)[0])
+    assert not torch.equal(first, other.gradient(images, 4)[0])
+    kept = load_attack("eot-pgd[fixed=true]")(g, images, L2(0.5))
+    assert np.allclose(kept.gain, optimum(linear, images, L2(0.5)), rtol=0.02)
+
+
 # --- scores only
+
+
+def test_windows_of_square_shrink_as_in_the_paper() -> None:
+    """The share of pixels is halved after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000 queries."""
+    attack: Any = load_attack("square[p=0.8]")
+    sides = [attack._side(t / 10_000, 300, 300) for t in (9, 10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)]
+    assert sides == [round((0.8 / 2**k * 90_000) ** 0.5) for k in range(10)]
 
 
 @pytest.mark.parametrize("attack", QUERY)

@@ -76,6 +76,50 @@ def test_auto_pgd_against_that_of_torchattacks(photographs: torch.Tensor, threat
     assert ours.gain.mean() >= 0.99 * _gain(g, photographs, theirs).mean()
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [("i-fgsm", "BIM"), ("mi-fgsm", "MIFGSM"), ("ni-fgsm", "NIFGSM")])
+def test_the_momentum_family_takes_the_steps_of_torchattacks(photographs: torch.Tensor, ours: str, theirs: str) -> None:
+    """The last point, on a network whose gradient changes from step to step."""
+    ta: Any = pytest.importorskip("torchattacks", reason="torchattacks is not installed: see the README")
+    g, threat = load_defense("none", load_metric("tiny-iqa")), Linf(2 / 255)
+    photographs = 0.2 + 0.6 * photographs  # theirs looks ahead beyond the box
+    keys = [image_key(image) for image in photographs]
+    options = {} if theirs == "BIM" else {"decay": 1.0}
+    peer = getattr(ta, theirs)(
+        TwoLogit(Objective(g, keys)).eval(), eps=threat.eps, alpha=threat.eps / 10, steps=10, **options
+    )
+    expected = peer(photographs, torch.zeros(5, dtype=torch.long)).detach()
+    attack: Any = load_attack(ours)
+    *_, last = attack.candidates(Objective(g, keys), photographs, threat)
+    # Signs of values near 0 may differ by rounding.
+    assert float(((last.x - expected).abs() > 1e-5).double().mean()) < 0.01
+    other: Any = load_attack("pgd[step=0.1]")
+    *_, plain = other.candidates(Objective(g, keys), photographs, threat)
+    assert ours == "i-fgsm" or float(((last.x - plain.x).abs() > 1e-5).double().mean()) > 0.05
+
+
+def test_variance_tuning_follows_its_recursion(photographs: torch.Tensor) -> None:
+    """Algorithm 1 of arXiv 2103.15571, written out on the same random numbers."""
+    g, threat = load_defense("none", load_metric("tiny-iqa")), Linf(2 / 255)
+    x, keys = photographs, [image_key(image) for image in photographs]
+    attack: Any = load_attack("vmi-fgsm[steps=4,neighbours=3]")
+    *_, last = attack.candidates(Objective(g, keys, salt="vmi"), x, threat)
+    rng = Objective(g, keys, salt="vmi").search_streams
+
+    def slope(z: torch.Tensor) -> torch.Tensor:
+        leaf = z.clone().requires_grad_(True)
+        return torch.autograd.grad(g.metric(leaf).sum(), leaf)[0]
+
+    z, velocity, variance = x, torch.zeros_like(x), torch.zeros_like(x)
+    for _ in range(4):
+        gradient = slope(z)
+        tuned = gradient + variance
+        velocity = velocity + tuned / tuned.abs().mean((1, 2, 3), keepdim=True)
+        around = [slope((z + 1.5 * threat.eps * rng.uniform(z)).clamp(0, 1)) for _ in range(3)]
+        variance = torch.stack(around).mean(0) - gradient
+        z = (x + (z + threat.eps / 4 * velocity.sign() - x).clamp(-threat.eps, threat.eps)).clamp(0, 1)
+    assert float(((last.x - z).abs() > 1e-5).double().mean()) < 0.01
+
+
 def _gain(g: DefendedMetric, x: torch.Tensor, adversarial: torch.Tensor) -> np.ndarray:
     return g.estimate(adversarial.clamp(0, 1)).score - g.estimate(x).score
 

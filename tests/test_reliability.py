@@ -49,6 +49,9 @@ def raised(findings: list[Finding]) -> set[str]:
         ("broken-saturating", {"saturated", "gradient-missing"}),
         ("broken-dice", {"irreproducible", "random-undeclared"}),
         ("broken-inner-loop", {"optimises-inside"}),
+        ("broken-import", {"optimises-inside"}),
+        ("broken-declared-blind", {"gradient-missing"}),
+        ("broken-smooth-blind", {"planted-missed"}),
     ],
 )
 def test_every_fault_raises_its_flag(crops: torch.Tensor, defense: str, flags: set[str]) -> None:
@@ -57,7 +60,39 @@ def test_every_fault_raises_its_flag(crops: torch.Tensor, defense: str, flags: s
     assert flags <= found, f"missing {flags - found}"
 
 
-@pytest.mark.parametrize("defense", ["none", "gaussian-blur", "jpeg", "median-smoothing[sigma=0.05,n=100,m=7]"])
+def test_a_known_draw_behind_a_fresh_surrogate_is_found(crops: torch.Tensor) -> None:
+    g = load_defense("broken-memory[n=100,m=5,sigma=0.05]", load_metric("tiny-iqa"))
+    assert "fixed-noise" in raised(probe(g, crops))
+
+
+def test_a_gradient_that_is_not_finite_is_raised(crops: torch.Tensor) -> None:
+    g = load_defense("broken-nan", load_metric("tiny-iqa"))
+    assert "gradient-missing" in raised(probe(g, crops))
+    assert "order-broken" in raised(climb(g, crops)), "an attack that fails is no attack"
+
+
+@pytest.mark.parametrize("metric", ["linear", "linear-dmos", "tiny-iqa"])
+def test_the_sense_of_the_score_does_not_matter(crops: torch.Tensor, metric: str) -> None:
+    found = {f.name: f for f in probe(load_defense("none", load_metric(metric)), crops)}
+    assert not found["planted-missed"].raised
+    assert found["planted-missed"].value > 0.9
+    assert raised(climb(load_defense("none", load_metric(metric)), crops)) == set()
+
+
+def test_a_score_near_its_end_is_asked_for_the_room_that_is_left(crops: torch.Tensor) -> None:
+    g = load_defense("none", load_metric("bounded"))
+    assert g.estimate(crops).score.min() > 0.9
+    assert "not-monotone" not in raised(climb(g, crops))
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [
+        "none", "gaussian-blur", "jpeg", "median-smoothing[sigma=0.05,n=100,m=7]", "dms-iqa[n=100,m=7]",
+        "mean-smoothing[n=100,m=7]", "cdf-mean-smoothing[n=100,m=7]", "trimmed-mean-smoothing[n=100,m=7]",
+        "l-estimator-smoothing[n=100,m=7]", "center-smoothing[n=100,m=7]",
+    ],
+)  # fmt: skip
 def test_sound_defences_raise_none(crops: torch.Tensor, defense: str) -> None:
     g = load_defense(defense, load_metric("tiny-iqa"))
     findings = [*probe(g, crops), *climb(g, crops)]

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..api import L2, DefendedMetric, Metric
 from ..build import load_attack, load_defense
-from ..errors import RobustIQAError
+from ..errors import BadScore, Incompatible
 from ..measures import FEW_GROUPS, srocc
 from ..seeds import Role, Streams, generator, image_key
 from .reliability import Finding, above, below, share_above
@@ -64,8 +64,13 @@ def _repeat(
             found.append(below("fixed-noise", moved, 1e-12))
     else:
         with torch.inference_mode():
-            first, second = (g.surrogate(x, Streams.create(keys, Role.SEARCH, s), 1) for s in (seed, seed + 1))
-        found.append(below("fixed-noise", float((first - second).abs().max()) / scale, 1e-12))
+            draws = [g.surrogate(x, Streams.create(keys, Role.SEARCH, s), g.cost) for s in range(seed, seed + CALLS)]
+            answers = torch.stack([g.aggregate(d).double() for d in draws])
+        alive = float((draws[0] - draws[1]).abs().max()) / scale
+        # A deployed score that stands still while the same statistic of fresh draws moves is made of known draws.
+        if float((answers - answers[0]).abs().max()) > 0:
+            alive = min(alive, moved)
+        found.append(below("fixed-noise", alive, 1e-12))
     return found
 
 
@@ -75,7 +80,7 @@ def _alone(g: DefendedMetric, x: torch.Tensor, keys: list[str], clean: np.ndarra
 
 
 def _inner(g: DefendedMetric, x: torch.Tensor, keys: list[str]) -> Finding:
-    with _backward_calls() as calls:
+    with _backward_calls(g.metric) as calls:
         g.estimate(x[:1], Streams.create(keys[:1], Role.EVALUATION))
         with torch.no_grad():
             g.surrogate(x[:1], Streams.create(keys[:1], Role.SEARCH), 1)
@@ -83,10 +88,16 @@ def _inner(g: DefendedMetric, x: torch.Tensor, keys: list[str]) -> Finding:
 
 
 @contextlib.contextmanager
-def _backward_calls() -> Iterator[list[str]]:
-    """A list that grows with each backward pass in the block."""
+def _backward_calls(metric: Metric) -> Iterator[list[str]]:
+    """A list that grows with each backward pass in the block: through torch.autograd, or through the metric."""
     calls: list[str] = []
+
+    def passed(*_: object) -> None:
+        calls.append("metric")
+
     with contextlib.ExitStack() as stack:
+        # Who imported `grad` by name is seen here.
+        stack.callback(metric.register_full_backward_hook(passed).remove)
         for name in ("grad", "backward"):
             original = getattr(torch.autograd, name)
 
@@ -102,7 +113,8 @@ def _gradients(g: DefendedMetric, x: torch.Tensor, keys: list[str], clean: np.nd
     """Checks 4, 5 and 7."""
     names = ("gradient-missing", "gradient-mismatch", "saturated")
     if not g.differentiable:
-        return [Finding(name, skipped="the defence declares that it has no gradient") for name in names]
+        reason = "the defence declares that it has no gradient"
+        return [above(names[0], 1.0, 0.5), *(Finding(name, skipped=reason) for name in names[1:])]
 
     def draws() -> Streams:
         return Streams.create(keys, Role.SEARCH, seed, "probe")
@@ -116,7 +128,9 @@ def _gradients(g: DefendedMetric, x: torch.Tensor, keys: list[str], clean: np.nd
     gradient = torch.autograd.grad(score.sum(), leaf)[0] if score.requires_grad else torch.zeros_like(x)
     dead = ~torch.isfinite(gradient) | (gradient == 0)
     missing = dead.flatten(1).double().mean(1).cpu().numpy()
-    found = [above("gradient-missing", float(missing.mean()), 0.5)]
+    # A single value that is not finite spoils every step: that alone is reason enough.
+    broken = not bool(torch.isfinite(gradient).all())
+    found = [above("gradient-missing", float("nan") if broken else float(missing.mean()), 0.5)]
     found.append(_saturated(g, clean, missing))
     length = torch.nan_to_num(gradient).flatten(1).norm(dim=1).double()
     unit = torch.nan_to_num(gradient) / length.clamp_min(1e-30).to(x)[:, None, None, None]
@@ -141,16 +155,20 @@ def _saturated(g: DefendedMetric, clean: np.ndarray, missing: np.ndarray) -> Fin
 
 
 class _Planted(nn.Module):
-    """The metric plus a slope along a smooth pattern, which compression and noise do not remove."""
+    """A metric that is nothing but a slope along a smooth pattern, which compression and noise do not remove."""
 
-    def __init__(self, metric: Metric, slope: float) -> None:
+    def __init__(self, pattern: torch.Tensor, slope: float, middle: float) -> None:
         super().__init__()
-        self.metric, self.slope = metric, slope
+        self.slope, self.middle = slope, middle
+        self.register_buffer("pattern", pattern)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) to (B,)."""
-        pattern = planted_pattern(x.shape[2], x.shape[3]).to(x)
-        return self.metric(x) + self.metric.sign * self.slope * ((x - 0.5) * pattern).sum((1, 2, 3))
+        pattern = self.get_buffer("pattern").to(x)
+        if pattern.shape[1:] != x.shape[2:]:  # a defence that resizes
+            pattern = nn.functional.interpolate(pattern[None], x.shape[2:], mode="bilinear", align_corners=False)[0]
+            pattern = pattern * (self.get_buffer("pattern")[0].numel() / pattern[0].numel())
+        return self.middle + self.slope * ((x - 0.5) * pattern).sum((1, 2, 3))
 
 
 def planted_pattern(height: int, width: int) -> torch.Tensor:
@@ -162,15 +180,26 @@ def planted_pattern(height: int, width: int) -> torch.Tensor:
 
 
 def _planted(g: DefendedMetric, x: torch.Tensor, seed: int) -> Finding:
-    """Check 12: a slope worth a third of the scale over the budget is planted, and looked for with eot-pgd."""
-    scale = scale_of(g, g.metric(x).detach().cpu().numpy())
-    slope = scale / 3 / PLANTED_EPS
+    """Check 12: the metric is replaced by a slope worth a third of the scale over the budget; eot-pgd looks for it.
+
+    The pattern is orthogonal to the images, so that all of them score in the middle of the declared range: a clamp to
+    it hides nothing. What counts is how far the attack goes along the pattern: a score in coarse steps may stand still.
+    """
     m = g.metric
-    # Unbounded, whatever the metric is: the slope may carry it beyond its range.
-    planted = Metric(_Planted(m, slope), m.spec, lower_better=m.lower_better, score_range=m.score_range)
+    low, high = m.score_range or (0.0, 1.0)
+    slope = (high - low) / 3 / PLANTED_EPS
+    flat = (x - 0.5).flatten(1).double().cpu()
+    basis = torch.linalg.qr(flat.T).Q
+    pattern = planted_pattern(x.shape[2], x.shape[3]).flatten().double()
+    pattern = pattern - basis @ (basis.T @ pattern)
+    pattern = (pattern / pattern.norm()).view(x.shape[1:]).to(x)
+    toy = _Planted(pattern, m.sign * slope, (low + high) / 2)
+    planted = Metric(toy, m.spec, lower_better=m.lower_better, score_range=m.score_range).to(x.device)
     try:
-        other = load_defense(g.spec, planted)
-        gain = load_attack("eot-pgd")(other, x, L2(PLANTED_EPS), seed=seed).gain
-    except RobustIQAError as error:
+        found = load_attack("eot-pgd")(load_defense(g.spec, planted), x, L2(PLANTED_EPS), seed=seed)
+    except Incompatible as error:  # a defence of certain networks only
         return Finding("planted-missed", skipped=str(error))
-    return below("planted-missed", float(np.median(gain)) * m.sign / (slope * PLANTED_EPS), 1 / 3)
+    except BadScore:  # the attack cannot take a step
+        return Finding("planted-missed", raised=True)
+    along = ((found.adversarial - x) * pattern).flatten(1).sum(1) / PLANTED_EPS
+    return below("planted-missed", float(along.median()), 1 / 3)

@@ -40,7 +40,7 @@ RULES: dict[str, Rule] = {
         "draw from `rng` only, never from global generators",
     ),
     "gradient-missing": Rule(
-        4, "more than half of the gradient's entries are zero or not finite",
+        4, "more than half of the gradient's entries are zero, one is not finite, or the defence declares to have none",
         "gradient attacks are blind: what they report is no robustness",
         "declare a surrogate gradient (BPDA), or rely on attacks that need none",
     ),
@@ -65,7 +65,7 @@ RULES: dict[str, Rule] = {
         "raise steps and draws; compare with the black-box members",
     ),
     "not-monotone": Rule(
-        9, "a larger budget gains less, or the unbounded attack does not move the score by half of the scale",
+        9, "a larger budget gains less, or the unbounded attack does not use half of the room up to the range's end",
         "the search fails: gains are lower bounds only", "raise steps, restarts and draws",
     ),
     "black-box-wins": Rule(
@@ -91,7 +91,7 @@ RULES: dict[str, Rule] = {
         "read SROCC and PLCC beside every robustness figure",
     ),
 }  # fmt: skip
-"""All checks by the name of their flag."""
+"""All checks by the name of their flag. Number 13 is judged by the board, from attacks and certificates of the run."""
 
 
 @dataclass(frozen=True)

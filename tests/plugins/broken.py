@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from robustiqa.bench import register_defense
 from robustiqa.bench.api import DefendedMetric, Estimate
 from robustiqa.bench.seeds import Streams
 from robustiqa.defenses.base import Purification, exact, straight_through
 from robustiqa.defenses.certified.median import MedianSmoothing
+from torch.autograd import grad as early_grad
 from torch.nn import functional as F
 
 
@@ -109,3 +112,66 @@ class White(Purification):
     def purify(self, x: torch.Tensor) -> torch.Tensor:
         """Bright."""
         return 0.9 + 0.1 * x
+
+
+class _NanColumn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        gradient = gradients[0].clone()
+        gradient[..., 0] = torch.nan
+        return gradient
+
+
+@register_defense("broken-nan")
+class NanColumn(Killer):
+    """An exact score whose gradient is not finite in one column."""
+
+    def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
+        """(1,B)."""
+        return self.metric(_NanColumn.apply(x))[None]
+
+
+@register_defense("broken-memory")
+class Memory(MedianSmoothing):
+    """Deploys a score of known draws, though its surrogate draws anew."""
+
+    def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
+        known = Streams(tuple(torch.Generator().manual_seed(1) for _ in rng.generators))
+        return super()._estimate(x, known)
+
+
+@register_defense("broken-import")
+class Import(InnerLoop):
+    """The inner loop with a function that was imported by its name."""
+
+    def purify(self, x: torch.Tensor) -> torch.Tensor:
+        """One step down the gradient."""
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_(True)
+            (gradient,) = early_grad(self.metric(leaf).sum(), leaf)
+        return (x - 1e-3 * gradient.sign()).clamp(0, 1)
+
+
+@register_defense("broken-smooth-blind")
+class SmoothBlind(Purification):
+    """An exact score whose gradient lacks the smooth directions."""
+
+    def purify(self, x: torch.Tensor) -> torch.Tensor:
+        """The image itself."""
+        return x
+
+    def purify_surrogate(self, x: torch.Tensor) -> torch.Tensor:
+        """The image minus its low-pass."""
+        low = F.interpolate(F.avg_pool2d(x, 4, ceil_mode=True), x.shape[2:], mode="bilinear", align_corners=False)
+        return straight_through(x, x - low)
+
+
+@register_defense("broken-declared-blind")
+class DeclaredBlind(Rounding):
+    """Eight grey levels, and says that it has no gradient."""
+
+    differentiable = False
