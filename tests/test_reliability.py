@@ -85,14 +85,21 @@ def test_a_score_near_its_end_is_asked_for_the_room_that_is_left(crops: torch.Te
     assert "not-monotone" not in raised(climb(g, crops))
 
 
+SLOW = ("dms-iqa[n=100,m=7]", "mean-smoothing[n=100,m=7]", "trimmed-mean-smoothing[n=100,m=7]",
+        "l-estimator-smoothing[n=100,m=7]", "center-smoothing[n=100,m=7]")  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "defense",
     [
-        "none", "gaussian-blur", "jpeg", "median-smoothing[sigma=0.05,n=100,m=7]", "dms-iqa[n=100,m=7]",
-        "mean-smoothing[n=100,m=7]", "cdf-mean-smoothing[n=100,m=7]", "trimmed-mean-smoothing[n=100,m=7]",
-        "l-estimator-smoothing[n=100,m=7]", "center-smoothing[n=100,m=7]",
+        "none",
+        "gaussian-blur",
+        "jpeg",
+        "median-smoothing[sigma=0.05,n=100,m=7]",
+        "cdf-mean-smoothing[n=100,m=7]",
+        *(pytest.param(defense, marks=pytest.mark.slow) for defense in SLOW),
     ],
-)  # fmt: skip
+)
 def test_sound_defences_raise_none(crops: torch.Tensor, defense: str) -> None:
     g = load_defense(defense, load_metric("tiny-iqa"))
     findings = [*probe(g, crops), *climb(g, crops)]
