@@ -73,6 +73,7 @@ class AutoIqa(Attack):
     def _run(self, attacks: list[Attack], objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         best = x
         left = list(range(len(x)))
+        room = _room(objective.g, objective.sign)
         for member in attacks:
             if not left or member.skip(objective.g, threat) is not None:
                 continue
@@ -87,7 +88,6 @@ class AutoIqa(Attack):
             value[left] = objective.part(left).select(found[left], self.selection_draws)
             best = found
             yield Candidate(found, value)
-            room = _room(objective.g, objective.sign)
             left = [i for i in left if float(value[i]) < room]
 
 

@@ -32,7 +32,7 @@ class KorhonenYou(MiFgsm):
         momentum: weight of what was accumulated.
     """
 
-    reach = 2.5
+    way = 2.5
 
     def __init__(self, steps: int = 20, step: float | None = None, draws: int = 1, momentum: float = 0.9) -> None:
         super().__init__(steps, step, draws, momentum)
@@ -78,7 +78,7 @@ class Madc(IFgsm):
         draws: draws averaged in the gradient of a randomised defence (EOT).
     """
 
-    reach = 2.5
+    way = 2.5
 
     def __init__(self, steps: int = 8, step: float | None = None, draws: int = 1) -> None:
         super().__init__(steps, step, draws)

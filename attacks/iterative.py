@@ -26,7 +26,7 @@ class IFgsm(Pgd):
         draws: draws averaged in the gradient of a randomised defence (EOT); no effect on a deterministic one.
     """
 
-    reach = 1.0
+    way = 1.0
     """Length of the way, in units of eps, that the default step size allows."""
 
     def __init__(self, steps: int = 10, step: float | None = None, draws: int = 1) -> None:
@@ -34,7 +34,7 @@ class IFgsm(Pgd):
         if draws < 1:
             raise BadParameter(f"{type(self).__name__}[draws={draws}]: expected at least 1")
         self.draws = draws
-        self.step = self.reach / steps if step is None else step
+        self.step = self.way / steps if step is None else step
 
 
 @register_attack("mi-fgsm")

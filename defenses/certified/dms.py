@@ -40,12 +40,7 @@ class DMSIQATight(DMSIQA):
 
     The width of a median's certificate is that spread; see `docs/dms-iqa.md` for what it gains and costs.
 
-    Args:
-        sigma: noise level in [0,1] pixel units.
-        n: draws for a certificate.
-        m: draws for a deployed score.
-        denoiser: name of a shipped denoiser, or the path of a safetensors file; auto for the one shipped for this
-            metric and sigma.
+    It takes the parameters of `dms-iqa`.
     """
 
     family = TIGHT

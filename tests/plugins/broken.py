@@ -101,8 +101,12 @@ class InnerLoop(Purification):
         """One step down the gradient."""
         with torch.inference_mode(False), torch.enable_grad():
             leaf = x.detach().clone().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self.metric(leaf).sum(), leaf)
+            gradient = self.slope(self.metric(leaf).sum(), leaf)
         return (x - 1e-3 * gradient.sign()).clamp(0, 1)
+
+    def slope(self, score: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+        """Gradient by `torch.autograd.grad`, looked up when it is called."""
+        return torch.autograd.grad(score, leaf)[0]
 
 
 @register_defense("broken-white")
@@ -148,12 +152,9 @@ class Memory(MedianSmoothing):
 class Import(InnerLoop):
     """The inner loop with a function that was imported by its name."""
 
-    def purify(self, x: torch.Tensor) -> torch.Tensor:
-        """One step down the gradient."""
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = x.detach().clone().requires_grad_(True)
-            (gradient,) = early_grad(self.metric(leaf).sum(), leaf)
-        return (x - 1e-3 * gradient.sign()).clamp(0, 1)
+    def slope(self, score: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+        """Gradient by the imported function."""
+        return early_grad(score, leaf)[0]
 
 
 @register_defense("broken-smooth-blind")
