@@ -99,7 +99,7 @@ class Apgd(Attack):
             if randomised:
                 continue
             z, gradient = _where(halve, best, z), _where(halve, best_gradient, gradient)
-            before, value = _where(halve, best, before), torch.where(halve, best_value, value)
+            value = torch.where(halve, best_value, value)
         if randomised:
             yield Candidate(z)
 

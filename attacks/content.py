@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch.nn import functional as F
 
-from ..bench.api import Threat
-from ..bench.objective import Objective
 from ..bench.registry import register_attack
-from .base import Candidate
 from .iterative import IFgsm, MiFgsm
 from .perceptual import luma
-from .pgd import Past
-from .projection import project, unit
+from .pgd import State
+from .projection import unit
 
 
 @register_attack("korhonen-you")
@@ -37,21 +32,9 @@ class KorhonenYou(MiFgsm):
     def __init__(self, steps: int = 20, step: float | None = None, draws: int = 1, momentum: float = 0.9) -> None:
         super().__init__(steps, step, draws, momentum)
 
-    def _ascend(self, objective: Objective, z: torch.Tensor, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
-        weights = edges(x)
-        past = Past(torch.zeros_like(x), torch.zeros_like(x))
-        for t in range(self.steps):
-            value, gradient = self._gradient(objective, z, past, threat)
-            if not objective.g.randomised or t == self.steps // 2:
-                yield Candidate(z, None if objective.g.randomised else value)
-            past.velocity = self.momentum * past.velocity + self._scaled(gradient)
-            direction = (
-                unit(weights * unit(past.velocity, threat.norm), "l2")
-                if threat.norm == "l2"
-                else (weights * past.velocity.sign())
-            )
-            z = project(z + self.step * threat.eps * direction, x, threat)
-        yield Candidate(z)
+    def _direction(self, state: State) -> torch.Tensor:
+        weighted = edges(state.x) * super()._direction(state)
+        return unit(weighted, "l2") if state.threat.norm == "l2" else weighted
 
 
 def edges(x: torch.Tensor) -> torch.Tensor:
@@ -83,18 +66,10 @@ class Madc(IFgsm):
     def __init__(self, steps: int = 8, step: float | None = None, draws: int = 1) -> None:
         super().__init__(steps, step, draws)
 
-    def _ascend(self, objective: Objective, z: torch.Tensor, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
-        for t in range(self.steps):
-            value, gradient = objective.gradient(z, self.draws)
-            if not objective.g.randomised or t in (1, self.steps // 2):
-                yield Candidate(z, None if objective.g.randomised else value)
-            delta = z - x
-            length = delta.flatten(1).square().sum(1).clamp_min(1e-30)[:, None, None, None]
-            along = (gradient * delta).sum((1, 2, 3), keepdim=True) / length
-            sideways = gradient - along * delta
-            size = threat.eps if t == 0 else self.step * threat.eps
-            z = x + delta + size * unit(sideways, threat.norm)
-            if threat.norm == "l2":
-                z = x + threat.eps * unit(z - x, "l2")
-            z = project(z, x, threat)
-        yield Candidate(z)
+    def _moved(self, z: torch.Tensor, gradient: torch.Tensor, state: State) -> torch.Tensor:
+        delta, threat = z - state.x, state.threat
+        length = delta.flatten(1).square().sum(1).clamp_min(1e-30)[:, None, None, None]
+        along = (gradient * delta).sum((1, 2, 3), keepdim=True) / length
+        size = threat.eps if state.t == 0 else self.step * threat.eps
+        moved = delta + size * unit(gradient - along * delta, threat.norm)
+        return state.x + (threat.eps * unit(moved, "l2") if threat.norm == "l2" else moved)

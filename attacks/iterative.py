@@ -10,7 +10,7 @@ from ..bench.errors import BadParameter
 from ..bench.objective import Objective
 from ..bench.registry import register_attack
 from ..bench.seeds import Streams
-from .pgd import Past, Pgd
+from .pgd import Pgd, State
 from .projection import unit
 
 
@@ -62,10 +62,10 @@ class MiFgsm(IFgsm):
 class NiFgsm(MiFgsm):
     """MI-FGSM whose gradient is taken where the momentum leads (NI-FGSM, Lin et al. 2020, arXiv 1908.06281)."""
 
-    def _gradient(self, objective: Objective, z: torch.Tensor, past: Past, threat: Threat) -> tuple[None, torch.Tensor]:
+    def _gradient(self, objective: Objective, z: torch.Tensor, state: State) -> tuple[None, torch.Tensor]:
         # The unit of `velocity` is a mean absolute value of 1; in l2 the jump is as long as a step.
-        ahead = past.velocity if threat.norm == "linf" else unit(past.velocity, "l2")
-        there = (z + self.step * threat.eps * self.momentum * ahead).clamp(0.0, 1.0)
+        ahead = state.velocity if state.threat.norm == "linf" else unit(state.velocity, "l2")
+        there = (z + self.step * state.threat.eps * self.momentum * ahead).clamp(0.0, 1.0)
         return None, objective.gradient(there, self.draws)[1]
 
 
@@ -99,7 +99,7 @@ class DiFgsm(MiFgsm):
             raise BadParameter(f"di-fgsm[chance={chance},shrink={shrink}]: expected 0 <= chance <= 1, 0 < shrink <= 1")
         self.chance, self.shrink = chance, shrink
 
-    def _gradient(self, objective: Objective, z: torch.Tensor, past: Past, threat: Threat) -> tuple[None, torch.Tensor]:
+    def _gradient(self, objective: Objective, z: torch.Tensor, state: State) -> tuple[None, torch.Tensor]:
         numbers = objective.search_streams.numbers(4).tolist()
 
         def render(images: torch.Tensor) -> torch.Tensor:
@@ -147,16 +147,14 @@ class VmiFgsm(MiFgsm):
             raise BadParameter(f"vmi-fgsm[neighbours={neighbours},reach={reach}]: expected positive numbers")
         self.neighbours, self.reach = neighbours, reach
 
-    def _gradient(
-        self, objective: Objective, z: torch.Tensor, past: Past, threat: Threat
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _gradient(self, objective: Objective, z: torch.Tensor, state: State) -> tuple[torch.Tensor, torch.Tensor]:
         value, gradient = objective.gradient(z, self.draws)
-        tuned = gradient + past.variance  # of the last step; the first has none
+        tuned = gradient + state.variance  # of the last step; the first has none
         around = torch.zeros_like(z)
         for _ in range(self.neighbours):
-            offset = self.reach * threat.eps * _offset(z, threat, objective.search_streams)
+            offset = self.reach * state.threat.eps * _offset(z, state.threat, objective.search_streams)
             around += objective.gradient((z + offset).clamp(0.0, 1.0), self.draws)[1] / self.neighbours
-        past.variance = around - gradient
+        state.variance = around - gradient
         return value, tuned
 
 

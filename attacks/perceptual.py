@@ -13,7 +13,7 @@ from ..bench.errors import BadParameter
 from ..bench.objective import Objective
 from ..bench.registry import register_attack
 from .base import Attack, Candidate
-from .pgd import Past, Pgd
+from .pgd import Pgd, State
 from .projection import project, unit
 
 
@@ -32,18 +32,12 @@ class _Penalised(Pgd):
     def difference(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Visible difference (B,) of images z to x, 0 where they are equal; differentiable in z."""
 
-    def _ascend(self, objective: Objective, z: torch.Tensor, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
+    def _gradient(self, objective: Objective, z: torch.Tensor, state: State) -> tuple[torch.Tensor, torch.Tensor]:
         low, high = objective.g.metric.score_range or (0.0, 1.0)
-        past = Past(torch.zeros_like(x), torch.zeros_like(x))
-        for t in range(self.steps):
-            value, gradient = self._gradient(objective, z, past, threat)
-            if not objective.g.randomised or t == self.steps // 2:
-                yield Candidate(z, None if objective.g.randomised else value)
-            leaf = z.detach().clone().requires_grad_(True)
-            (seen,) = torch.autograd.grad(self.difference(leaf, x).sum(), leaf)
-            direction = gradient - self.weight * (high - low) * seen
-            z = project(z + self.step * threat.eps * unit(direction, threat.norm), x, threat)
-        yield Candidate(z)
+        value, gradient = objective.gradient(z, self.draws)
+        leaf = z.detach().clone().requires_grad_(True)
+        (seen,) = torch.autograd.grad(self.difference(leaf, state.x).sum(), leaf)
+        return value, gradient - self.weight * (high - low) * seen
 
 
 @register_attack("zhang-ssim")

@@ -16,16 +16,22 @@ from .projection import project, random_start, unit
 
 
 @dataclass
-class Past:
-    """What the steps of an ascent leave to the next one, shaped like the images.
+class State:
+    """What an ascent carries from step to step; tensors are shaped like the images.
 
     Attributes:
+        x: the clean images.
+        threat: norm and budget.
         velocity: the gradients so far, added up with momentum.
         variance: how the last point's neighbours differed from it (variance tuning).
+        t: steps done.
     """
 
+    x: torch.Tensor
+    threat: Threat
     velocity: torch.Tensor
     variance: torch.Tensor
+    t: int = 0
 
 
 @register_attack("pgd")
@@ -63,25 +69,38 @@ class Pgd(Attack):
             yield from self._ascend(objective, start, x, threat)
 
     def _ascend(self, objective: Objective, z: torch.Tensor, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
-        randomised = objective.g.randomised
-        past = Past(torch.zeros_like(x), torch.zeros_like(x))
+        state = State(x, threat, torch.zeros_like(x), torch.zeros_like(x))
         spacing = max(1, self.steps // (2 * self.checkpoints))
         for t in range(self.steps):
-            value, gradient = self._gradient(objective, z, past, threat)
-            if not randomised:
-                yield Candidate(z, value)
+            state.t = t
+            proposal = self._proposal(z, state)
+            value, gradient = self._gradient(objective, proposal, state)
+            if not objective.g.randomised:
+                yield Candidate(proposal, value)
             elif t and (self.steps - t) % spacing == 0 and (self.steps - t) // spacing < self.checkpoints:
-                yield Candidate(z)
-            past.velocity = self.momentum * past.velocity + self._scaled(gradient)
-            z = project(z + self.step * threat.eps * unit(past.velocity, threat.norm), x, threat)
-        yield Candidate(z)
+                yield Candidate(proposal)
+            z = project(self._moved(z, gradient, state), x, threat)
+        yield Candidate(self._proposal(z, state))
+
+    def _proposal(self, z: torch.Tensor, state: State) -> torch.Tensor:
+        """The image that stands for z: where gradients are taken, and what is compared."""
+        return z
 
     def _gradient(
-        self, objective: Objective, z: torch.Tensor, past: Past, threat: Threat
+        self, objective: Objective, z: torch.Tensor, state: State
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Value at z, where the gradient tells it, and the gradient to step along."""
         return objective.gradient(z, self.draws, centre=self.centre, fixed=self.fixed)
 
+    def _moved(self, z: torch.Tensor, gradient: torch.Tensor, state: State) -> torch.Tensor:
+        """Where the next step leads, not projected yet."""
+        state.velocity = self.momentum * state.velocity + self._scaled(gradient)
+        return z + self.step * state.threat.eps * self._direction(state)
+
     def _scaled(self, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient in the unit in which momentum adds it up."""
         return unit(gradient, "l2")
+
+    def _direction(self, state: State) -> torch.Tensor:
+        """Direction of a step, of norm 1."""
+        return unit(state.velocity, state.threat.norm)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
 from ..bench.api import Threat
-from ..bench.objective import Objective
 from ..bench.registry import register_attack
-from .base import Candidate
-from .pgd import Past, Pgd
-from .projection import project, unit
+from .pgd import Pgd, State
 
 LEVELS = 255.0
 
@@ -39,18 +34,8 @@ class QuantisedPgd(Pgd):
         super().__init__(steps, step, restarts)
         self.draws, self.momentum = draws, momentum
 
-    def _ascend(self, objective: Objective, z: torch.Tensor, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
-        past = Past(torch.zeros_like(x), torch.zeros_like(x))
-        for t in range(self.steps):
-            rounded = whole_levels(z, x, threat)
-            value, gradient = objective.gradient(rounded, self.draws)
-            if not objective.g.randomised:
-                yield Candidate(rounded, value)
-            past.velocity = self.momentum * past.velocity + unit(gradient, "l2")
-            z = project(z + self.step * threat.eps * unit(past.velocity, threat.norm), x, threat)
-            if objective.g.randomised and t == self.steps // 2:
-                yield Candidate(whole_levels(z, x, threat))
-        yield Candidate(whole_levels(z, x, threat))
+    def _proposal(self, z: torch.Tensor, state: State) -> torch.Tensor:
+        return whole_levels(z, state.x, state.threat)
 
 
 def whole_levels(z: torch.Tensor, x: torch.Tensor, threat: Threat) -> torch.Tensor:

@@ -14,7 +14,7 @@ from ..bench.objective import Objective
 from ..bench.registry import register_attack
 from .base import Candidate
 from .iterative import MiFgsm
-from .pgd import Past
+from .pgd import State
 from .projection import unit
 
 SELF = "self"
@@ -49,9 +49,9 @@ class Transfer(MiFgsm):
         *_, last = self._ascend(objective, x, x, threat)
         yield last
 
-    def _gradient(self, objective: Objective, z: torch.Tensor, past: Past, threat: Threat) -> tuple[None, torch.Tensor]:
+    def _gradient(self, objective: Objective, z: torch.Tensor, state: State) -> tuple[None, torch.Tensor]:
         directions = [
-            unit(objective.of(self._source(name, objective.g, z.device)).gradient(z)[1], threat.norm)
+            unit(objective.of(self._source(name, objective.g, z.device)).gradient(z)[1], state.threat.norm)
             for name in self.sources
         ]
         return None, torch.stack(directions).mean(0)
