@@ -13,9 +13,13 @@ from ..bench.registry import register_attack
 from .apgd import Apgd
 from .base import Attack, Candidate
 from .eot import EotPgd
+from .pgd import Pgd
 from .quantised import QuantisedPgd
 from .square import Square
 from .transfer import Transfer
+
+END = 1e-4
+"""Share of a bounded metric's range that counts as its end."""
 
 
 def members(randomised: bool) -> list[Attack]:
@@ -30,8 +34,9 @@ def members(randomised: bool) -> list[Attack]:
         }
         if randomised
         else {
-            "apgd": Apgd(steps=50),
-            "apgd-restarts": Apgd(steps=50, restarts=2, start="random"),
+            "apgd": Apgd(steps=100),
+            "apgd-random": Apgd(steps=100, start="random"),
+            "pgd": Pgd(steps=100),
             "transfer": Transfer(steps=20),
             "quantised": QuantisedPgd(steps=20),
             "square": Square(queries=1000),
@@ -46,15 +51,15 @@ def members(randomised: bool) -> list[Attack]:
 class AutoIqa(Attack):
     """The standard worst case of the board: several attacks without parameters, and per image the best of them.
 
-    On a deterministic defence, in this order: APGD; APGD from two random points; MI-FGSM on the undefended metric,
+    On a deterministic defence, in this order: APGD; APGD from a random point; PGD; MI-FGSM on the undefended metric,
     which no defence can mislead; quantisation-aware PGD; Square, which needs no gradient.
 
     On a randomised one: PGD with EOT; APGD with EOT; APGD with draws weighted around their median; MI-FGSM on the
     undefended metric; quantisation-aware PGD. Square is left out: an answer costs m forwards, and within a budget like
     that of the others it found no more than random noise. Where the metric has no gradient Square is all that runs.
 
-    A later member runs only on images that the earlier ones have left inside the metric's declared range: beyond it
-    there is nothing more to show.
+    A later member runs only where the earlier ones have left room: not on images whose score stands at the end of a
+    range that the metric promises never to leave. A range that is merely declared is no end: scores go beyond it.
     """
 
     white_box = False
@@ -92,8 +97,8 @@ class AutoIqa(Attack):
 
 
 def _room(g: DefendedMetric, sign: float) -> float:
-    """The oriented score at which the metric's declared range ends; infinite if it declares none."""
-    if g.metric.score_range is None:
+    """The oriented score beyond which nothing is left to gain: the end of a range that is promised to hold."""
+    if g.metric.score_range is None or not g.metric.bounded:
         return float("inf")
     low, high = g.metric.score_range
-    return max(sign * low, sign * high)
+    return max(sign * low, sign * high) - END * (high - low)

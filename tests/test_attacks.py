@@ -148,12 +148,19 @@ def test_auto_iqa_is_as_strong_as_each_of_its_members(threat) -> None:
 
 
 def test_auto_iqa_stops_where_there_is_no_room(images) -> None:
-    """The first member drives `bounded` to the end of its range: the others do not run."""
-    g = load_defense("none", load_metric("ranged"))
+    """The first member drives `clamped` to the end of the range that it promises to keep: the others do not run."""
+    g = load_defense("none", load_metric("clamped"))
     near, far = (load_attack("auto-iqa")(g, images, L2(eps)) for eps in (0.01, 3.0))
-    assert far.forwards.max() < 60 < near.forwards.min()
+    assert far.forwards.max() < 110 < near.forwards.min()
     assert far.queries.max() == 0
     assert np.all(near.queries == 1000)
+    assert np.allclose(far.attacked.score, 4.0)
+
+
+def test_a_range_that_is_merely_declared_is_no_end(images) -> None:
+    result = load_attack("auto-iqa")(load_defense("none", load_metric("ranged")), images, L2(3.0))
+    assert np.all(result.attacked.score > 4.5)
+    assert np.all(result.queries == 1000)
 
 
 def test_auto_iqa_on_a_metric_without_gradient_is_its_black_box_part(images) -> None:

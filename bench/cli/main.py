@@ -20,6 +20,7 @@ _COMMANDS = {
     "collect": ("runs:collect", "Write the tables of a run again."),
     "compare": ("compare:compare", "Accuracy of a run's defences with intervals, paired against a baseline."),
     "check": ("check:check", "Reliability checks: can robustness figures of a defence be believed?"),
+    "gallery": ("gallery:gallery", "Write a page of all attacks, with a picture of each."),
     "soundness": ("soundness:soundness", "Check certificates against known truths and attacks."),
     "train": ("train:train", "Train a metric or a denoiser."),
 }

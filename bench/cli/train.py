@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import inspect
-import re
 from typing import Any
 
 import click
 
+from ..docstrings import described
 from ..registry import PACKAGE
 from .options import with_plugins
 
@@ -31,7 +30,7 @@ class _Training(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """One option for each field; training code (and torch) is imported only now."""
         _, config = _load(self.name or "")
-        texts = _attribute_texts(config)
+        texts = described(config, "Attributes")
         fields = [_option(field, texts.get(field.name, "")) for field in dataclasses.fields(config)]
         return [*fields, *super().get_params(ctx)]
 
@@ -64,16 +63,6 @@ class _Sizes(click.ParamType):
             return tuple(int(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r}: expected integers separated by commas, such as 224,288", param, ctx)
-
-
-def _attribute_texts(config: type[Any]) -> dict[str, str]:
-    """The lines below `Attributes:` in a docstring and in those of the classes it extends, by attribute."""
-    texts: dict[str, str] = {}
-    for part in reversed(config.__mro__):
-        lines = inspect.cleandoc(part.__doc__ or "").partition("Attributes:\n")[2]
-        found = re.finditer(r"^    (\w+): ((?:.+\n?)(?: {8}.+\n?)*)", lines, re.M)
-        texts |= {m[1]: " ".join(m[2].split()) for m in found}
-    return texts
 
 
 @click.group("train")

@@ -79,6 +79,15 @@ class Wave(Linear):
 register_metric("ranged", score_range=(2, 4))(Linear)
 
 
+@register_metric("clamped", score_range=(2, 4), bounded=True)
+class Clamped(Linear):
+    """The linear metric, cut off at the ends of a range that it promises to keep."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) to (B,)."""
+        return super().forward(x).clamp(2.0, 4.0)
+
+
 @register_metric("bowl")
 class Bowl(nn.Module):
     """Minus the squared distance to an image of 0.53: its maximum lies inside a ball, not on it."""

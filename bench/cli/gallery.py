@@ -1,0 +1,37 @@
+"""`robustiqa gallery`: the page of all attacks, with a picture of each."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from ..api import Threat
+from ..build import load_defense
+from ..datasets import load_dataset
+from ..metrics import load_metric
+from ..registry import PACKAGE, registry
+from .options import Eps, with_plugins
+
+
+@click.command()
+@click.option("--metric", default="tiny-iqa", show_default=True, help="Metric that is attacked.")
+@click.option("--defense", default="none", show_default=True, help="Defence in front of it.")
+@click.option("--dataset", default="photos[size=128,subset=quick]", show_default=True, help="Where the image is from.")
+@click.option("--image", type=click.IntRange(0), default=5, show_default=True, help="Number of the image.")
+@click.option("--linf", type=Eps(), default="8/255", show_default=True, help="Budget in linf.")
+@click.option("--l2", type=Eps(), default="2", show_default=True, help="Budget of attacks that do not work in linf.")
+@click.option("--out", type=click.Path(file_okay=False), default="docs", show_default=True, help="Folder of the page.")
+@with_plugins
+def gallery(metric: str, defense: str, dataset: str, image: int, linf: float, l2: float, out: str) -> None:
+    """Write attacks.md: every registered attack, your own included, with its parameters and a picture."""
+    page = importlib.import_module(f"{PACKAGE}.leaderboard.gallery")
+    g = load_defense(defense, load_metric(metric))
+    data = load_dataset(dataset)
+    x = data.load(image)[None]
+    found = page.entries(g, x, [Threat("linf", linf), Threat("l2", l2)])
+    rows = list(tqdm(found, total=len(registry.names("attack")), desc="attacks", disable=None))
+    where = f"image `{data.items[image].id}` of `{dataset}`"
+    click.echo(str(page.write_gallery(rows, x[0], Path(out), g, where)))

@@ -1,0 +1,139 @@
+"""A page of all attacks: what each does, its parameters, and a picture of what it did to one photograph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..bench.api import AttackResult, DefendedMetric, Threat
+from ..bench.build import load_attack
+from ..bench.docstrings import described, running_text
+from ..bench.errors import BadScore, Incompatible
+from ..bench.files import write_atomically
+from ..bench.images import to_uint8
+from ..bench.registry import registry
+from ..bench.spec import Spec, format_value
+from .summary import eps_text
+
+GAP = 4
+"""White pixels between the parts of a picture."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One attack on the page.
+
+    Attributes:
+        name: its name in the registry.
+        text: running text of its docstring.
+        parameters: (name, default, meaning) of each.
+        threat: under which it ran, or None.
+        result: what it did, or None.
+        reason: why it did not run, or "".
+    """
+
+    name: str
+    text: str
+    parameters: tuple[tuple[str, str, str], ...]
+    threat: Threat | None = None
+    result: AttackResult | None = None
+    reason: str = ""
+
+
+def entries(g: DefendedMetric, x: torch.Tensor, threats: Sequence[Threat], seed: int = 0) -> Iterator[Entry]:
+    """Every registered attack with its defaults on one image (1,3,H,W), under the first threat that it works in."""
+    for name in registry.names("attack"):
+        plugin = registry.get("attack", name)
+        kind = plugin.factory if isinstance(plugin.factory, type) else type(plugin.factory)
+        meanings = described(kind, "Args")
+        parameters = tuple((k, format_value(v), meanings.get(k, "")) for k, v in plugin.bind(Spec(name)).items())
+        text = running_text(kind) or plugin.summary
+        attack = load_attack(name)
+        reasons = [(threat, attack.skip(g, threat)) for threat in threats]
+        threat = next((threat for threat, reason in reasons if reason is None), None)
+        if threat is None:
+            yield Entry(name, text, parameters, reason=str(reasons[0][1]))
+            continue
+        try:
+            yield Entry(name, text, parameters, threat, attack(g, x, threat, "up", seed))
+        except (Incompatible, BadScore) as error:
+            yield Entry(name, text, parameters, threat, reason=str(error))
+
+
+def picture(x: torch.Tensor, adversarial: torch.Tensor) -> tuple[Image.Image, float]:
+    """Clean image, adversarial one, and their difference around grey, side by side; and its amplification.
+
+    The largest difference becomes white or black. Images are (3,H,W) in [0,1].
+    """
+    delta = adversarial - x
+    largest = float(delta.abs().max())
+    factor = 0.5 / largest if largest > 0 else 1.0
+    gap = np.full((x.shape[1], GAP, 3), 255, dtype=np.uint8)
+    parts = [to_uint8(part) for part in (x, adversarial, (0.5 + factor * delta).clamp(0.0, 1.0))]
+    return Image.fromarray(np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)), factor
+
+
+def write_gallery(found: Sequence[Entry], x: torch.Tensor, folder: Path, g: DefendedMetric, of_what: str) -> Path:
+    """Write `attacks.md` and a picture an attack, `attacks/NAME.jpg`, into a folder; the path of the page.
+
+    Args:
+        found: see `entries`.
+        x: the clean image (3,H,W).
+        folder: made if need be.
+        g: what was attacked.
+        of_what: what the image is, in words.
+    """
+    pictures = folder / "attacks"
+    pictures.mkdir(parents=True, exist_ok=True)
+    low, high = g.metric.score_range or (0.0, 1.0)
+    lines = [
+        "# The attacks",
+        "",
+        f"Made by `robustiqa gallery` from the registry. Each attack ran with its defaults, upwards, on `{g.metric.spec}` "
+        f"behind `{g.spec}`, on {of_what}; clean score {float(found_clean(found)):.1f} of {low:g} to {high:g}. Gains are in "
+        f"units of that range. Pictures: clean image, adversarial image, their difference around grey, amplified "
+        "until the largest becomes black or white.",
+        "",
+        " · ".join(f"[{entry.name}](#{entry.name})" for entry in found),
+        "",
+    ]
+    for entry in found:
+        lines += [f"## {entry.name}", "", entry.text, ""]
+        if entry.parameters:
+            lines += ["| parameter | default | |", "|---|---|---|"]
+            lines += [f"| `{name}` | `{value}` | {_cell(meaning)} |" for name, value, meaning in entry.parameters]
+            lines += [""]
+        lines += [*_outcome(entry, x, pictures, high - low), ""]
+    page = folder / "attacks.md"
+    write_atomically(page, "\n".join(lines).encode())
+    return page
+
+
+def found_clean(found: Sequence[Entry]) -> float:
+    """The clean score that the attacks started from."""
+    return next(float(entry.result.clean.score[0]) for entry in found if entry.result is not None)
+
+
+def _outcome(entry: Entry, x: torch.Tensor, folder: Path, unit: float) -> list[str]:
+    if entry.result is None or entry.threat is None:
+        return [f"Did not run here: {entry.reason}."]
+    image, factor = picture(x, entry.result.adversarial[0])
+    image.save(folder / f"{entry.name}.jpg", quality=88, subsampling=0)
+    r = entry.result
+    asked = f", {r.queries[0]} queries" if r.queries[0] else ""
+    return [
+        f"![{entry.name}: clean, adversarial, difference](attacks/{entry.name}.jpg)",
+        "",
+        f"{entry.threat.norm} {eps_text(entry.threat.eps)}: gain {r.gain[0] / unit:.3f} ({r.gain_8bit[0] / unit:.3f} saved "
+        f"in 8 bits), SSIM {r.ssim[0]:.3f}, {r.forwards[0]} forwards, {r.backwards[0]} backwards{asked}; difference "
+        f"x {factor:.3g}.",
+    ]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
