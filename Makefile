@@ -4,11 +4,12 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install install-dev demo test soundness lint types clean
+.PHONY: help install install-dev demo gallery test soundness lint types clean
 
 help:
 	@echo "make demo   install, run the quick suite on the embedded data, print the board (minutes)"
 	@echo "make soundness   hold every certified method against known truths and attacks (minutes)"
+	@echo "make gallery   write docs/attacks.md again: every attack with a picture (a minute)"
 	@echo "make test   install, then lint, types and fast tests"
 
 # The stamps depend on what decides the environment; a changed pyproject.toml installs again.
@@ -31,6 +32,9 @@ install-dev: $(VENV)/stamp-dev
 
 demo: install
 	$(VENV)/bin/robustiqa run --suite quick --out runs/quick
+
+gallery: install
+	$(VENV)/bin/robustiqa gallery --out docs
 
 soundness: install
 	$(VENV)/bin/robustiqa soundness

@@ -102,8 +102,8 @@ def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
             "",
             f"Ground truth: {'none' if pd.isna(first['truth']) else first['truth']}. Gains and deltas in units of the "
             f"metric's range R = {first['range']:.4g} ({first['range_source']}). Worst gain: per image the strongest "
-            f"attack at {first['threat']}, upwards. Certified delta: bound on the exact smoothed score (population) at "
-            f"l2 {results.suite.headline.certified_eps:g}.",
+            f"attack at {first['threat']}, upwards{_standard(block)}. Certified delta: bound on the exact smoothed "
+            f"score (population) at l2 {results.suite.headline.certified_eps:g}.",
             "",
             _table(_readable(block), _SUMMARY),
             "",
@@ -117,6 +117,15 @@ def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
     if results.plan.skipped:
         lines += ["Left out: " + "; ".join(f"{what} ({why})" for what, why in results.plan.skipped), ""]
     return "\n".join(lines)
+
+
+def _standard(block: pd.DataFrame) -> str:
+    """Whether the standard worst case is part of what the rows are ranked by."""
+    without = block["defense"][~block["standard"].astype(bool)].tolist()
+    if not without:
+        return ", `auto-iqa` among them"
+    of = "" if len(without) == len(block) else f" of {', '.join(without)}"
+    return f" of this suite{of}, without the standard worst case `auto-iqa`"
 
 
 def _readable(block: pd.DataFrame) -> pd.DataFrame:

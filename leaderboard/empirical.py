@@ -13,13 +13,22 @@ from .results import Group
 COLUMNS = (
     "metric", "defense", "dataset", "attack", "norm", "eps", "direction", "gain_mean", "gain_lo", "gain_hi", "gain_max",
     "gain_8bit_mean", "psnr_mean", "ssim_mean", "linf_max", "l2_max", "forwards", "backwards", "queries",
-    "seconds", "success_share", "n_ok", "n_planned",
+    "seconds", "success_share", "above_standard_share", "n_ok", "n_planned",
 )  # fmt: skip
 """Columns of `empirical.csv`, in order."""
+
+STANDARD = "auto-iqa"
+"""The attack that every other is held against."""
+
+NOTICEABLE = 1e-3
+"""Share of R by which an attack has to be stronger than the standard one to count as stronger."""
 
 
 def empirical_rows(group: Group) -> list[dict[str, Any]]:
     """Rows of `empirical.csv`: gains in units of R with bootstrap intervals, measured budgets, costs.
+
+    `above_standard_share` is the share of images that the attack moved further than `auto-iqa` did at the same threat:
+    by more than .001 R beyond the interval of the score that `auto-iqa` left; NaN where `auto-iqa` did not run.
 
     The mean PSNR is over the images that the attack changed at all: where no step helped, it returns the image itself.
     """
@@ -27,12 +36,8 @@ def empirical_rows(group: Group) -> list[dict[str, Any]]:
     cells = dict.fromkeys((c.attack, c.norm, c.eps[0], c.direction) for c in group.cells if c.kind == "attack")
     attacks = group.attacks()
     for attack, norm, eps, direction in cells:
-        at = attacks[
-            (attacks["attack"] == attack)
-            & (attacks["norm"] == norm)
-            & (attacks["eps"] == eps)
-            & (attacks["direction"] == direction)
-        ]
+        under = attacks[(attacks["norm"] == norm) & (attacks["eps"] == eps) & (attacks["direction"] == direction)]
+        at = under[under["attack"] == attack]
         gain = at["gain"].to_numpy() / group.unit
         label = f"{attack}|{norm}|{eps!r}|{direction}|{group.dataset}"
         mean, lo, hi = bootstrap_mean(gain, at["reference"].tolist(), label)
@@ -59,11 +64,32 @@ def empirical_rows(group: Group) -> list[dict[str, Any]]:
                 "backwards": _mean(at["backwards"]),
                 "seconds": _mean(at["seconds"]),
                 "success_share": float(np.mean(toward > 0)) if len(gain) else np.nan,
+                "above_standard_share": _above_standard(at, under, group, direction),
                 "n_ok": len(at),
                 "n_planned": group.n_planned("attack", attack=attack, norm=norm, eps=(eps,), direction=direction),
             }
         )
     return found
+
+
+def is_standard(attack: str) -> bool:
+    """Whether an attack's plug-in string names the standard worst case."""
+    return attack.split("[")[0] == STANDARD
+
+
+def _above_standard(at: pd.DataFrame, under: pd.DataFrame, group: Group, direction: str | None) -> float:
+    """Share of images on which an attack beat the standard one; `under` has all attacks at the same threat."""
+    if at.empty or is_standard(str(at["attack"].iloc[0])):
+        return float("nan")
+    standard = under[under["attack"].map(is_standard)].set_index("image")
+    mine = at.set_index("image")
+    common = mine.index.intersection(standard.index)
+    if common.empty:
+        return float("nan")
+    mine, standard = mine.loc[common], standard.loc[common]
+    upwards = (direction == "up") == (group.sign > 0)
+    excess = mine["attacked"] - standard["attacked_hi"] if upwards else standard["attacked_lo"] - mine["attacked"]
+    return float((excess > NOTICEABLE * group.unit).mean())
 
 
 def worst_case(group: Group, norm: str, eps: float, direction: str = "up") -> pd.DataFrame:

@@ -13,7 +13,7 @@ from PIL import Image
 from ..bench.api import AttackResult, DefendedMetric, Threat
 from ..bench.build import load_attack
 from ..bench.docstrings import described, running_text
-from ..bench.errors import BadScore, Incompatible
+from ..bench.errors import RobustIQAError
 from ..bench.files import write_atomically
 from ..bench.images import to_uint8
 from ..bench.registry import registry
@@ -48,21 +48,21 @@ class Entry:
 def entries(g: DefendedMetric, x: torch.Tensor, threats: Sequence[Threat], seed: int = 0) -> Iterator[Entry]:
     """Every registered attack with its defaults on one image (1,3,H,W), under the first threat that it works in."""
     for name in registry.names("attack"):
-        plugin = registry.get("attack", name)
-        kind = plugin.factory if isinstance(plugin.factory, type) else type(plugin.factory)
-        meanings = described(kind, "Args")
-        parameters = tuple((k, format_value(v), meanings.get(k, "")) for k, v in plugin.bind(Spec(name)).items())
-        text = running_text(kind) or plugin.summary
-        attack = load_attack(name)
-        reasons = [(threat, attack.skip(g, threat)) for threat in threats]
-        threat = next((threat for threat, reason in reasons if reason is None), None)
-        if threat is None:
-            yield Entry(name, text, parameters, reason=str(reasons[0][1]))
-            continue
+        text, parameters = "", ()
         try:
-            yield Entry(name, text, parameters, threat, attack(g, x, threat, "up", seed))
-        except (Incompatible, BadScore) as error:
-            yield Entry(name, text, parameters, threat, reason=str(error))
+            plugin = registry.get("attack", name)
+            kind = plugin.factory if isinstance(plugin.factory, type) else type(plugin.factory)
+            text, meanings = running_text(kind) or plugin.summary, described(kind, "Args")
+            parameters = tuple((k, format_value(v), meanings.get(k, "")) for k, v in plugin.bind(Spec(name)).items())
+            attack = load_attack(name)
+            reasons = [(threat, attack.skip(g, threat)) for threat in threats]
+            threat = next((threat for threat, reason in reasons if reason is None), None)
+            if threat is None:
+                yield Entry(name, text, parameters, reason=str(reasons[0][1]))
+            else:
+                yield Entry(name, text, parameters, threat, attack(g, x, threat, "up", seed))
+        except RobustIQAError as error:  # a broken plug-in, a required parameter, no gradient
+            yield Entry(name, text, parameters, reason=str(error))
 
 
 def picture(x: torch.Tensor, adversarial: torch.Tensor) -> tuple[Image.Image, float]:
@@ -94,10 +94,10 @@ def write_gallery(found: Sequence[Entry], x: torch.Tensor, folder: Path, g: Defe
     lines = [
         "# The attacks",
         "",
-        f"Made by `robustiqa gallery` from the registry. Each attack ran with its defaults, upwards, on `{g.metric.spec}` "
-        f"behind `{g.spec}`, on {of_what}; clean score {float(found_clean(found)):.1f} of {low:g} to {high:g}. Gains are in "
-        f"units of that range. Pictures: clean image, adversarial image, their difference around grey, amplified "
-        "until the largest becomes black or white.",
+        "Made by `robustiqa gallery` from the registry. Each attack ran with its defaults, upwards, on "
+        f"`{g.metric.spec}` behind `{g.spec}`, on {of_what}; clean score {_clean_score(found)} of {low:g} to {high:g}. "
+        "Gains are in units of that range. Pictures: clean image, adversarial image, their difference around grey, "
+        "amplified until the largest becomes black or white.",
         "",
         " · ".join(f"[{entry.name}](#{entry.name})" for entry in found),
         "",
@@ -114,9 +114,9 @@ def write_gallery(found: Sequence[Entry], x: torch.Tensor, folder: Path, g: Defe
     return page
 
 
-def found_clean(found: Sequence[Entry]) -> float:
+def _clean_score(found: Sequence[Entry]) -> str:
     """The clean score that the attacks started from."""
-    return next(float(entry.result.clean.score[0]) for entry in found if entry.result is not None)
+    return next((f"{entry.result.clean.score[0]:.1f}" for entry in found if entry.result is not None), "unknown")
 
 
 def _outcome(entry: Entry, x: torch.Tensor, folder: Path, unit: float) -> list[str]:
@@ -129,9 +129,9 @@ def _outcome(entry: Entry, x: torch.Tensor, folder: Path, unit: float) -> list[s
     return [
         f"![{entry.name}: clean, adversarial, difference](attacks/{entry.name}.jpg)",
         "",
-        f"{entry.threat.norm} {eps_text(entry.threat.eps)}: gain {r.gain[0] / unit:.3f} ({r.gain_8bit[0] / unit:.3f} saved "
-        f"in 8 bits), SSIM {r.ssim[0]:.3f}, {r.forwards[0]} forwards, {r.backwards[0]} backwards{asked}; difference "
-        f"x {factor:.3g}.",
+        f"{entry.threat.norm} {eps_text(entry.threat.eps)}: gain {r.gain[0] / unit:.3f} ({r.gain_8bit[0] / unit:.3f} "
+        f"saved in 8 bits), SSIM {r.ssim[0]:.3f}, {r.forwards[0]} forwards, {r.backwards[0]} backwards{asked}; "
+        f"difference x {factor:.3g}.",
     ]
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from ..bench.measures import bootstrap_mean, krocc, plcc_logistic, r_score, srocc
 from ..bench.suite import Headline
 from .checks import check_flags
-from .empirical import worst_case
+from .empirical import is_standard, worst_case
 from .results import Group
 
 NOT_ATTACKED = "not-attacked"
@@ -57,6 +57,7 @@ def summary_row(
             "n_ok": n_ok,
             "n_planned": n_planned,
             "truth": group.truth_name,
+            "standard": any(_at_headline(r, headline) and r["n_ok"] and is_standard(r["attack"]) for r in empirical),
             "threat": f"{headline.norm} {eps_text(headline.eps)}",
             "certified_eps": headline.certified_eps if population else np.nan,
             "range": group.unit,

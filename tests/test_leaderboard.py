@@ -115,6 +115,33 @@ def test_an_attack_no_better_than_noise_is_flagged(honest: Path, tmp_path: Path)
     assert flags == "no-op:pgd@linf:0.0157"
 
 
+def test_attacks_are_held_against_the_standard_one(honest: Path, tmp_path: Path) -> None:
+    """Random noise plays the standard attack: PGD beats it beyond its interval on 3 of 12 images, on a 4th within."""
+
+    def rename(row: dict) -> None:
+        if row["kind"] == "attack" and row["attack"] == "random-noise":
+            row |= {"attack": "auto-iqa", "attacked": 50.0, "attacked_lo": 49.0, "attacked_hi": 51.0}
+        elif row["kind"] == "attack" and row["attack"] == "pgd[steps=2]":
+            row["attacked"] = {"image-0": 60.0, "image-1": 60.0, "image-2": 60.0, "image-3": 50.9}.get(row["image"], 40)
+
+    empirical = plant(honest, tmp_path / "run", rename)["empirical"]
+    shares = empirical[empirical["defense"] == "none"].set_index("attack")["above_standard_share"]
+    assert shares["pgd[steps=2]"] == 3 / 12
+    before = pd.read_csv(honest / "leaderboard" / "empirical.csv")
+    assert before["above_standard_share"].isna().all(), "there the standard attack did not run"
+
+
+def test_the_board_says_whether_the_standard_attack_ran(honest: Path, tmp_path: Path) -> None:
+    assert "without the standard worst case `auto-iqa`" in (honest / "leaderboard" / "board.md").read_text()
+    # Without a gradient it is 200 queries of Square: quick.
+    suite = {"name": "standard", "metrics": ["no-gradient"], "datasets": ["noise"], "defenses": ["none"],
+             "attacks": [{"attack": "auto-iqa", "linf": ["4/255"]}]}  # fmt: skip
+    run_suite(Suite.model_validate(suite), tmp_path / "run", progress=False)
+    board = (tmp_path / "run" / "leaderboard" / "board.md").read_text()
+    assert "upwards, `auto-iqa` among them" in board
+    assert pd.read_csv(tmp_path / "run" / "leaderboard" / "summary.csv")["standard"].all()
+
+
 def test_failed_rows_stay_in_the_denominator(honest: Path, tmp_path: Path) -> None:
     def fail(row: dict) -> None:
         if row["kind"] == "certify":

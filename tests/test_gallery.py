@@ -1,0 +1,125 @@
+"""The page of attacks: from the registry, complete, and honest about what did not run."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from robustiqa.attacks import L2, Linf, load_attack
+from robustiqa.bench.cli.main import cli
+from robustiqa.bench.docstrings import described, running_text
+from robustiqa.bench.registry import registry
+from robustiqa.defenses import load_defense
+from robustiqa.leaderboard.gallery import entries, picture, write_gallery
+
+ROOT = Path(__file__).parents[1]
+PLUGIN = '''
+from robustiqa.attacks import Attack
+from robustiqa.attacks.base import Candidate
+from robustiqa.bench.registry import register_attack
+import torch
+
+@register_attack("gallery-own")
+class Own(Attack):
+    """Half the budget | on every value.
+
+    Args:
+        share: of the budget.
+    """
+    norms = ("l2",)
+
+    def __init__(self, share: float = 0.5) -> None:
+        self.share = share
+
+    def candidates(self, objective, x, threat):
+        yield Candidate((x + self.share * threat.eps / x[0].numel() ** 0.5).clamp(0, 1))
+
+@register_attack("gallery-broken")
+class Broken(Attack):
+    """Proposes NaN."""
+
+    def candidates(self, objective, x, threat):
+        objective.gradient(x * float("nan"))
+        yield Candidate(x)
+'''
+
+
+def test_the_difference_is_shown_around_grey_at_full_contrast() -> None:
+    x = torch.full((3, 8, 8), 0.4)
+    adversarial = x.clone()
+    adversarial[0, 2, 3], adversarial[1, 5, 6] = 0.5, 0.35
+    image, factor = picture(x, adversarial)
+    assert factor == pytest.approx(5.0)
+    assert image.size == (3 * 8 + 2 * 4, 8)
+    shown = np.asarray(image)[:, -8:]
+    assert shown[2, 3].tolist() == [255, 128, 128]
+    assert shown[5, 6].tolist() == [128, 64, 128]
+    assert np.all(np.asarray(image)[:, :8] == 102)
+    assert picture(x, x)[1] == 1.0, "nothing changed"
+
+
+def test_an_own_attack_and_a_broken_one_are_on_the_page(linear, images, tmp_path, monkeypatch) -> None:
+    (tmp_path / "own.py").write_text(PLUGIN)
+    registry.load_file(tmp_path / "own.py")
+    monkeypatch.setattr(registry, "names", lambda kind: ["gallery-broken", "gallery-own", "pgd"])
+    g = load_defense("none", linear)
+    found = list(entries(g, images[:1], [Linf(8 / 255), L2(0.3)]))
+    page = write_gallery(found, images[0], tmp_path, g, "noise").read_text()
+    assert [entry.name for entry in found] == ["gallery-broken", "gallery-own", "pgd"]
+    assert "Did not run here" in page.split("## gallery-broken")[1].split("## gallery-own")[0]
+    own = page.split("## gallery-own")[1].split("## pgd")[0]
+    assert "| `share` | `0.5` | of the budget. |" in own
+    # Half the budget along a constant direction: the gain of the linear metric is known.
+    gain = float(0.15 / images[0].numel() ** 0.5 * linear.module.weights(images).sum())
+    assert f"l2 0.3: gain {gain:.3f}" in own
+    assert Image.open(tmp_path / "attacks" / "gallery-own.jpg").size == (3 * images.shape[3] + 8, images.shape[2])
+    assert not (tmp_path / "attacks" / "gallery-broken.jpg").exists()
+
+
+def test_docstrings_are_taken_apart() -> None:
+    pgd, child = (type(load_attack(name)) for name in ("pgd", "ni-fgsm"))
+    assert running_text(pgd).startswith("Projected gradient ascent")
+    assert "Args" not in running_text(pgd)
+    assert described(pgd, "Args")["restarts"].startswith("the first starts at the image itself")
+    assert described(child, "Args")["momentum"].startswith("weight of what was accumulated"), "of the class it extends"
+
+
+def test_the_page_in_the_documentation_is_complete_and_of_today() -> None:
+    """Every attack with its text, defaults and picture; `make gallery` writes it again."""
+    page = (ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+    ours = [name for name in registry.names("attack") if registry.get("attack", name).origin == "built-in"]
+    for name in ours:
+        section = page.split(f"\n## {name}\n")
+        assert len(section) == 2, f"{name}: run `make gallery`"
+        plugin: Any = registry.get("attack", name)
+        assert running_text(plugin.factory) in section[1], f"{name}: run `make gallery`"
+        own = section[1].split("\n## ")[0]
+        for parameter in inspect.signature(plugin.factory).parameters:
+            assert f"| `{parameter}` |" in own, f"{name}: run `make gallery`"
+        assert "linf" in own or "l2" in own
+        assert (ROOT / "docs" / "attacks" / f"{name}.jpg").is_file(), f"{name} did not run when the page was made"
+
+
+def test_every_attack_names_its_source() -> None:
+    """A year of a paper, or a word on what else it comes from."""
+    baselines = {"random-noise", "auto-iqa", "minimal-eps", "quantised-pgd", "transfer"}
+    for name in registry.names("attack"):
+        plugin = registry.get("attack", name)
+        if plugin.origin == "built-in" and name not in baselines and not name.startswith("torchattacks-"):
+            text = inspect.getdoc(plugin.factory) or ""
+            assert any(f"{decade}" in text for decade in ("199", "200", "201", "202")), name
+
+
+def test_the_command_writes_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(registry, "names", lambda kind: ["fgsm"])
+    result = CliRunner().invoke(cli, ["gallery", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "attacks.md").read_text()
+    assert "## fgsm" in page
+    assert "tiny-iqa" in page
