@@ -25,6 +25,12 @@ def test_every_photo_with_every_distortion_at_five_levels(size: int) -> None:
     assert torch.equal(from_uint8(to_uint8(x)), x)
 
 
+def test_the_references_alone() -> None:
+    alone, quick = load_dataset("photos[subset=references]"), load_dataset("photos[subset=quick]")
+    assert [item.id for item in alone.items] == [i.id for i in quick.items if i.id.endswith("/reference")]
+    assert torch.equal(alone.load(1), quick.load(5))
+
+
 def test_truth_is_a_named_pseudo_mos() -> None:
     photos = load_dataset("photos[subset=quick]")
     assert photos.truth_name == "pseudo-MOS (SSIM)"

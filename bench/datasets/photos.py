@@ -40,8 +40,9 @@ class Photos(Dataset):
 
     Args:
         size: side of the crops in pixels: 256, or 128 for the centre of the 256 px crop.
-        subset: "full" (every type at all five levels, 31 versions a photograph) or "quick" (four types at one level,
-            types and levels rotating over the photographs, 5 versions a photograph).
+        subset: "full" (every type at all five levels, 31 versions a photograph), "quick" (four types at one level,
+            types and levels rotating over the photographs, 5 versions a photograph), or "references" (the five
+            photographs themselves).
     """
 
     truth_name = "pseudo-MOS (SSIM)"
@@ -49,8 +50,8 @@ class Photos(Dataset):
     def __init__(self, size: int = 128, subset: str = "full") -> None:
         if size not in (128, 256):
             raise BadParameter(f"photos[size={size}]: expected 128 or 256")
-        if subset not in ("full", "quick"):
-            raise BadParameter(f"photos[subset={subset}]: expected full or quick")
+        if subset not in ("full", "quick", "references"):
+            raise BadParameter(f"photos[subset={subset}]: expected full, quick or references")
         self.size, self.subset = size, subset
 
     @cached_property
@@ -59,7 +60,7 @@ class Photos(Dataset):
         versions = []
         for p, photo in enumerate(_CROPS):
             versions.append((f"{photo}/reference", photo, "reference", 0))
-            for t, kind in enumerate(DISTORTIONS):
+            for t, kind in enumerate(DISTORTIONS if self.subset != "references" else ()):
                 levels = range(1, LEVELS + 1)
                 if self.subset == "quick":
                     levels = [1 + (p + t) % LEVELS] if (t - p) % len(DISTORTIONS) < 4 else []
