@@ -37,6 +37,7 @@ def members(randomised: bool) -> list[Attack]:
             "apgd": Apgd(steps=100),
             "apgd-random": Apgd(steps=100, start="random"),
             "pgd": Pgd(steps=100),
+            "momentum": EotPgd(steps=100),
             "transfer": Transfer(steps=20),
             "quantised": QuantisedPgd(steps=20),
             "square": Square(queries=1000),
@@ -51,8 +52,8 @@ def members(randomised: bool) -> list[Attack]:
 class AutoIqa(Attack):
     """The standard worst case of the board: several attacks without parameters, and per image the best of them.
 
-    On a deterministic defence, in this order: APGD; APGD from a random point; PGD; MI-FGSM on the undefended metric,
-    which no defence can mislead; quantisation-aware PGD; Square, which needs no gradient.
+    On a deterministic defence, in this order: APGD; APGD from a random point; PGD, without and with momentum; MI-FGSM
+    on the undefended metric, which no defence can mislead; quantisation-aware PGD; Square, which needs no gradient.
 
     On a randomised one: PGD with EOT; APGD with EOT; APGD with draws weighted around their median; MI-FGSM on the
     undefended metric; quantisation-aware PGD. Square is left out: an answer costs m forwards, and within a budget like
