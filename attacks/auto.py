@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import torch
 
-from ..bench.api import DefendedMetric, Threat
+from ..bench.api import Threat
 from ..bench.errors import Incompatible
 from ..bench.objective import Objective
 from ..bench.registry import register_attack
 from .apgd import Apgd
-from .base import Attack, Candidate
+from .base import Attack, Candidate, range_end
 from .eot import EotPgd
 from .quantised import QuantisedPgd
 from .square import Square
@@ -73,7 +73,7 @@ class AutoIqa(Attack):
     def _run(self, attacks: list[Attack], objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         best = x
         left = list(range(len(x)))
-        room = _room(objective.g, objective.sign)
+        room = range_end(objective.g, objective.sign)
         for member in attacks:
             if not left or member.skip(objective.g, threat) is not None:
                 continue
@@ -89,11 +89,3 @@ class AutoIqa(Attack):
             best = found
             yield Candidate(found, value)
             left = [i for i in left if float(value[i]) < room]
-
-
-def _room(g: DefendedMetric, sign: float) -> float:
-    """The oriented score at which the metric's declared range ends; infinite if it declares none."""
-    if g.metric.score_range is None:
-        return float("inf")
-    low, high = g.metric.score_range
-    return max(sign * low, sign * high)
