@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -173,3 +173,8 @@ def corners(numbers: torch.Tensor, x: torch.Tensor, side: int) -> list[tuple[int
 def coins(objective: Objective, count: int) -> torch.Tensor:
     """Random signs (B,count)."""
     return (objective.search_streams.numbers(count) < 0.5).double() * 2 - 1
+
+
+def halved(share: float, passed: float, marks: Sequence[int]) -> float:
+    """A share that is halved at each of the marks, in rounds out of 10,000, after that part of all rounds."""
+    return share * 0.5 ** sum(passed >= mark / 10_000 for mark in marks)

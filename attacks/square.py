@@ -9,7 +9,7 @@ from ..bench.errors import BadParameter
 from ..bench.objective import Objective
 from ..bench.registry import register_attack
 from .projection import project, unit
-from .search import RandomSearch, State, coins, corners
+from .search import RandomSearch, State, coins, corners, halved
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Iterations out of 10,000 at which the share of pixels in the window is halved (the paper's section 5.1)."""
@@ -50,7 +50,7 @@ class Square(RandomSearch):
 
     def _side(self, passed: float, height: int, width: int) -> int:
         """Side of the window after that share of the rounds."""
-        share = self.p * 0.5 ** sum(passed >= mark / 10_000 for mark in _HALVINGS)
+        share = halved(self.p, passed, _HALVINGS)
         return min(max(1, round((share * height * width) ** 0.5)), height, width)
 
 
