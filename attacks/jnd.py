@@ -43,7 +43,8 @@ class JndSearch(ImageSearch):
     residual (Hou and Zhang 2007), not from MB+; each image is put inside its bounds before it is scored, not at the
     end.
 
-    On a randomised defence the point at hand is asked again when a round begins, and the boundary set anew from there.
+    On a randomised defence the point at hand is asked again when a round begins, and the boundary set anew from there;
+    the step is taken if it also scores higher in fresh answers.
 
     Args:
         queries: calls of the deployed score an image; the authors give 6000 to patterns, and 100 to each round.
@@ -92,7 +93,10 @@ class JndSearch(ImageSearch):
                 step *= 2
                 boundary.goal = walk.value + step * room
             yield from boundary.shorten(self.per_round)
-            walk.image, walk.value = boundary.near, boundary.value
+            # On a randomised defence what looked like a way over the boundary may have been one lucky answer.
+            rise = (yield from walk.rise(boundary.near)) if g.randomised else boundary.value - walk.value
+            if rise > 0:
+                walk.move(boundary.near, rise)
 
     def _over(self, boundary: Boundary, pattern: tuple[torch.Tensor, torch.Tensor]) -> Asking[bool]:
         """Whether one of `tries` patterns carries the score over the boundary."""

@@ -28,7 +28,7 @@ class OnePixel(ImageSearch):
     Colours are spread over what the threat allows at a pixel: [x - eps, x + eps] within [0,1]; in l2 the k pixels then
     share eps. At linf 1 or l2 sqrt(3k) that is the paper's attack, which bounds nothing but the number of pixels.
 
-    On a randomised defence parents are asked again in each generation, and judged by the mean of all their answers.
+    On a randomised defence parents are asked again in each generation.
 
     Args:
         queries: calls of the deployed score an image. The paper has 100 generations of 400, peers 5 to 10 of 300.
@@ -47,18 +47,19 @@ class OnePixel(ImageSearch):
         places = walk.numbers(self.population * self.pixels * 2).view(self.population, self.pixels, 2)
         noise = walk.streams.normal(places.new_empty(1, self.population, self.pixels, 3), 1)[0, 0]
         people = torch.cat([places, (128 + 127 * noise.double()) / 255], dim=2).clamp(0.0, 1.0)
-        total, asked = torch.zeros(self.population).double(), torch.zeros(self.population).double()
+        values: list[float] = []
         while True:
             for k, person in enumerate(people):
-                if walk.objective.g.randomised or not asked[k]:
-                    total[k] += yield _painted(walk, person)
-                    asked[k] += 1
-            walk.image = _painted(walk, people[(total / asked).argmax()])
+                if len(values) <= k:
+                    values.append((yield _painted(walk, person)))
+                elif walk.objective.g.randomised:
+                    values[k] = yield _painted(walk, person)
+            walk.image = _painted(walk, people[values.index(max(values))])
             # All children have parents of the same generation.
             for k, child in enumerate(self._children(walk, people)):
                 value = yield _painted(walk, child)
-                if value > total[k] / asked[k]:
-                    people[k], total[k], asked[k] = child, value, 1
+                if value > values[k]:
+                    people[k], values[k] = child, value
 
     def _children(self, walk: Walk, people: torch.Tensor) -> torch.Tensor:
         """One child for each individual, (population,pixels,5)."""
