@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import torch
 
-from ..bench.api import DefendedMetric, Threat
+from ..bench.api import Threat
 from ..bench.errors import Incompatible
 from ..bench.objective import Objective
 from ..bench.registry import register_attack
 from .apgd import Apgd
-from .base import Attack, Candidate
+from .base import Attack, Candidate, range_end
 from .eot import EotPgd
 from .pgd import Pgd
 from .quantised import QuantisedPgd
@@ -102,4 +102,4 @@ def _room(g: DefendedMetric, sign: float) -> float:
     if g.metric.score_range is None or not g.metric.bounded:
         return float("inf")
     low, high = g.metric.score_range
-    return max(sign * low, sign * high) - END * (high - low)
+    return range_end(g, sign) - END * (high - low)

@@ -165,3 +165,11 @@ def _until_spent(candidates: Iterator[Candidate]) -> Iterator[Candidate]:
     """The candidates that were proposed before the query budget was spent."""
     with contextlib.suppress(BudgetSpent):
         yield from candidates
+
+
+def range_end(g: DefendedMetric, sign: float) -> float:
+    """The oriented score at which the metric's declared range ends; infinite if it declares none."""
+    if g.metric.score_range is None:
+        return float("inf")
+    low, high = g.metric.score_range
+    return max(sign * low, sign * high)

@@ -1,4 +1,4 @@
-"""Random noise of the full budget: what an attack must beat to be one."""
+"""What an attack must beat to be one: random noise of the full budget, and the same sign everywhere."""
 
 from __future__ import annotations
 
@@ -34,3 +34,21 @@ class RandomNoise(Attack):
         for _ in range(self.tries):
             direction = unit(objective.search_streams.normal(x, 1)[0], threat.norm)
             yield Candidate(project(x + threat.eps * direction, x, threat))
+
+
+@register_attack("single-sign")
+class SingleSign(Attack):
+    """All values raised by the same amount, or all lowered: brightness and nothing else.
+
+    By eps in linf, by eps / sqrt(3HW) in l2; the better of the two. It takes two queries on a deterministic defence; on
+    a randomised one the two are compared on the selection stream.
+    """
+
+    white_box = False
+    queries = 2
+
+    def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
+        """Brighter, then darker."""
+        for sign in (1.0, -1.0):
+            z = project(x + sign * threat.eps * unit(torch.ones_like(x), threat.norm), x, threat)
+            yield Candidate(z, None if objective.g.randomised else objective.query(z))

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
 from ..bench.api import Threat
 from ..bench.errors import BadParameter
 from ..bench.objective import Objective
 from ..bench.registry import register_attack
-from .base import Attack, Candidate
 from .projection import project, unit
+from .search import RandomSearch, State, coins, corners, halved
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Iterations out of 10,000 at which the share of pixels in the window is halved (the paper's section 5.1)."""
 
 
 @register_attack("square")
-class Square(Attack):
+class Square(RandomSearch):
     """Square Attack (Andriushchenko et al. 2020, arXiv 1912.00049), linf (algorithm 2) and l2 (algorithm 3).
 
     linf starts from vertical stripes of +-eps and then writes random signs, one a channel, into square windows. l2
@@ -35,60 +33,38 @@ class Square(Attack):
         repeats: answers averaged in a comparison, if the defence is randomised.
     """
 
-    white_box = False
-
     def __init__(self, queries: int = 1000, p: float = 0.3, repeats: int = 1) -> None:
-        if queries < 1 or repeats < 1 or not 0 < p <= 1:
-            raise BadParameter(f"square[queries={queries},p={p},repeats={repeats}]: expected counts >= 1, 0 < p <= 1")
-        self.queries, self.p, self.repeats = queries, p, repeats
-        self._asked = queries
+        super().__init__(queries, repeats)
+        if not 0 < p <= 1:
+            raise BadParameter(f"square[p={p}]: expected 0 < p <= 1")
+        self.p = p
 
-    def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
-        """Every improvement on a deterministic defence; the last point on a randomised one."""
-        randomised = objective.g.randomised
-        repeats = self.repeats if randomised else 1
-        rounds = self._asked // (2 * repeats) if randomised else self._asked - 1
-        start, propose = (_stripes, _signs) if threat.norm == "linf" else (_blobs, _moved_mass)
-        z = start(x, threat, objective)
-        value = None
-        if not randomised:
-            value = objective.query(z)
-            yield Candidate(z, value)
-        for t in range(rounds):
-            side = self._side(t / rounds, x.shape[2], x.shape[3])
-            proposal = propose(z, x, threat, objective, side)
-            if randomised:
-                value = self._mean(objective, z, repeats)
-            found = self._mean(objective, proposal, repeats)
-            assert value is not None
-            better = found > value
-            z = torch.where(better.to(x.device)[:, None, None, None], proposal, z)
-            value = torch.where(better, found, value)
-            if not randomised:
-                yield Candidate(z, value)
-        if randomised:
-            yield Candidate(z)
+    def _start(self, x: torch.Tensor, threat: Threat, objective: Objective) -> State:
+        return ((_stripes if threat.norm == "linf" else _blobs)(x, threat, objective),)
 
-    def _mean(self, objective: Objective, z: torch.Tensor, repeats: int) -> torch.Tensor:
-        return torch.stack([objective.query(z) for _ in range(repeats)]).mean(0)
+    def _propose(
+        self, state: State, x: torch.Tensor, threat: Threat, objective: Objective, t: int, rounds: int
+    ) -> State:
+        side = self._side(t / rounds, x.shape[2], x.shape[3])
+        return ((_signs if threat.norm == "linf" else _moved_mass)(state[0], x, threat, objective, side),)
 
     def _side(self, passed: float, height: int, width: int) -> int:
         """Side of the window after that share of the rounds."""
-        share = self.p * 0.5 ** sum(passed >= mark / 10_000 for mark in _HALVINGS)
+        share = halved(self.p, passed, _HALVINGS)
         return min(max(1, round((share * height * width) ** 0.5)), height, width)
 
 
 def _stripes(x: torch.Tensor, threat: Threat, objective: Objective) -> torch.Tensor:
     """Vertical stripes of one pixel: the same sign down a column, one a channel."""
-    signs = _coins(objective, 3 * x.shape[3]).view(len(x), 3, 1, x.shape[3]).to(x)
+    signs = coins(objective, 3 * x.shape[3]).view(len(x), 3, 1, x.shape[3]).to(x)
     return project(x + threat.eps * signs, x, threat)
 
 
 def _signs(z: torch.Tensor, x: torch.Tensor, threat: Threat, objective: Objective, side: int) -> torch.Tensor:
     """Random signs, one a channel, in a window at a random place."""
-    numbers, signs = objective.search_streams.numbers(2), _coins(objective, 3)
+    numbers, signs = objective.search_streams.numbers(2), coins(objective, 3)
     proposal = z.clone()
-    for i, (top, left) in enumerate(_corners(numbers, x, side)):
+    for i, (top, left) in enumerate(corners(numbers, x, side)):
         window = (i, slice(None), slice(top, top + side), slice(left, left + side))
         proposal[window] = (x[window] + threat.eps * signs[i].to(x)[:, None, None]).clamp(0.0, 1.0)
     return proposal
@@ -100,7 +76,7 @@ def _blobs(x: torch.Tensor, threat: Threat, objective: Objective) -> torch.Tenso
     side = max(1, min(height, width) // 5)
     blob = _blob(side).to(x)
     rows, columns = height // side, width // side
-    signs = _coins(objective, 3 * rows * columns).view(len(x), 3, rows, columns).to(x)
+    signs = coins(objective, 3 * rows * columns).view(len(x), 3, rows, columns).to(x)
     delta = torch.zeros_like(x)
     delta[:, :, : rows * side, : columns * side] = torch.kron(signs, blob)
     return project(x + threat.eps * unit(delta, "l2"), x, threat)
@@ -108,10 +84,10 @@ def _blobs(x: torch.Tensor, threat: Threat, objective: Objective) -> torch.Tenso
 
 def _moved_mass(z: torch.Tensor, x: torch.Tensor, threat: Threat, objective: Objective, side: int) -> torch.Tensor:
     """Take the mass of one window, and what is left of the budget, into another, shaped as a blob of random sign."""
-    numbers, coins = objective.search_streams.numbers(4), _coins(objective, 4)
+    numbers, signs = objective.search_streams.numbers(4), coins(objective, 4)
     delta = z - x
     blob = _blob(side).to(x)
-    first, second = _corners(numbers[:, :2], x, side), _corners(numbers[:, 2:], x, side)
+    first, second = corners(numbers[:, :2], x, side), corners(numbers[:, 2:], x, side)
     for i in range(len(x)):
         (a, b), (c, d) = first[i], second[i]
         into, out = delta[i, :, a : a + side, b : b + side], delta[i, :, c : c + side, d : d + side]
@@ -120,8 +96,8 @@ def _moved_mass(z: torch.Tensor, x: torch.Tensor, threat: Threat, objective: Obj
         taken = into.square().sum((1, 2)) + out.square().sum((1, 2)) - _overlap(delta[i], first[i], second[i], side)
         spare = (threat.eps**2 - whole).clamp_min(0) / 3
         out.zero_()
-        shape = blob if coins[i, 3] > 0 else blob.T
-        new = shape * coins[i, :3].to(x)[:, None, None] / blob.norm() + _normalised(old)
+        shape = blob if signs[i, 3] > 0 else blob.T
+        new = shape * signs[i, :3].to(x)[:, None, None] / blob.norm() + _normalised(old)
         delta[i, :, a : a + side, b : b + side] = _normalised(new) * (taken + spare).sqrt()[:, None, None]
     return project(x + delta, x, threat)
 
@@ -153,14 +129,3 @@ def _peak(height: int, width: int) -> torch.Tensor:
     # A pixel at distance d lies in the squares d, d + 1, ..., most.
     tails = (1.0 / torch.arange(1, most + 2).float().square()).flip(0).cumsum(0).flip(0)
     return tails[distance] / tails[distance].norm()
-
-
-def _corners(numbers: torch.Tensor, x: torch.Tensor, side: int) -> list[tuple[int, int]]:
-    """Top left corners of windows inside the image, from uniform numbers (B,2)."""
-    height, width = x.shape[2:]
-    return [(int(a * (height - side + 1)), int(b * (width - side + 1))) for a, b in numbers.tolist()]
-
-
-def _coins(objective: Objective, count: int) -> torch.Tensor:
-    """Random signs (B,count)."""
-    return (objective.search_streams.numbers(count) < 0.5).double() * 2 - 1

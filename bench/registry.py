@@ -258,7 +258,7 @@ _BUILTIN = {
         },
     },
     "attack": {
-        "random-noise": "attacks.random_noise",
+        **dict.fromkeys(("random-noise", "single-sign"), "attacks.random_noise"),
         "fgsm": "attacks.fgsm",
         "pgd": "attacks.pgd",
         "eot-pgd": "attacks.eot",
@@ -272,6 +272,9 @@ _BUILTIN = {
         "quantised-pgd": "attacks.quantised",
         "transfer": "attacks.transfer",
         "square": "attacks.square",
+        "parsimonious": "attacks.parsimonious",
+        **dict.fromkeys(("one-pixel", "patch-search"), "attacks.sparse"),
+        "jnd-search": "attacks.jnd",
         **dict.fromkeys(("nes", "spsa"), "attacks.estimated"),
         "torchattacks-pgd": "attacks.torchattacks_bridge",
         "torchattacks-pgdl2": "attacks.torchattacks_bridge",
