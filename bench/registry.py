@@ -273,8 +273,33 @@ _BUILTIN = {
         "transfer": "attacks.transfer",
         "square": "attacks.square",
         **dict.fromkeys(("nes", "spsa"), "attacks.estimated"),
-        "torchattacks-pgd": "attacks.torchattacks_bridge",
-        "torchattacks-pgdl2": "attacks.torchattacks_bridge",
+        **{
+            f"torchattacks-{name}": "attacks.torchattacks_bridge"
+            for name in [
+                "fgsm",
+                "bim",
+                "rfgsm",
+                "pgd",
+                "pgdl2",
+                "eotpgd",
+                "ffgsm",
+                "mifgsm",
+                "nifgsm",
+                "sinifgsm",
+                "vmifgsm",
+                "vnifgsm",
+                "difgsm",
+                "tifgsm",
+                "pifgsm",
+                "pifgsmpp",
+                "upgd",
+                "apgd",
+                "pgdrs",
+                "pgdrsl2",
+                "spsa",
+                "square",
+            ]
+        },
     },
 }
 registry = Registry({k: {n: f"{PACKAGE}.{m}" for n, m in v.items()} for k, v in _BUILTIN.items()})
