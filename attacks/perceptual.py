@@ -38,6 +38,8 @@ class _Penalised(Pgd):
         value, gradient = objective.gradient(z, self.draws)
         leaf = z.detach().clone().requires_grad_(True)
         (seen,) = torch.autograd.grad(self.difference(leaf, state.x).sum(), leaf)
+        # LPIPS takes a root that is 0 where all features of a place are: no slope there, rather than NaN.
+        seen = torch.where(torch.isfinite(seen), seen, torch.zeros_like(seen))
         return value, gradient - self.weight * (high - low) * seen
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from robustiqa.attacks import L2, Linf, load_attack
 from robustiqa.attacks.pgd import State
+from robustiqa.attacks.projection import unit
 from robustiqa.bench import load_metric
 from robustiqa.bench.errors import BadParameter, BadPlugin, Incompatible
 from robustiqa.bench.objective import Objective
@@ -22,22 +23,27 @@ from support import optimum
 from torch import nn
 
 FACTOR = {"lpips": 3.0, "dists": 5.0}
+"""Multiples of the fake measures."""
 
 
 class FakeDifference(nn.Module):
-    """A multiple of the squared distance, as pyiqa answers: one dimension too many, in train mode, spoiling inputs."""
+    """A multiple of the squared distance ("lpips") or of the distance, whose gradient is NaN at 0 ("dists").
+
+    As pyiqa answers: one dimension too many, in train mode, spoiling inputs.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__()
+        self.rooted = name == "dists"
         self.scale = nn.Parameter(torch.tensor(FACTOR[name]))
 
     def forward(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) twice to (B,1,1,1)."""
         assert not self.training
         assert not self.scale.requires_grad
-        distance = self.scale * (z - x).square().sum((1, 2, 3)).view(-1, 1, 1, 1)
+        square = (z - x).square().sum((1, 2, 3)).view(-1, 1, 1, 1)
         x.mul_(0)
-        return distance
+        return self.scale * (square.sqrt() if self.rooted else square)
 
 
 @pytest.fixture
@@ -72,7 +78,9 @@ def test_the_gradient_is_that_of_the_penalised_score(pyiqa, images, measure: str
     gradient, again = (attack._gradient(objective, z, state)[1] for _ in range(2))
     assert torch.equal(gradient, again)
     w = g.metric.module.weights(images)  # type: ignore[operator]
-    expected = w - 0.5 * 2 * FACTOR[measure] * 2 * (z - images)
+    delta = z - images
+    slope = FACTOR[measure] * (2 * delta if measure == "lpips" else unit(delta, "l2"))
+    expected = w - 0.5 * 2 * slope
     assert torch.allclose(gradient, expected, atol=1e-5)
     assert [call["name"] for call in calls] == [measure]
     assert calls[0]["as_loss"] is True
@@ -81,15 +89,18 @@ def test_the_gradient_is_that_of_the_penalised_score(pyiqa, images, measure: str
 
 @pytest.mark.parametrize("measure", sorted(FACTOR))
 def test_a_penalty_buys_similarity_for_gain(pyiqa, linear, images, measure: str) -> None:
-    """Without one it reaches the optimum; with one the path ends where slope and penalty balance, inside the ball."""
+    """Without one it reaches the optimum; with one the path ends where slope and penalty balance, inside the ball.
+
+    It starts at the image, where the root has no slope.
+    """
     pyiqa()
     g = load_defense("none", linear)
     threat = L2(0.5)
     free, dear = (load_attack(f"zhang-{measure}[weight={weight}]")(g, images, threat) for weight in (0, 10))
     assert np.allclose(free.gain, optimum(linear, images, threat), rtol=1e-3)
-    radius = float(linear.module.weights(images).norm()) / (2 * 10 * FACTOR[measure])  # type: ignore[operator]
-    assert radius < 0.05
-    assert np.all(dear.l2 < radius + 0.05)
+    slope = float(linear.module.weights(images).norm())  # type: ignore[operator]
+    balance = slope / (2 * 10 * FACTOR[measure]) if measure == "lpips" else 0.0
+    assert np.all(dear.l2 < balance + 2 * 2.5 / 50 * threat.eps), "two steps further at most"
     assert np.all(dear.gain > 0)
     within = load_attack(f"zhang-{measure}[steps=3]")(g, images, Linf(4 / 255))
     assert np.all(within.linf <= 4 / 255)
