@@ -40,6 +40,26 @@ class EotPgd(Pgd):
     ) -> None:
         super().__init__(steps, step, restarts)
         if draws < 1 or not 0 <= momentum < 1:
-            raise BadParameter(f"eot-pgd[draws={draws},momentum={momentum}]: expected draws >= 1, 0 <= momentum < 1")
+            name = type(self).__name__
+            raise BadParameter(f"{name}[draws={draws},momentum={momentum}]: expected draws >= 1, 0 <= momentum < 1")
         check_centre(centre)
         self.draws, self.momentum, self.centre, self.fixed = draws, momentum, centre, fixed
+
+
+@register_attack("fixed-noise-pgd")
+class FixedNoisePgd(EotPgd):
+    """PGD on noise draws that are kept in all steps (SmoothAdv, Salman et al. 2019, arXiv 1906.04584).
+
+    The mean over the kept draws is a deterministic function, which PGD climbs far: the attack for a defence whose noise
+    is known. Where the deployed score draws anew, only a part of that gain is left, and `eot-pgd` fits better. On a
+    deterministic defence, such as a smoothing with one fixed draw, it is PGD.
+
+    Args:
+        steps: gradient steps a restart.
+        draws: draws that are kept, 1 to 8 in the paper.
+        step: step size as a fraction of eps; none for 2.5 / steps.
+        restarts: the first starts at the image itself, the others at random points of the ball.
+    """
+
+    def __init__(self, steps: int = 20, draws: int = 8, step: float | None = None, restarts: int = 1) -> None:
+        super().__init__(steps, draws, step, restarts, momentum=0.0, fixed=True)

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch.nn import functional as F
 
-from ..bench.api import Threat
-from ..bench.errors import BadParameter
+from ..bench.api import DefendedMetric, Threat
+from ..bench.errors import Absent, BadParameter
+from ..bench.metrics.pyiqa_adapter import Difference
 from ..bench.objective import Objective
 from ..bench.registry import register_attack
 from .base import Attack, Candidate
@@ -37,15 +38,17 @@ class _Penalised(Pgd):
         value, gradient = objective.gradient(z, self.draws)
         leaf = z.detach().clone().requires_grad_(True)
         (seen,) = torch.autograd.grad(self.difference(leaf, state.x).sum(), leaf)
+        # LPIPS takes a root that is 0 where all features of a place are: no slope there, rather than NaN.
+        seen = torch.where(torch.isfinite(seen), seen, torch.zeros_like(seen))
         return value, gradient - self.weight * (high - low) * seen
 
 
 @register_attack("zhang-ssim")
 class ZhangSsim(_Penalised):
-    """Score minus a multiple of 1 - SSIM (the Lagrangian of Zhang et al., NeurIPS 2022), within the threat's ball.
+    """Score minus a multiple of 1 - SSIM (Zhang et al., NeurIPS 2022, arXiv 2210.00933), within the threat's ball.
 
-    The authors take 200 steps and a grid of multipliers; they take LPIPS and DISTS as well. The best score of all
-    points counts, so the penalty decides the path and not the choice.
+    The authors take 200 steps and a grid of multipliers; LPIPS and DISTS are `zhang-lpips` and `zhang-dists`. The best
+    score of all points counts, so the penalty decides the path and not the choice.
 
     Args:
         steps: gradient steps.
@@ -60,6 +63,66 @@ class ZhangSsim(_Penalised):
     def difference(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """1 - SSIM of the luma."""
         return 1 - ssim(luma(z), luma(x))
+
+
+class _Zhang(_Penalised):
+    """Score minus a multiple of a full-reference measure of pyiqa, loaded when it is first needed."""
+
+    measure: str
+
+    def __init__(self, steps: int = 50, step: float | None = None, draws: int = 1, weight: float = 1.0) -> None:
+        super().__init__(steps, step, draws, weight)
+        self._net: Difference | None = None
+
+    def skip(self, g: DefendedMetric, threat: Threat) -> str | None:
+        """As for every attack; and pyiqa with the weights of the measure, which are optional, have to be here."""
+        reason = super().skip(g, threat)
+        if reason:
+            return reason
+        try:
+            self._net = self._net or Difference(self.measure)
+        except Absent as error:
+            return f"{self.spec!r}: {error}"
+        return None
+
+    def difference(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """The measure, on the device of the images."""
+        self._net = (self._net or Difference(self.measure)).to(x.device)
+        return self._net(z, x)
+
+
+@register_attack("zhang-lpips")
+class ZhangLpips(_Zhang):
+    """Score minus a multiple of LPIPS (Zhang et al., NeurIPS 2022, arXiv 2210.00933), within the threat's ball.
+
+    As `zhang-ssim`, with the distance of AlexNet's features (Zhang et al. 2018, arXiv 1801.03924) from pyiqa, which is
+    optional: `pip install 'robustiqa[pyiqa]'`.
+
+    Args:
+        steps: gradient steps.
+        step: step size as a fraction of eps; none for 2.5 / steps.
+        draws: draws averaged in the gradient of a randomised defence (EOT).
+        weight: multiplier of LPIPS, in shares of the metric's declared range.
+    """
+
+    measure = "lpips"
+
+
+@register_attack("zhang-dists")
+class ZhangDists(_Zhang):
+    """Score minus a multiple of DISTS (Zhang et al., NeurIPS 2022, arXiv 2210.00933), within the threat's ball.
+
+    As `zhang-ssim`, with structure and texture of VGG's features (Ding et al. 2020, arXiv 2004.07728) from pyiqa, which
+    is optional: `pip install 'robustiqa[pyiqa]'`.
+
+    Args:
+        steps: gradient steps.
+        step: step size as a fraction of eps; none for 2.5 / steps.
+        draws: draws averaged in the gradient of a randomised defence (EOT).
+        weight: multiplier of DISTS, in shares of the metric's declared range.
+    """
+
+    measure = "dists"
 
 
 @register_attack("ssah")

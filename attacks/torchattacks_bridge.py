@@ -1,13 +1,16 @@
 """The published torchattacks implementations, run on a score: a cross-check of ours.
 
 torchattacks assumes a classifier. The two-logit view [0, s f + 200] with label 0 makes its cross-entropy ascent equal
-to ascent on s f: log(1 + exp(z)) = z to the last bit of float32 once z is far in the linear part.
+to ascent on s f: log(1 + exp(z)) = z to the last bit of float32 once z is far in the linear part. Which of its attacks
+work on a score within a budget, and how they are called, is the table `PEERS`; why the others do not is `UNSUITABLE`
+in `torchattacks_table`.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,27 +21,17 @@ from ..bench.errors import BadParameter, BadPlugin, BadScore
 from ..bench.objective import Objective
 from ..bench.registry import register_attack
 from ..bench.seeds import derive_seed
+from ..bench.spec import Value
 from .base import Attack, Candidate
+from .torchattacks_table import PARAMETERS, PEERS, Parameter, Peer
 
 INSTALL = "pip install --no-deps torchattacks==3.5.1"
 SHIFT = 200.0
 """Added to the score's logit; the scores have to stay well above -SHIFT."""
 
 
-class _ContiguousGradient(torch.autograd.Function):
-    """Identity with a contiguous gradient: torchattacks calls `view` on it, which fails for channels-last networks."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        return gradients[0].contiguous()
-
-
-class TwoLogit(nn.Module):
-    """The oriented score as the second of two logits."""
+class View(nn.Module):
+    """The oriented score as the second of two logits: (N,3,H,W) to (N,2)."""
 
     def __init__(self, objective: Objective) -> None:
         super().__init__()
@@ -48,25 +41,72 @@ class TwoLogit(nn.Module):
         self.eval()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B,3,H,W) to (B,2) logits."""
-        score = self._objective.differentiable(_ContiguousGradient.apply(x))
-        if not bool((score > 20.0 - SHIFT).all()):
-            raise BadScore(f"torchattacks bridge: scores down to {float(score.min()):.4g} leave the linear part of its "
-                           f"two-logit view (above {20 - SHIFT:g}): use pgd instead")  # fmt: skip
-        return torch.stack([torch.zeros_like(score), score + SHIFT], dim=1)
+        """(N,3,H,W) to (N,2) logits."""
+        logit = self.logit(x)
+        return torch.stack([torch.zeros_like(logit), logit], dim=1)
 
-
-class _Bridge(Attack):
-    """Common part: build a torchattacks attack around the two-logit view and run it once."""
-
-    def __init__(self, steps: int = 10, step: float | None = None, random_start: bool = True) -> None:
-        if steps < 1 or (step is not None and step <= 0):
-            raise BadParameter(f"{type(self).__name__}[steps={steps},step={step}]: expected positive numbers")
-        self.steps, self.random_start = steps, random_start
-        self.step = 2.5 / steps if step is None else step
-
-    def _build(self, torchattacks: Any, model: nn.Module, threat: Threat) -> Any:
+    def logit(self, x: torch.Tensor) -> torch.Tensor:
+        """(N,), rising with the oriented score."""
         raise NotImplementedError
+
+
+class TwoLogit(View):
+    """The score with its graph, far in the linear part of the cross-entropy of label 0."""
+
+    def logit(self, x: torch.Tensor) -> torch.Tensor:
+        """Score + 200."""
+        score = self._objective.differentiable(x)
+        if not bool((score > 20.0 - SHIFT).all()):
+            lowest = float(score.detach().min())
+            raise BadScore(f"torchattacks bridge: scores down to {lowest:.4g} leave the linear part of its two-logit "
+                           f"view (above {20 - SHIFT:g}): use pgd instead")  # fmt: skip
+        return score + SHIFT
+
+
+class Relative(View):
+    """The move from the clean score, in declared ranges: for losses that average probabilities, which 200 would end."""
+
+    def __init__(self, objective: Objective, x: torch.Tensor) -> None:
+        super().__init__(objective)
+        low, high = objective.g.metric.score_range or (0.0, 1.0)
+        self._scale = high - low
+        with torch.no_grad():
+            self._clean = objective.differentiable(x)
+
+    def logit(self, x: torch.Tensor) -> torch.Tensor:
+        """(score - clean score) / range."""
+        return (self._objective.differentiable(x) - self._clean) / self._scale
+
+
+class Queried(View):
+    """The deployed score without gradient, in double precision, each image a query.
+
+    The logit stays below label 0's, so that no success ends the search.
+    """
+
+    def logit(self, x: torch.Tensor) -> torch.Tensor:
+        """Score - 1e6."""
+        return torch.cat([self._objective.query(image[None]) for image in x]).to(x.device) - 1e6
+
+
+class Bridge(Attack):
+    """An attack of torchattacks behind a view of the score; what it returns is the result.
+
+    Args:
+        name: what users call it.
+        peer: its line in the table.
+        parameters: what users may set, by our names.
+    """
+
+    def __init__(self, name: str, peer: Peer, parameters: Mapping[str, Any]) -> None:
+        for key, value in parameters.items():
+            allowed = PARAMETERS[key]
+            if value is not None and not allowed.low <= value <= allowed.high:
+                raise BadParameter(f"{name}[{key}={value}]: expected {_range(allowed)}")
+        self.peer, self.parameters = peer, dict(parameters)
+        self.norms = peer.norms
+        self.white_box = peer.count is None
+        self.queries = peer.count(self.parameters) if peer.count else None
 
     def skip(self, g: DefendedMetric, threat: Threat) -> str | None:
         """As for every attack; and torchattacks, which is optional, has to be installed."""
@@ -75,9 +115,9 @@ class _Bridge(Attack):
         return super().skip(g, threat)
 
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
-        """What torchattacks returns, its last iterate, image by image.
+        """What torchattacks returns, image by image.
 
-        Its random start comes from the global generator, which knows nothing of images: in a batch, one image's start
+        Its random numbers come from the global generator, which knows nothing of images: in a batch, one image's start
         would depend on the others.
         """
         try:
@@ -89,47 +129,50 @@ class _Bridge(Attack):
     def _one(self, torchattacks: Any, objective: Objective, i: int, x: torch.Tensor, threat: Threat) -> torch.Tensor:
         """Attack image i, (1,3,H,W), and add its passes to the objective's counts."""
         alone = objective.only(i)
-        model = TwoLogit(alone).to(x.device)
-        attack = self._build(torchattacks, model, threat)
+        model = self._view(alone, x).to(x.device)
+        given = self.parameters
+        if "draws" in given and not objective.g.randomised:
+            given = {**given, "draws": 1}  # all the same
+        attack = getattr(torchattacks, self.peer.kind)(model, **self.peer.arguments(given, x, threat))
         label = torch.zeros(1, dtype=torch.long, device=x.device)
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
             torch.random.manual_seed(derive_seed(objective.seed, self.spec, objective.keys[i]))
-            result = attack(x, label)
+            result = self.peer.call(attack, x, label).detach()
         if model.training:
             raise BadPlugin("torchattacks left the metric in train mode: scores may have drifted; use version 3.5.1")
         objective.charge(alone, i)
-        return result.detach()
+        return result
+
+    def _view(self, alone: Objective, x: torch.Tensor) -> View:
+        if not self.white_box:
+            return Queried(alone)
+        return Relative(alone, x) if self.peer.relative else TwoLogit(alone)
 
 
-@register_attack("torchattacks-pgd")
-class TorchattacksPgd(_Bridge):
-    """`torchattacks.PGD` (linf): signed steps from a random start, last iterate.
-
-    Args:
-        steps: gradient steps.
-        step: step size as a fraction of eps; none for 2.5 / steps.
-        random_start: as in torchattacks.
-    """
-
-    norms = ("linf",)
-
-    def _build(self, torchattacks: Any, model: nn.Module, threat: Threat) -> Any:
-        alpha = self.step * threat.eps
-        return torchattacks.PGD(model, threat.eps, alpha, self.steps, random_start=self.random_start)
+def _range(allowed: Parameter) -> str:
+    if allowed.high < float("inf"):
+        return f"{allowed.low:g} to {allowed.high:g}"
+    return "a positive number" if allowed.low < 1 else f"at least {allowed.low:g}"
 
 
-@register_attack("torchattacks-pgdl2")
-class TorchattacksPgdL2(_Bridge):
-    """`torchattacks.PGDL2`: normalised steps from a random start, last iterate.
+def _factory(name: str, peer: Peer) -> Callable[..., Bridge]:
+    """What builds a bridge, with the parameters that the table gives it."""
 
-    Args:
-        steps: gradient steps.
-        step: step size as a fraction of eps; none for 2.5 / steps.
-        random_start: as in torchattacks.
-    """
+    def build(**parameters: Value) -> Bridge:
+        return Bridge(name, peer, parameters)
 
-    norms = ("l2",)
+    defaults = {key: peer.defaults.get(key, PARAMETERS[key].default) for key in peer.keys}
+    build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=PARAMETERS[key].kind)
+            for key, value in defaults.items()
+        ]
+    )
+    lines = "\n".join(f"    {key}: {PARAMETERS[key].what}." for key in peer.keys)
+    build.__doc__ = f"`torchattacks.{peer.kind}` ({' and '.join(peer.norms)}): {peer.what}.\n\nArgs:\n{lines}\n"
+    build.__name__ = build.__qualname__ = name.replace("-", "_")
+    return build
 
-    def _build(self, torchattacks: Any, model: nn.Module, threat: Threat) -> Any:
-        alpha = self.step * threat.eps
-        return torchattacks.PGDL2(model, threat.eps, alpha, self.steps, random_start=self.random_start)
+
+for _name, _peer in PEERS.items():
+    register_attack(_name)(_factory(_name, _peer))

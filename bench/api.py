@@ -157,6 +157,14 @@ class DefendedMetric(nn.Module, ABC):
         row; a randomised one returns independent draws whose mean or median the attacker aggregates (EOT).
         """
 
+    def surrogates(self) -> Sequence[DefendedMetric]:
+        """Views that deploy this score and differ in the gradient of `surrogate`; this one first, here the only one.
+
+        A defence that knows several gradients for what has none (BPDA) declares them here: an adaptive attack may
+        follow them all.
+        """
+        return [self]
+
     def aggregate(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores (B,) that draws (k,B) of `surrogate` would give if they were the deployed ones; here the median."""
         return scores.double().quantile(0.5, dim=0)

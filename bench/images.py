@@ -110,6 +110,12 @@ def quantise(x: torch.Tensor) -> torch.Tensor:
     return x.clamp(0, 1).mul(255.0).round().div(255.0)
 
 
+def straight_through(value: torch.Tensor, surrogate: torch.Tensor) -> torch.Tensor:
+    """BPDA (Athalye et al. 2018): forward `value` to the bit, backward through `surrogate`."""
+    # value + (s - s) rather than (value - s) + s: the latter rounds.
+    return value.detach() + (surrogate - surrogate.detach())
+
+
 def save_png(image: torch.Tensor, path: str | Path) -> Path:
     """Write (3,H,W) in [0,1] as 8-bit PNG, atomically."""
     path = Path(path)

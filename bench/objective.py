@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,6 +25,20 @@ Centre = Literal["mean", "kernel"]
 
 class BudgetSpent(Exception):
     """The next call would exceed the query budget; the attack base ends the search and keeps what was found."""
+
+
+class _Watched(torch.autograd.Function):
+    """Identity that shows the gradient that comes back, and makes it contiguous: channels-last networks' is not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, show: Callable[[torch.Tensor], None]) -> torch.Tensor:
+        ctx.show = show
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        ctx.show(gradients[0])
+        return gradients[0].contiguous(), None
 
 
 class Objective:
@@ -185,16 +199,31 @@ class Objective:
             gradient += part
             total += weighted.detach().double().cpu()
             leaf, done = leaf.detach(), done + d
-        self._count(draws if self.g.randomised else self.g.cost, backward=True)
+        passes = draws if self.g.randomised else self.g.cost
+        self._count(passes, backwards=passes)
         check_finite(total.numpy(), self.g.metric.spec)
-        if not bool(torch.isfinite(gradient).all()):
-            raise BadScore(f"{self.g.spec!r} has a NaN or infinite gradient: recorded as an error, not as a result")
+        self._check_gradient(gradient)
         return self.sign * total, self.sign * gradient
 
-    def differentiable(self, x: torch.Tensor) -> torch.Tensor:
-        """Oriented scores (B,) of one search draw with their graph, for attacks that call `backward` themselves."""
-        self._count(1 if self.g.randomised else self.g.cost, backward=True)
-        return self.sign * self.g.surrogate(x, self._search, 1).mean(0)
+    def differentiable(self, z: torch.Tensor) -> torch.Tensor:
+        """Oriented scores (B,) of one search draw with their graph, for code that calls `backward` itself.
+
+        An objective of one image (see `only`) takes any number of versions of it. Forwards are counted for each
+        version, backwards when they happen.
+
+        Raises:
+            BadScore: in the backward pass, if the gradient is NaN or infinite.
+        """
+
+        def show(gradient: torch.Tensor) -> None:
+            self._count(0, backwards=passes * len(gradient) // images)
+            self._check_gradient(gradient)
+
+        images = len(self.keys)
+        rng = self._search[[0] * len(z)] if images == 1 else self._search
+        passes = 1 if self.g.randomised else self.g.cost
+        self._count(passes * len(z) // images)
+        return self.sign * self.g.surrogate(_Watched.apply(z, show), rng, 1).mean(0)
 
     def _kernel(self, x: torch.Tensor, draws: int) -> torch.Tensor:
         """Weights (draws,B) of the draws that `gradient` is about to take, from a look at copies of their streams."""
@@ -221,8 +250,12 @@ class Objective:
     def _oriented(self, estimate: Estimate) -> torch.Tensor:
         return self.sign * torch.as_tensor(estimate.score, dtype=torch.float64)
 
-    def _count(self, passes: int, backward: bool = False, queries: int = 0) -> None:
-        self._counts[:, self._index] += np.array([[passes], [passes if backward else 0], [queries]])
+    def _check_gradient(self, gradient: torch.Tensor) -> None:
+        if not bool(torch.isfinite(gradient).all()):
+            raise BadScore(f"{self.g.spec!r} has a NaN or infinite gradient: recorded as an error, not as a result")
+
+    def _count(self, forwards: int, backwards: int = 0, queries: int = 0) -> None:
+        self._counts[:, self._index] += np.array([[forwards], [backwards], [queries]])
 
 
 def check_centre(centre: str) -> None:

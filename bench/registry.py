@@ -211,6 +211,10 @@ def resolve_target(target: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+_TORCHATTACKS = (
+    "fgsm", "bim", "rfgsm", "pgd", "pgdl2", "eotpgd", "ffgsm", "mifgsm", "nifgsm", "sinifgsm", "vmifgsm", "vnifgsm",
+    "difgsm", "tifgsm", "pifgsm", "pifgsmpp", "upgd", "apgd", "pgdrs", "pgdrsl2", "spsa", "square",
+)  # fmt: skip
 _BUILTIN = {
     "metric": {
         "tiny-iqa": "bench.metrics.tiny_iqa",
@@ -261,23 +265,24 @@ _BUILTIN = {
         **dict.fromkeys(("random-noise", "single-sign"), "attacks.random_noise"),
         "fgsm": "attacks.fgsm",
         "pgd": "attacks.pgd",
-        "eot-pgd": "attacks.eot",
+        **dict.fromkeys(("eot-pgd", "fixed-noise-pgd"), "attacks.eot"),
         "apgd": "attacks.apgd",
         **dict.fromkeys(("i-fgsm", "mi-fgsm", "ni-fgsm", "di-fgsm", "vmi-fgsm"), "attacks.iterative"),
         "auto-iqa": "attacks.auto",
         "minimal-eps": "attacks.minimal",
         **dict.fromkeys(("korhonen-you", "madc"), "attacks.content"),
-        **dict.fromkeys(("zhang-ssim", "ssah", "ioi"), "attacks.perceptual"),
+        **dict.fromkeys(("zhang-ssim", "zhang-lpips", "zhang-dists", "ssah", "ioi"), "attacks.perceptual"),
         **dict.fromkeys(("stadv", "colour-curve"), "attacks.rendered"),
         "quantised-pgd": "attacks.quantised",
+        "jpeg-pgd": "attacks.surviving",
+        "surrogate-pgd": "attacks.surrogates",
         "transfer": "attacks.transfer",
         "square": "attacks.square",
         "parsimonious": "attacks.parsimonious",
         **dict.fromkeys(("one-pixel", "patch-search"), "attacks.sparse"),
         "jnd-search": "attacks.jnd",
         **dict.fromkeys(("nes", "spsa"), "attacks.estimated"),
-        "torchattacks-pgd": "attacks.torchattacks_bridge",
-        "torchattacks-pgdl2": "attacks.torchattacks_bridge",
+        **dict.fromkeys((f"torchattacks-{name}" for name in _TORCHATTACKS), "attacks.torchattacks_bridge"),
     },
 }
 registry = Registry({k: {n: f"{PACKAGE}.{m}" for n, m in v.items()} for k, v in _BUILTIN.items()})

@@ -16,12 +16,6 @@ def exact(scores: torch.Tensor) -> Estimate:
     return Estimate(values, values, values)
 
 
-def straight_through(value: torch.Tensor, surrogate: torch.Tensor) -> torch.Tensor:
-    """BPDA (Athalye et al. 2018): forward `value` to the bit, backward through `surrogate`."""
-    # value + (s - s) rather than (value - s) + s: the latter rounds.
-    return value.detach() + (surrogate - surrogate.detach())
-
-
 class Purification(DefendedMetric):
     """A deterministic transform of the image in front of the metric."""
 

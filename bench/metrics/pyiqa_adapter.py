@@ -62,12 +62,40 @@ def pyiqa_metric(name: str, weights: str = "") -> Metric:
         raise UnknownName("metric of pyiqa", name, known)
     if weights and not Path(weights).is_file():
         raise BadData(f"weights {weights!r} of pyiqa:{name} do not exist: check the path")
+    fetch = f"score one image with it where there is a network, or give pyiqa:{name}[weights=FILE]"
+    net = _create(pyiqa, name, fetch, weights)
+    return Metric(_Scores(net), f"pyiqa:{name}", lower_better=bool(net.lower_better), score_range=_range(net))
+
+
+class Difference(nn.Module):
+    """A full-reference measure of pyiqa that is 0 for equal images: LPIPS, DISTS; without gradients of its own.
+
+    Args:
+        name: as pyiqa calls it: "lpips", "dists".
+
+    Raises:
+        Absent: pyiqa is not installed, or the weights are not here and cannot be downloaded.
+        BadPlugin: pyiqa is installed and broken.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        fetch = f"run pyiqa.create_metric({name!r}) where there is a network, and copy its cache"
+        self.net = _create(_import(), name, fetch).eval().requires_grad_(False)
+
+    def forward(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """(B,) distances of images (B,3,H,W) in [0,1]."""
+        return self.net(z.clone(), x.clone()).reshape(-1)  # clones as in `_Scores`
+
+
+def _create(pyiqa: Any, name: str, fetch: str, weights: str = "") -> Any:
+    """Build a metric of pyiqa by its name there; `fetch` says how its weights get here."""
     options: dict[str, Any] = {"pretrained_model_path": weights} if weights else {}
     try:
         # As a loss and unreduced: otherwise there is no gradient, or one of the batch mean. On the CPU first: pyiqa
         # would choose a GPU by itself.
         with contextlib.redirect_stdout(sys.stderr):  # pyiqa prints where it loads from: stdout is for results
-            net = pyiqa.create_metric(name, as_loss=True, loss_reduction="none", device=torch.device("cpu"), **options)
+            return pyiqa.create_metric(name, as_loss=True, loss_reduction="none", device=torch.device("cpu"), **options)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, ImportError):
@@ -75,12 +103,11 @@ def pyiqa_metric(name: str, weights: str = "") -> Metric:
         if _is_missing(error):
             raise Absent(
                 f"weights of 'pyiqa:{name}' or of its backbone are not on this machine and cannot be downloaded "
-                f"({reason}): score one image with it where there is a network, or give pyiqa:{name}[weights=FILE]"
+                f"({reason}): {fetch}"
             ) from error
         if weights:
             raise BadData(f"weights {weights!r} do not fit pyiqa:{name} ({reason}): give others") from error
         raise BadPlugin(f"pyiqa cannot build its metric {name!r} ({type(error).__name__}: {reason})") from error
-    return Metric(_Scores(net), f"pyiqa:{name}", lower_better=bool(net.lower_better), score_range=_range(net))
 
 
 def _is_missing(error: Exception) -> bool:

@@ -6,9 +6,10 @@ import torch
 
 from ...bench.api import DefendedMetric, Estimate, Metric
 from ...bench.errors import BadParameter
+from ...bench.images import straight_through
 from ...bench.registry import register_defense
 from ...bench.seeds import Streams, generator
-from ..base import exact, straight_through
+from ..base import exact
 
 
 @register_defense("fixed-noise-median-smoothing")

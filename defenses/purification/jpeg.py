@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ...bench.api import Metric
-from ...bench.errors import BadParameter
-from ...bench.images import from_uint8, to_uint8
+from ...bench.jpeg import Surrogate, check_jpeg, compress, compress_surrogate
 from ...bench.registry import register_defense
-from ..base import Purification, straight_through
+from ..base import Purification
 
 
 @register_defense("jpeg")
@@ -22,41 +19,27 @@ class Jpeg(Purification):
     Args:
         quality: 1 to 95, as Pillow counts it.
         surrogate: gradient that an adaptive attack uses: "identity", or "diffjpeg", kornia's differentiable JPEG
-            (a codec with a differentiable rounding, some 40 dB away from Pillow's).
+            (a codec with a differentiable rounding, some 40 dB away from Pillow's). `surrogates` gives both.
 
     The image is rounded to 8 bits first, as a file would be, which has no useful gradient either.
     """
 
-    def __init__(self, metric: Metric, quality: int = 50, surrogate: str = "diffjpeg") -> None:
+    def __init__(self, metric: Metric, quality: int = 50, surrogate: Surrogate = "diffjpeg") -> None:
         super().__init__(metric)
-        if not 1 <= quality <= 95:
-            raise BadParameter(f"jpeg[quality={quality}]: expected 1 to 95")
-        if surrogate not in ("diffjpeg", "identity"):
-            raise BadParameter(f"jpeg[surrogate={surrogate}]: expected diffjpeg or identity")
-        self.quality, self._surrogate = quality, surrogate
+        check_jpeg("jpeg", quality, surrogate)
+        self.quality = quality
+        self._surrogate: Surrogate = surrogate
 
     def purify(self, x: torch.Tensor) -> torch.Tensor:
         """Encode and decode each image with Pillow."""
-        return torch.stack([from_uint8(self._roundtrip(to_uint8(image))) for image in x]).to(x)
+        return compress(x, self.quality)
 
     def purify_surrogate(self, x: torch.Tensor) -> torch.Tensor:
         """Exact values, gradient of the chosen surrogate."""
-        if self._surrogate == "identity":
-            return straight_through(self.purify(x), x)
-        return straight_through(self.purify(x), _diffjpeg(x, self.quality))
+        return compress_surrogate(x, self.quality, self._surrogate)
 
-    def _roundtrip(self, array: np.ndarray) -> np.ndarray:
-        buffer = io.BytesIO()
-        Image.fromarray(array, "RGB").save(buffer, format="JPEG", quality=self.quality, subsampling="4:2:0")
-        with Image.open(buffer) as image:
-            return np.asarray(image, dtype=np.uint8)
-
-
-def _diffjpeg(x: torch.Tensor, quality: int) -> torch.Tensor:
-    """Differentiable JPEG of kornia, images padded by reflection to whole 16 px blocks."""
-    from kornia.enhance import jpeg_codec_differentiable  # 2 s of import that only attacks on JPEG need
-
-    height, width = x.shape[2:]
-    padded = torch.nn.functional.pad(x, (0, -width % 16, 0, -height % 16), mode="replicate")
-    qualities = torch.full((x.shape[0],), float(quality), dtype=x.dtype, device=x.device)
-    return jpeg_codec_differentiable(padded, qualities)[..., :height, :width]
+    def surrogates(self) -> Sequence[Jpeg]:
+        """Itself, and the same compression with the other gradient."""
+        other = Jpeg(self.metric, self.quality, "identity" if self._surrogate == "diffjpeg" else "diffjpeg")
+        other.spec = self.spec
+        return [self, other]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from robustiqa.bench import register_defense
 from robustiqa.bench.api import DefendedMetric, Estimate
+from robustiqa.bench.images import straight_through
 from robustiqa.bench.seeds import Streams
-from robustiqa.defenses.base import Purification, exact, straight_through
+from robustiqa.defenses.base import Purification, exact
 from robustiqa.defenses.certified.median import MedianSmoothing
+from robustiqa.defenses.identity import NoDefense
 from torch.autograd import grad as early_grad
 from torch.nn import functional as F
 
@@ -25,6 +28,15 @@ class Killer(Purification):
     def purify(self, x: torch.Tensor) -> torch.Tensor:
         """The image itself."""
         return x
+
+
+@register_defense("two-faced")
+class TwoFaced(Killer):
+    """An exact score with a gradient of zero, which declares the true gradient as another surrogate."""
+
+    def surrogates(self) -> Sequence[DefendedMetric]:
+        """Itself and the metric."""
+        return [self, NoDefense(self.metric)]
 
 
 @register_defense("broken-compass")
