@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..bench.api import Threat
+from ..bench.api import DefendedMetric, Threat
 from ..bench.errors import Incompatible
 from ..bench.objective import Objective
 from ..bench.registry import register_attack

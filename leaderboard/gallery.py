@@ -51,8 +51,7 @@ def entries(g: DefendedMetric, x: torch.Tensor, threats: Sequence[Threat], seed:
         text, parameters = "", ()
         try:
             plugin = registry.get("attack", name)
-            kind = plugin.factory if isinstance(plugin.factory, type) else type(plugin.factory)
-            text, meanings = running_text(kind) or plugin.summary, described(kind, "Args")
+            text, meanings = running_text(plugin.factory), described(plugin.factory, "Args")
             parameters = tuple((k, format_value(v), meanings.get(k, "")) for k, v in plugin.bind(Spec(name)).items())
             attack = load_attack(name)
             reasons = [(threat, attack.skip(g, threat)) for threat in threats]
