@@ -16,14 +16,15 @@ from .eot import EotPgd
 from .pgd import Pgd
 from .quantised import QuantisedPgd
 from .square import Square
+from .surrogates import SurrogatePgd
 from .transfer import Transfer
 
 END = 1e-4
 """Share of a bounded metric's range that counts as its end."""
 
 
-def members(randomised: bool) -> list[Attack]:
-    """The attacks of version 1, in the order in which they run, for a deterministic or a randomised defence."""
+def members(g: DefendedMetric) -> list[Attack]:
+    """The attacks of version 1, in the order in which they run, for a defence."""
     named: dict[str, Attack] = (
         {
             "eot-pgd": EotPgd(steps=20, draws=8),
@@ -32,7 +33,7 @@ def members(randomised: bool) -> list[Attack]:
             "transfer": Transfer(steps=20),
             "quantised": QuantisedPgd(steps=20, draws=8),
         }
-        if randomised
+        if g.randomised
         else {
             "apgd": Apgd(steps=100),
             "apgd-random": Apgd(steps=100, start="random"),
@@ -43,6 +44,8 @@ def members(randomised: bool) -> list[Attack]:
             "square": Square(queries=1000),
         }
     )
+    if len(g.surrogates()) > 1:
+        named["surrogates"] = SurrogatePgd(steps=20)
     for name, attack in named.items():
         attack.spec = f"auto-iqa/{name}"
     return list(named.values())
@@ -58,6 +61,7 @@ class AutoIqa(Attack):
     On a randomised one: PGD with EOT; APGD with EOT; APGD with draws weighted around their median; MI-FGSM on the
     undefended metric; quantisation-aware PGD. Square is left out: an answer costs m forwards, and within a budget like
     that of the others it found no more than random noise. Where the metric has no gradient Square is all that runs.
+    Where a defence declares several surrogate gradients, PGD along each and along their mean comes last.
 
     A later member runs only where the earlier ones have left room: not on images whose score stands at the end of a
     range that the metric promises never to leave. A range that is merely declared is no end: scores go beyond it.
@@ -68,7 +72,7 @@ class AutoIqa(Attack):
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         """The best image of each member, where it ran."""
         ran = False
-        for candidate in self._run(members(objective.g.randomised), objective, x, threat):
+        for candidate in self._run(members(objective.g), objective, x, threat):
             ran = True
             yield candidate
         if not ran:
