@@ -273,6 +273,7 @@ _BUILTIN = {
         "transfer": "attacks.transfer",
         "square": "attacks.square",
         **dict.fromkeys(("nes", "spsa"), "attacks.estimated"),
+        **dict.fromkeys(("uap", "facpa"), "attacks.universal"),
         "torchattacks-pgd": "attacks.torchattacks_bridge",
         "torchattacks-pgdl2": "attacks.torchattacks_bridge",
     },

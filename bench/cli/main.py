@@ -21,7 +21,7 @@ _COMMANDS = {
     "compare": ("compare:compare", "Accuracy of a run's defences with intervals, paired against a baseline."),
     "check": ("check:check", "Reliability checks: can robustness figures of a defence be believed?"),
     "soundness": ("soundness:soundness", "Check certificates against known truths and attacks."),
-    "train": ("train:train", "Train a metric or a denoiser."),
+    "train": ("train:train", "Train a metric, a denoiser or an attack."),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..registry import PACKAGE
-from .options import with_plugins
+from .options import Eps, with_plugins
 
 _TRAININGS = {
     "metric": ("bench.training.metric", "train_metric", "MetricTrainConfig"),
@@ -22,6 +22,8 @@ _TRAININGS = {
         "train_diffusion_denoiser",
         "DiffusionTrainConfig",
     ),
+    "perturbation": ("attacks.training.perturbation", "train_perturbation", "PerturbationTrainConfig"),
+    "generator": ("attacks.training.generator", "train_generator", "GeneratorTrainConfig"),
 }
 
 
@@ -47,7 +49,7 @@ def _option(field: dataclasses.Field[Any], text: str) -> click.Option:
     name = field.name.replace("_", "-")
     if isinstance(default, bool):
         return click.Option([f"--{name}/--no-{name}"], default=default, show_default=True, help=text)
-    kind: Any = _Sizes() if isinstance(default, tuple) else type(default)
+    kind: Any = _Sizes() if isinstance(default, tuple) else Eps() if field.name == "eps" else type(default)
     return click.Option([f"--{name}"], type=kind, default=default, show_default=True, help=text)
 
 
@@ -78,7 +80,7 @@ def _attribute_texts(config: type[Any]) -> dict[str, str]:
 
 @click.group("train")
 def train() -> None:
-    """Train a metric or a denoiser; an interrupted training goes on when it is called again."""
+    """Train a metric, a denoiser or an attack; an interrupted training goes on when it is called again."""
 
 
 def _add(name: str, text: str) -> None:
@@ -106,3 +108,8 @@ _add(
     "Train the noise predictor of the one-shot diffusion denoiser for a range of noise levels; prints the path of the "
     "weights.",
 )
+_add(
+    "perturbation",
+    "Train a universal perturbation for the attack uap, in both directions; prints the path of the perturbation.",
+)
+_add("generator", "Train the network of the attack facpa, in both directions; prints the path of the weights.")
