@@ -21,13 +21,22 @@ def project(x_adv: torch.Tensor, x: torch.Tensor, threat: Threat) -> torch.Tenso
     For l2 this is not the nearest point of the intersection, but it lies in it: x is in the box, so clipping only
     moves each value towards x.
     """
-    delta = x_adv - x
+    return (x + inside(x_adv - x, threat)).clamp(0.0, 1.0)
+
+
+def inside(delta: torch.Tensor, threat: Threat) -> torch.Tensor:
+    """Nearest point of the ball around 0 to perturbations (B,3,H,W)."""
     if threat.norm == "linf":
-        delta = delta.clamp(-threat.eps, threat.eps)
-    else:
-        norms = delta.flatten(1).norm(dim=1).clamp_min(1e-30)
-        delta = delta * (threat.eps / norms).clamp_max(1.0)[:, None, None, None]
-    return (x + delta).clamp(0.0, 1.0)
+        return delta.clamp(-threat.eps, threat.eps)
+    norms = delta.flatten(1).norm(dim=1).clamp_min(1e-30)
+    return delta * (threat.eps / norms).clamp_max(1.0)[:, None, None, None]
+
+
+def stretched(delta: torch.Tensor, threat: Threat) -> torch.Tensor:
+    """Multiples of perturbations (B,3,H,W) that spend the whole budget; zero stays zero."""
+    if threat.norm == "linf":
+        return threat.eps * delta / delta.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-30)
+    return threat.eps * unit(delta, "l2")
 
 
 def enforce(x_adv: torch.Tensor, x: torch.Tensor, threat: Threat) -> torch.Tensor:

@@ -60,7 +60,7 @@ class Objective:
         if direction not in ("up", "down"):
             raise BadParameter(f"unknown direction {direction!r}: expected up or down")
         self.g, self.seed, self.keys, self.limit = g, seed, list(keys), limit
-        self._made_of = (direction, seed, salt, limit)
+        self._made_of: tuple[Direction, int, str, int | None] = (direction, seed, salt, limit)
         self.sign = g.metric.sign * (1.0 if direction == "up" else -1.0)
         self._counts, self._index = np.zeros((3, len(self.keys)), dtype=np.int64), np.arange(len(self.keys))
         # The defence is not part of the seed: defences are compared on common random numbers.
@@ -77,6 +77,11 @@ class Objective:
         view.keys, view._index = [self.keys[i] for i in index], self._index[list(index)]
         view._search, view._selection = self._search[index], self._selection[index]
         return view
+
+    @property
+    def direction(self) -> Direction:
+        """Which way the quality is to be moved."""
+        return self._made_of[0]
 
     @property
     def forwards(self) -> np.ndarray:

@@ -283,6 +283,7 @@ _BUILTIN = {
         "jnd-search": "attacks.jnd",
         **dict.fromkeys(("nes", "spsa"), "attacks.estimated"),
         **dict.fromkeys((f"torchattacks-{name}" for name in _TORCHATTACKS), "attacks.torchattacks_bridge"),
+        **dict.fromkeys(("uap", "facpa"), "attacks.universal"),
     },
 }
 registry = Registry({k: {n: f"{PACKAGE}.{m}" for n, m in v.items()} for k, v in _BUILTIN.items()})

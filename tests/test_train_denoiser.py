@@ -22,10 +22,11 @@ from robustiqa.bench.errors import BadData, BadParameter, Incompatible
 from robustiqa.bench.registry import registry
 from robustiqa.bench.training import sources
 from robustiqa.bench.training.loop import Learner, initialise, save_weights
+from robustiqa.bench.training.pool import open_data
 from robustiqa.defenses.denoisers import load_denoiser, training
 from robustiqa.defenses.denoisers.evaluate import Validation
 from robustiqa.defenses.denoisers.losses import rank_loss, target_loss, terms_of
-from robustiqa.defenses.denoisers.material import Batch, Material, open_data
+from robustiqa.defenses.denoisers.material import Batch, Material
 from robustiqa.defenses.denoisers.nets import DnCNN, LightDenoiser
 from robustiqa.defenses.denoisers.training import DenoiserTrainConfig, denoiser_losses, train_denoiser
 from safetensors.torch import load_file

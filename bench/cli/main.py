@@ -22,7 +22,7 @@ _COMMANDS = {
     "check": ("check:check", "Reliability checks: can robustness figures of a defence be believed?"),
     "gallery": ("gallery:gallery", "Write a page of all attacks, with a picture of each."),
     "soundness": ("soundness:soundness", "Check certificates against known truths and attacks."),
-    "train": ("train:train", "Train a metric or a denoiser."),
+    "train": ("train:train", "Train a metric, a denoiser or an attack."),
 }
 
 

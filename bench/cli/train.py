@@ -10,7 +10,7 @@ import click
 
 from ..docstrings import described
 from ..registry import PACKAGE
-from .options import with_plugins
+from .options import Eps, with_plugins
 
 _TRAININGS = {
     "metric": ("bench.training.metric", "train_metric", "MetricTrainConfig"),
@@ -21,6 +21,8 @@ _TRAININGS = {
         "train_diffusion_denoiser",
         "DiffusionTrainConfig",
     ),
+    "perturbation": ("attacks.training.perturbation", "train_perturbation", "PerturbationTrainConfig"),
+    "generator": ("attacks.training.generator", "train_generator", "GeneratorTrainConfig"),
 }
 
 
@@ -46,7 +48,7 @@ def _option(field: dataclasses.Field[Any], text: str) -> click.Option:
     name = field.name.replace("_", "-")
     if isinstance(default, bool):
         return click.Option([f"--{name}/--no-{name}"], default=default, show_default=True, help=text)
-    kind: Any = _Sizes() if isinstance(default, tuple) else type(default)
+    kind: Any = _Sizes() if isinstance(default, tuple) else Eps() if field.name == "eps" else type(default)
     return click.Option([f"--{name}"], type=kind, default=default, show_default=True, help=text)
 
 
@@ -67,7 +69,7 @@ class _Sizes(click.ParamType):
 
 @click.group("train")
 def train() -> None:
-    """Train a metric or a denoiser; an interrupted training goes on when it is called again."""
+    """Train a metric, a denoiser or an attack; an interrupted training goes on when it is called again."""
 
 
 def _add(name: str, text: str) -> None:
@@ -95,3 +97,8 @@ _add(
     "Train the noise predictor of the one-shot diffusion denoiser for a range of noise levels; prints the path of the "
     "weights.",
 )
+_add(
+    "perturbation",
+    "Train a universal perturbation for the attack uap, in both directions; prints the path of the perturbation.",
+)
+_add("generator", "Train the network of the attack facpa, in both directions; prints the path of the weights.")

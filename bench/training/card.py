@@ -15,6 +15,8 @@ import torch
 from tabulate import tabulate
 
 from ..files import write_atomically
+from ..registry import registry
+from ..spec import parse_spec
 from .evaluate import MetricReport
 
 try:
@@ -98,6 +100,12 @@ def command_line(name: str, config: Any, places: Sequence[str]) -> str:
         elif field.name not in places and value != field.default:
             words.append(f"{flag} {','.join(map(str, value)) if isinstance(value, tuple) else value}")
     return " ".join(words)
+
+
+def plugin_option(metric: str) -> str:
+    """The option that names the file of a metric of one's own, without the path to it."""
+    origin = registry.get("metric", parse_spec(metric).name).origin
+    return f" --plugin {Path(origin.removeprefix('file ')).name}" if origin.startswith("file ") else ""
 
 
 def report_tables(report: MetricReport) -> dict[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]:

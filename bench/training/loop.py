@@ -13,9 +13,9 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save
@@ -42,6 +42,40 @@ def cosine(step: int, steps: int, warmup: int = 100) -> float:
     """Learning-rate factor: linear warm-up, then half a cosine from 1 to 0.01."""
     rise = min(1.0, (step + 1) / max(1, warmup))
     return rise * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(1, steps)))))
+
+
+class Trainable(Protocol):
+    """What `run_steps` checks and keeps between two steps."""
+
+    def check(self, step: int) -> None:
+        """Raise `BadParameter` for a state that must never be kept."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        ...
+
+
+def check_loss(loss: torch.Tensor, norm: torch.Tensor, step: int) -> None:
+    """Raise `BadParameter` unless a loss and the norm of its gradient are finite."""
+    if not torch.isfinite(loss) or not torch.isfinite(norm):
+        raise BadParameter(
+            f"the training loss is {float(loss.detach())}, the norm of its gradient {float(norm)}, at step {step}: "
+            "lower the learning rate, and give another --out; the last checkpoint before it is kept"
+        )
+
+
+def check_weights(tensors: Iterable[torch.Tensor], step: int) -> None:
+    """Raise `BadParameter` unless all weights are finite."""
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise BadParameter(
+            f"the weights are not finite after step {step}: lower the learning rate, and give another --out; the "
+            "last checkpoint before it is kept"
+        )
 
 
 class Learner:
@@ -80,11 +114,7 @@ class Learner:
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
-        if not torch.isfinite(loss) or not torch.isfinite(norm):
-            raise BadParameter(
-                f"the training loss is {float(loss.detach())}, the norm of its gradient {float(norm)}, at step {step}: "
-                "lower the learning rate, and give another --out; the last checkpoint before it is kept"
-            )
+        check_loss(loss, norm, step)
         for group in self._optimiser.param_groups:
             group["lr"] = self._lr * cosine(step, self._steps)
         self._optimiser.step()
@@ -97,12 +127,7 @@ class Learner:
 
     def check(self, step: int) -> None:
         """Raise `BadParameter` unless all weights and their average are finite: such a state is never kept."""
-        tensors = (*self.net.state_dict().values(), *self.ema.values())
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-            raise BadParameter(
-                f"the weights are not finite after step {step}: lower the learning rate, and give another --out; the "
-                "last checkpoint before it is kept"
-            )
+        check_weights((*self.net.state_dict().values(), *self.ema.values()), step)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
@@ -129,7 +154,7 @@ def training_identity(config: Any, ignore: Sequence[str], **contents: str) -> Id
 
 
 def run_steps(
-    learner: Learner,
+    learner: Trainable,
     step: Callable[[int], dict[str, float]],
     *,
     steps: int,
@@ -224,13 +249,13 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _pack(learner: Learner, step: int, identity: Identity) -> bytes:
+def _pack(learner: Trainable, step: int, identity: Identity) -> bytes:
     buffer = io.BytesIO()
     torch.save({"step": step, "identity": dict(identity), "learner": learner.state()}, buffer)
     return buffer.getvalue()
 
 
-def _resume(learner: Learner, checkpoint: Path, identity: Identity) -> int:
+def _resume(learner: Trainable, checkpoint: Path, identity: Identity) -> int:
     if not checkpoint.exists():
         return 0
     try:

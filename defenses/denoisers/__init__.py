@@ -13,6 +13,7 @@ from ...bench.errors import BadData, BadParameter, BadPlugin
 from ...bench.registry import registry
 from ...bench.seeds import generator
 from ...bench.spec import parse_spec
+from ...bench.weights import finite
 from .diffusion import OneShotDiffusion, load_diffusion
 from .files import DENOISER, DIFFUSION, kind_of, read_weights, readable
 from .kair import load_kair
@@ -97,9 +98,7 @@ def load_file(path: Path, sigma: float) -> LightDenoiser | DnCNN | OneShotDiffus
     about, state = read_weights(path, DENOISER)
     with readable(path, DENOISER):
         net = _empty(str(about.get("net", "unet")), state)
-        net.load_state_dict(state)
-        if not all(bool(torch.isfinite(value).all()) for value in state.values()):
-            raise ValueError("it holds values that are not finite")
+        net.load_state_dict(finite(state))
         net.sigma, net.trained_metric = sigma, _metric(about)
         low, high = (_level(about, key) for key in ("low", "sigma"))
         if low is not None and high is not None and low < high:

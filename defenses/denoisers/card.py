@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...bench.registry import registry
-from ...bench.spec import parse_spec
-from ...bench.training.card import Card, command_line, machine, training_seconds
+from ...bench.training.card import Card, command_line, machine, plugin_option, training_seconds
 from .config import DenoiserTrainConfig
 from .evaluate import DenoiserReport
 from .losses import terms_of
@@ -58,7 +56,7 @@ def denoiser_card(
         title=f"{config.net} denoiser, sigma {noise}, loss {config.loss}",
         purpose=f"Denoiser for white Gaussian noise of standard deviation {noise} (pixels in [0,1], not clamped), for "
         f"median smoothing of {purpose}.",
-        command=command_line("denoiser", config, _LEFT_OUT) + _plugin(config.metric),
+        command=command_line("denoiser", config, _LEFT_OUT) + plugin_option(config.metric),
         data=data,
         results=results,
         limits=[
@@ -73,9 +71,3 @@ def denoiser_card(
         ],
         licence="that of whoever trained them (Apache-2.0 for those that come with the package)",
     )
-
-
-def _plugin(metric: str) -> str:
-    """The option that names the file of a metric of one's own, without the path to it."""
-    origin = registry.get("metric", parse_spec(metric).name).origin
-    return f" --plugin {Path(origin.removeprefix('file ')).name}" if origin.startswith("file ") else ""

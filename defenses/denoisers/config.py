@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...bench.errors import BadParameter
-from ...bench.spec import Spec, parse_spec
+from ...bench.training.pool import held_out
 from .choose import AUTO, ordinary
 from .losses import STABILITY, terms_of
 
@@ -100,10 +100,7 @@ class DenoiserTrainConfig:
     @property
     def watched(self) -> str:
         """The data set or folder of the validation; empty for none."""
-        if self.validation != AUTO:
-            return self.validation
-        spec = parse_spec(self.data) if self.data.endswith("]") else Spec("")
-        return str(Spec(spec.name, {**spec.params, "split": "val"})) if spec.params.get("split") == "train" else ""
+        return held_out(self.data, self.validation)
 
     @property
     def weights(self) -> dict[str, float]:

@@ -15,7 +15,7 @@ from ...bench.images import from_uint8, to_uint8
 from ...bench.measures import plcc, score_range, srocc
 from ...bench.seeds import derive_seed
 from ...bench.training.evaluate import Estimate, bootstrap, half_size_photographs
-from .material import pixel_digest
+from ...bench.training.pool import pixel_digest
 
 
 class DenoiserReport(NamedTuple):

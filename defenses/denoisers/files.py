@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 
+from ...bench import weights
 from ...bench.errors import BadData
+from ...bench.weights import read_header, read_safetensors
 
 DENOISER = "denoiser"
 DIFFUSION = "diffusion-light"
@@ -25,8 +24,8 @@ def read_weights(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch
     found = kind_of(path, kind)
     if found != kind:
         raise BadData(f"denoiser weights {str(path)!r} are of kind {found!r}, expected {kind!r}: give another file")
-    with readable(path, kind), safetensors.safe_open(path, framework="pt") as file:
-        return _about(file), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    with readable(path, kind):
+        return read_safetensors(path)
 
 
 def kind_of(path: Path, expected: str = DENOISER) -> str:
@@ -40,29 +39,13 @@ def kind_of(path: Path, expected: str = DENOISER) -> str:
             f"denoiser weights {str(path)!r} do not exist: check the path, or train them: "
             f"`robustiqa train {_TRAININGS[expected]}`"
         )
-    with readable(path, expected), safetensors.safe_open(path, framework="pt") as file:
-        kind = str(_about(file).get("kind", DENOISER))
+    with readable(path, expected):
+        kind = str(read_header(path).get("kind", DENOISER))
     if kind not in _TRAININGS:
         raise BadData(f"denoiser weights {str(path)!r} are of unknown kind {kind!r}: known are {', '.join(_TRAININGS)}")
     return kind
 
 
-def _about(file: Any) -> dict[str, Any]:
-    """What `save_weights` wrote about the weights; raises `ValueError` where it is not that."""
-    about = json.loads((file.metadata() or {}).get("robustiqa", "{}"))
-    if not isinstance(about, dict):
-        raise ValueError("the header's entry `robustiqa` is not a table")
-    return about
-
-
-@contextlib.contextmanager
-def readable(path: Path, kind: str) -> Iterator[None]:
+def readable(path: Path, kind: str) -> AbstractContextManager[None]:
     """Turn whatever goes wrong while a file is read, or a network made of it, into one `BadData`."""
-    try:
-        yield
-    except (safetensors.SafetensorError, RuntimeError, KeyError, ValueError, TypeError, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise BadData(
-            f"denoiser weights {str(path)!r} cannot be read ({reason}): expected a file that `robustiqa train "
-            f"{_TRAININGS[kind]}` wrote; install the package again or train them"
-        ) from error
+    return weights.readable(path, "denoiser weights", f"robustiqa train {_TRAININGS[kind]}")

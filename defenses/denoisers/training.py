@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,20 +13,20 @@ from torch import nn
 
 from ...bench.api import Metric
 from ...bench.datasets import Dataset
-from ...bench.errors import Absent, BadData, BadParameter, BadScore, Incompatible, RobustIQAError
-from ...bench.measures import score_range
+from ...bench.errors import BadData, BadParameter, Incompatible
 from ...bench.metrics import load_metric
 from ...bench.registry import identity_of
 from ...bench.training.card import peak_memory
 from ...bench.training.loop import Identity, Learner, initialise, run_steps, save_weights, threads, training_identity
 from ...bench.training.plot import plot_log
+from ...bench.training.pool import data_name, has_gradient, open_data, score_span, training_data
 from . import DENOISERS, load_denoiser
 from .card import denoiser_card
 from .config import PLACES, DenoiserTrainConfig, beginning, checked
 from .evaluate import Validation, evaluate_denoiser
 from .files import DENOISER
 from .losses import image_loss, rank_loss, spread_loss, target_loss
-from .material import Batch, Material, open_data
+from .material import Batch, Material
 from .nets import DnCNN, LightDenoiser
 
 
@@ -59,9 +58,9 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
     metric = quality(loaded)
     device = torch.device(config.device)
     with threads(config.threads):
-        data = _data(config)
+        data = training_data(config.data)
         material = Material(data, config.crop, config.batch, config.distort, say)
-        span = _span(metric, material, device)
+        span = score_span(metric, material, device)
         if set(terms) - {"mse"}:
             _needs_gradient(loaded, material.centres(2).to(device))
         watch = _validation(config, metric, device)
@@ -112,7 +111,7 @@ def train_denoiser(config: DenoiserTrainConfig, say: Callable[[str], None] = pri
     denoiser_card(
         config,
         beginning(config),
-        _about(config, data, material),
+        _about(config, material),
         span,
         report,
         _figures(config, watch, final, known, measured),
@@ -214,42 +213,13 @@ def _averaged(net: LightDenoiser | DnCNN, learner: Learner, config: DenoiserTrai
     return other.eval().requires_grad_(False)
 
 
-def _span(metric: nn.Module, material: Material, device: torch.device) -> float:
-    """Range p99 - p1 of the metric's scores of clean crops: the unit of scores in the loss."""
-    try:
-        with torch.no_grad():
-            parts = [metric(part.to(device)).double().cpu() for part in material.centres(256).split(8)]
-    except RobustIQAError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise BadScore(f"the metric fails on a batch of crops ({type(error).__name__}: {reason}): repair it") from error
-    low, high = score_range(torch.cat(parts).numpy())
-    if not (math.isfinite(high - low) and high > low):
-        raise BadParameter(
-            f"the metric scores the training crops from {low:g} to {high:g}: its range is no unit; check it with "
-            "`robustiqa score`"
-        )
-    return high - low
-
-
 def _needs_gradient(metric: Metric, crops: torch.Tensor) -> None:
     """Raise `Incompatible` unless the metric has a gradient in the image."""
-    x = crops.requires_grad_(True)
-    scores = metric(x).sum()
-    gradient = torch.autograd.grad(scores, x)[0] if scores.requires_grad else torch.zeros(1)
-    if not (bool(torch.isfinite(gradient).all()) and bool((gradient != 0).any())):
+    if not has_gradient(metric, crops):
         raise Incompatible(
             f"metric {metric.spec!r} has no usable gradient in the image (it is zero, not finite, or cut off): a "
             "denoiser can be trained for it with --loss mse only"
         )
-
-
-def _data(config: DenoiserTrainConfig) -> Dataset:
-    try:
-        return open_data(config.data)
-    except Absent as error:
-        raise Absent(f"{error}; or give --data FOLDER, with images of your own") from error
 
 
 def _validation(config: DenoiserTrainConfig, metric: nn.Module, device: torch.device) -> Validation | None:
@@ -273,26 +243,16 @@ def _identity(config: DenoiserTrainConfig, data: Dataset, watch: Validation | No
     )
 
 
-def _about(config: DenoiserTrainConfig, data: Dataset, material: Material) -> list[str]:
+def _about(config: DenoiserTrainConfig, material: Material) -> list[str]:
     """Lines of the card about what was trained on."""
-    lines = [
-        f"`{_name(config.data)}`: {len(material)} of {len(data)} images, content hash `{data.content_hash}`; "
-        f"{data.truth_name or 'no human score'}",
-    ]
+    lines = material.about(config.data)
     if config.distort:
         lines.append(
             f"{config.distort:.0%} of the crops reduced 1 to 2 times and distorted at random, by the kinds of the "
             "data set `photos`, with clean scores as truth"
         )
-    listed = "; ".join(f"{row.image} ({row.reason})" for row in material.left_out[:20])
-    lines += [f"left out {len(material.left_out)} images: {listed}"] if material.left_out else []
     where = Path(config.photographs).name or "none"
-    return [*lines, f"evaluation only: validation {_name(config.watched) or 'none'}, photographs {where}"]
-
-
-def _name(data: str) -> str:
-    """A data set for the card: folders without the path to them."""
-    return Path(data).name if Path(data).is_dir() else data
+    return [*lines, f"evaluation only: validation {data_name(config.watched) or 'none'}, photographs {where}"]
 
 
 def _figures(
@@ -306,7 +266,7 @@ def _figures(
     if watch is None:
         return None
     where = (
-        f"first {len(watch)} images of `{_name(config.watched)}`, median of {config.validation_draws} draws, "
+        f"first {len(watch)} images of `{data_name(config.watched)}`, median of {config.validation_draws} draws, "
         f"correlations to {watch.truth_name}"
     )
     # A continued run has not measured its start, nor a finished one its end.

@@ -1,0 +1,1 @@
+"""Training of the attacks that need it: universal perturbations, and networks that perturb."""
