@@ -106,6 +106,11 @@ def test_targets_within_reach_are_hit(linear, images, threat, side) -> None:
         assert used[0] <= threat.eps * (1 if share > 1 else 0.4), "no farther than it has to go"
 
 
+def test_no_step_is_longer_than_asked(linear, images) -> None:
+    far = Towards(1e6, steps=10, step=0.05)(load_defense("none", linear), images[:1], Linf(4 / 255))
+    assert far.linf[0] == pytest.approx(0.5 * 4 / 255, rel=1e-4)
+
+
 def test_targets_are_qualities(images) -> None:
     """Where smaller is better a target above the clean quality lowers the score."""
     g = load_defense("none", load_metric("linear-dmos"))

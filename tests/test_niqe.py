@@ -18,6 +18,8 @@ from robustiqa.bench.images import from_uint8, to_uint8
 from robustiqa.defenses import load_defense
 from safetensors.numpy import load_file
 from scipy.ndimage import gaussian_filter
+from scipy.optimize import brentq
+from scipy.special import gamma
 from scipy.stats import gennorm, spearmanr
 from skimage import data as photographs
 from support import optimum
@@ -79,9 +81,13 @@ def test_features_of_white_noise() -> None:
     assert features.shape == (FEATURES,)
     shape, _, scale = gennorm.fit(mscn(255.0 * image[0].double().numpy())[0][:96].ravel(), floc=0)
     assert features[:2] == pytest.approx([shape, scale], rel=0.15)
+    pair = np.asarray(gennorm.rvs(shape, scale=scale, size=(2, 100_000), random_state=np.random.default_rng(5)))
+    product = pair[0] * pair[1]
+    flat = np.abs(product).mean() ** 2 / np.square(product).mean()
+    product_shape = brentq(lambda a: gamma(2 / a) ** 2 / (gamma(1 / a) * gamma(3 / a)) - flat, 0.3, 5)
     for direction in range(4):
         shape, mean, left, right = features[2 + 4 * direction : 6 + 4 * direction]
-        assert shape < 1, "products of independent Gaussians have heavy tails"
+        assert shape == pytest.approx(product_shape, rel=0.1), "as of independent neighbours"
         assert mean == pytest.approx(right - left, abs=0.1)
         assert abs(right - left) < 0.15
 
