@@ -51,7 +51,7 @@ class Transfer(MiFgsm):
 
     def _gradient(self, objective: Objective, z: torch.Tensor, state: State) -> tuple[None, torch.Tensor]:
         directions = [
-            unit(objective.of(self._source(name, objective.g, z.device)).gradient(z)[1], state.threat.norm)
+            unit(objective.of(self._source(name, objective.g, z.device)).gradient(z, self.draws)[1], state.threat.norm)
             for name in self.sources
         ]
         return None, torch.stack(directions).mean(0)

@@ -268,6 +268,7 @@ _BUILTIN = {
         **dict.fromkeys(("eot-pgd", "fixed-noise-pgd"), "attacks.eot"),
         "apgd": "attacks.apgd",
         **dict.fromkeys(("i-fgsm", "mi-fgsm", "ni-fgsm", "di-fgsm", "vmi-fgsm"), "attacks.iterative"),
+        "ami-fgsm": "attacks.adaptive",
         "auto-iqa": "attacks.auto",
         "minimal-eps": "attacks.minimal",
         **dict.fromkeys(("korhonen-you", "madc"), "attacks.content"),

@@ -15,6 +15,8 @@ _COMMANDS = {
     "score": ("single:score", "Score images."),
     "certify": ("certify:certify", "Certified bounds for images."),
     "attack": ("single:attack", "Attack images."),
+    "attack-set": ("sets:attack_set", "Attack the correlation of a whole data set."),
+    "transfer-matrix": ("sets:transfer_matrix", "Attack each of several metrics, score on all."),
     "plan": ("runs:plan", "Show what a suite would run."),
     "run": ("runs:run", "Run a suite, or go on with an interrupted run."),
     "collect": ("runs:collect", "Write the tables of a run again."),
