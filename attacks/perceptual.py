@@ -91,7 +91,7 @@ class _Zhang(_Penalised):
         return self._net(z, x)
 
 
-@register_attack("zhang-lpips")
+@register_attack("zhang-lpips", packages=("pyiqa", "torchvision"))
 class ZhangLpips(_Zhang):
     """Score minus a multiple of LPIPS (Zhang et al., NeurIPS 2022, arXiv 2210.00933), within the threat's ball.
 
@@ -108,7 +108,7 @@ class ZhangLpips(_Zhang):
     measure = "lpips"
 
 
-@register_attack("zhang-dists")
+@register_attack("zhang-dists", packages=("pyiqa", "torchvision"))
 class ZhangDists(_Zhang):
     """Score minus a multiple of DISTS (Zhang et al., NeurIPS 2022, arXiv 2210.00933), within the threat's ball.
 

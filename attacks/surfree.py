@@ -72,10 +72,11 @@ class Boundary:
         widest, tried = _ANGLE, []
         while True:
             length, along = self.distance, unit((self.near - start)[None], "l2")[0]
-            tried = [*tried[-_REMEMBERED:], self._direction([along, *tried[-_REMEMBERED:]])]
+            recent = tried[-_REMEMBERED:]
+            tried = [*recent, self._direction([*recent, along])]
             for across in (tried[-1], -tried[-1]):
                 if (yield from self._turn(length, along, across, widest)):
-                    widest /= _WIDENED
+                    widest = min(widest / _WIDENED, 90.0)
                     break
             else:
                 widest *= _WIDENED
@@ -101,7 +102,10 @@ class Boundary:
         return True
 
     def _direction(self, others: list[torch.Tensor]) -> torch.Tensor:
-        """A random direction (3,H,W) of the lower half of the DCT basis, orthogonal to others, of length 1."""
+        """A random direction (3,H,W) of the lower half of the DCT basis, of length 1, orthogonal to the last of others.
+
+        It is nearly so to the ones before, which need not be orthogonal to each other.
+        """
         shape = self.walk.x.shape
         signs = (3 * self.walk.numbers(math.prod(shape))).long().view(shape) - 1
         rows, columns = (torch.arange(size) / size for size in shape[1:])

@@ -175,4 +175,4 @@ def _factory(name: str, peer: Peer) -> Callable[..., Bridge]:
 
 
 for _name, _peer in PEERS.items():
-    register_attack(_name)(_factory(_name, _peer))
+    register_attack(_name, packages=("torchattacks",))(_factory(_name, _peer))

@@ -367,6 +367,6 @@ def register_denoiser(name: str, *, version: int = 1) -> Callable[[F], F]:
     return registry.register("denoiser", name, version)
 
 
-def register_attack(name: str, *, version: int = 1) -> Callable[[F], F]:
-    """Register an `Attack` class or a factory `(**parameters) -> Attack`."""
-    return registry.register("attack", name, version)
+def register_attack(name: str, *, version: int = 1, packages: Sequence[str] = ()) -> Callable[[F], F]:
+    """Register an `Attack` class or a factory `(**parameters) -> Attack`; for `packages` see `register_metric`."""
+    return registry.register("attack", name, version, packages)

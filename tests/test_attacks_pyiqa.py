@@ -75,6 +75,7 @@ def test_the_gradient_is_that_of_the_penalised_score(pyiqa, images, measure: str
     objective = Objective(g, [image_key(image) for image in images])
     attack: Any = load_attack(f"zhang-{measure}[weight=0.5]")
     z, state = images + 0.01, State(images, L2(0.5), torch.zeros_like(images), torch.zeros_like(images))
+    assert [attack.skip(g, L2(0.5)) for _ in range(2)] == [None, None]
     gradient, again = (attack._gradient(objective, z, state)[1] for _ in range(2))
     assert torch.equal(gradient, again)
     w = g.metric.module.weights(images)  # type: ignore[operator]

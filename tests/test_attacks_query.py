@@ -13,7 +13,7 @@ from robustiqa.attacks.perceptual import luma
 from robustiqa.attacks.search import Walk
 from robustiqa.attacks.surfree import Boundary
 from robustiqa.attacks.visibility import high_frequencies, noticeable, salient
-from robustiqa.bench import load_dataset, load_metric
+from robustiqa.bench import Metric, Threat, load_dataset, load_metric
 from robustiqa.bench.api import DefendedMetric, Direction, Estimate
 from robustiqa.bench.errors import BadParameter, Incompatible
 from robustiqa.bench.objective import Objective
@@ -106,6 +106,60 @@ def test_a_lucky_answer_does_not_end_the_search(linear, images, attack) -> None:
     found, plain = (attacker(g, x, Linf(4 / 255)).adversarial for g in (Lucky(linear), load_defense("none", linear)))
     base = linear(x)
     assert float((linear(found) - base).mean()) > 0.3 * float((linear(plain) - base).mean())
+
+
+def _yields(search: Any, answers: list[float]) -> list[torch.Tensor]:
+    """What a search asks when it is given these answers."""
+    return [next(search), *(search.send(answer) for answer in answers)]
+
+
+def test_the_point_at_hand_is_asked_again(linear, images) -> None:
+    """On a randomised defence; a deterministic one has told its score for good."""
+    x, proposal = images[0], images[1]
+    for g, asked, answers in ((Lucky(linear), [x, proposal], [1.0, 3.0]), (_plain(linear), [proposal], [1e9 + 2])):
+        walk = Walk(x, L2(0.5), Objective(g, [image_key(x)]), x, value=1e9)
+        search = walk.rise(proposal)
+        assert all(map(torch.equal, _yields(search, answers[:-1]), asked))
+        with pytest.raises(StopIteration) as end:
+            search.send(answers[-1])
+        assert end.value.value == 2
+
+
+def test_parents_are_asked_again(linear, images) -> None:
+    attack: Any = load_attack("one-pixel[population=4]")
+    for g, again in ((Lucky(linear), True), (_plain(linear), False)):
+        walk = Walk(images[0], Linf(1.0), Objective(g, [image_key(images[0])]), images[0])
+        asked = _yields(attack._search(walk), [0.0, 1e6, 0.0, 0.0, -1.0, -1.0, 5.0, -1.0, 0.0, 0.0, 0.0])
+        survivors = [asked[0], asked[1], asked[6], asked[3]]
+        assert all(map(torch.equal, asked[8:], survivors)) is again
+        assert torch.equal(walk.image, asked[1])
+
+
+def _plain(metric: Metric) -> DefendedMetric:
+    return load_defense("none", metric)
+
+
+@pytest.mark.parametrize(("attack", "threat"), CASES, ids=str)
+def test_nothing_outside_ball_and_box_is_asked(linear, images, attack, threat) -> None:
+    """What an attacker could not submit would tell it more than it may know."""
+    x = ((images[:1] - 0.5) * 1.6 + 0.5).clamp(0, 1)
+    wide = Threat(threat.norm, 0.4 if threat.norm == "linf" else 8.0)
+    least, most, size = [], [], []
+    forward = linear.module.forward
+
+    def watched(z: torch.Tensor) -> torch.Tensor:
+        least.append(float(z.min()))
+        most.append(float(z.max()))
+        delta = (z - x).flatten(1)
+        size.append(float((delta.abs().amax(1) if threat.norm == "linf" else delta.norm(dim=1)).max()))
+        return forward(z)
+
+    linear.module.forward = watched
+    load_attack(attack.format(60))(_plain(linear), x, wide)
+    assert min(least) >= 0
+    assert max(most) <= 1
+    rounding = 0.51 / 255 * (1 if threat.norm == "linf" else x.numel() ** 0.5)  # of the final 8-bit score
+    assert max(size) <= wide.eps + rounding
 
 
 # --- parsimonious

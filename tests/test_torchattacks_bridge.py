@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from robustiqa.attacks import L2, Linf, load_attack
-from robustiqa.attacks.torchattacks_bridge import TwoLogit
+from robustiqa.attacks.torchattacks_bridge import Relative, TwoLogit
 from robustiqa.attacks.torchattacks_table import PEERS, UNSUITABLE
 from robustiqa.bench import Threat, load_dataset, load_metric
 from robustiqa.bench.api import Direction
 from robustiqa.bench.errors import BadParameter, BadScore, UnknownName
 from robustiqa.bench.objective import Objective
-from robustiqa.bench.registry import registry
+from robustiqa.bench.registry import identity_of, registry
 from robustiqa.defenses import load_defense
 from scipy import ndimage
 from scipy.stats import norm as normal
@@ -58,6 +58,7 @@ def test_each_is_listed_with_what_it_is_and_its_parameters(name: str) -> None:
     plugin = registry.get("attack", name)
     assert plugin.summary.startswith(f"`torchattacks.{PEERS[name].kind}` (")
     assert set(registry.resolve("attack", name)[2]) == set(PEERS[name].keys)
+    assert "torchattacks 3." in identity_of("attack", name), "results of another version are not mixed with these"
     with pytest.raises(UnknownName, match="parameter"):
         load_attack(f"{name}[nonsense=1]")
 
@@ -90,6 +91,28 @@ def test_blurred_gradients_are_those_of_scipy(linear, images) -> None:
     blurred = np.stack([ndimage.correlate(channel, kernel, mode="constant") for channel in w])
     result = load_attack("torchattacks-tifgsm[diversity=0]")(load_defense("none", linear), images, Linf(4 / 255))
     assert np.allclose(result.gain, 4 / 255 * (w * np.sign(blurred)).sum(), rtol=1e-2)
+
+
+def test_versions_of_an_image_have_draws_of_their_own(linear, images) -> None:
+    """An objective of one image takes several versions of it: one draw each, one after another from its stream."""
+    g = load_defense(RANDOMISED, linear)
+    objective, other = (Objective(g, ["key"]) for _ in range(2))
+    versions = torch.cat([images[:1], images[:1] + 0.1, images[:1]]).requires_grad_(True)
+    scores = objective.differentiable(versions)
+    expected = [g.surrogate(v[None], other.search_streams, 1)[0, 0] for v in versions]
+    assert torch.allclose(scores, torch.stack(expected), atol=1e-5)
+    assert float((scores[0] - scores[2]).detach().abs()) > 1e-3
+    scores.sum().backward()
+    assert (objective.forwards.tolist(), objective.backwards.tolist()) == ([3], [3])
+
+
+def test_the_relative_view_is_in_declared_ranges(images) -> None:
+    g = load_defense("none", load_metric("ranged"))  # 2 to 4
+    view = Relative(Objective(g, ["key"], "down"), images[:1])
+    z = torch.cat([images[:1], (images[:1] + 0.1)])
+    score = torch.from_numpy(g.estimate(z).score)
+    assert torch.allclose(view(z)[:, 1].double(), (score[0] - score) / 2, atol=1e-6)
+    assert torch.equal(view(z)[:, 0], torch.zeros(2))
 
 
 def test_noisy_copies_climb_a_metric_of_a_wide_range(images) -> None:
