@@ -30,7 +30,7 @@ class AmiFgsm(MiFgsm):
         step: step size as a fraction of the image's budget; none for 1 / steps.
         draws: draws averaged in the gradient of a randomised defence (EOT).
         momentum: weight of what was accumulated.
-        reference: largest NIQE that gets the whole budget; the default is the median of pristine photographs.
+        reference: largest NIQE that gets the whole budget; the default is about the median of pristine photographs.
     """
 
     def __init__(

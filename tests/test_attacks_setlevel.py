@@ -259,12 +259,12 @@ def test_a_row_is_what_the_transfer_attack_gains() -> None:
 
 
 def test_images_too_small_for_one_metric_are_left_out_of_all(listed, linear) -> None:
-    large = Metric(Weighted(1.0), "large", min_size=30)
+    large = Metric(Weighted(1.0), "large", min_size=22)
     metrics = [load_defense("none", m) for m in (linear, large)]
     found = transfer_matrix(metrics, listed, L2(0.1))
     assert found.left_out == [f"image-{i}" for i in (0, 1, 3, 4, 6, 7)]
     assert set(found.gains["image"]) == {"image-2", "image-5", "image-8"}
-    with pytest.raises(BadData, match="30 px"):
+    with pytest.raises(BadData, match="22 px"):
         transfer_matrix(metrics, Listed(listed.images[:2]), L2(0.1))
 
 
