@@ -249,6 +249,11 @@ def test_impossible_settings_are_named(changes: dict[str, Any], words: str, tmp_
         train_perturbation(toy(tmp_path, "bad", **changes), silent)
 
 
+def test_a_generator_needs_a_rate(tmp_path: Path) -> None:
+    with pytest.raises(BadParameter, match="--lr 0"):
+        train_generator(toy_generator(tmp_path, "bad", lr=0.0), silent)
+
+
 def test_a_metric_without_gradient_is_told(tmp_path: Path) -> None:
     with pytest.raises(Incompatible, match="no usable gradient"):
         train_perturbation(toy(tmp_path, "out", metric="no-gradient"), silent)
@@ -273,7 +278,7 @@ def test_any_size_within_the_budget(trained, linear, attack, size, threat) -> No
 @pytest.mark.parametrize("attack", [*SHIPPED_ATTACKS, "uap[amplitude=0.4]"])
 @pytest.mark.parametrize("threat", [L2(0.5), Linf(4 / 255)], ids=str)
 def test_the_budget_is_spent_and_the_metric_never_asked(attack: str, threat: Threat) -> None:
-    metric, x = load_metric("counting"), torch.full((2, 3, 40, 300), 0.5)
+    metric, x = load_metric("counting"), torch.full((2, 3, 40, 250), 0.5)
     g = load_defense("none", metric)
     clean = g.estimate(x)
     metric.module.seen = 0  # type: ignore[assignment]

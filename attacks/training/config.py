@@ -131,5 +131,7 @@ def check(config: TrainConfig) -> None:
         )
     if isinstance(config, PerturbationTrainConfig) and config.kind not in METHODS:
         raise BadParameter(f"kind {config.kind!r}: expected one of {', '.join(METHODS)}")
+    if config.rate == 0:
+        raise BadParameter("--lr 0: expected a rate above 0")
     if config.threat.eps == 0:
         raise BadParameter("--eps 0: expected a budget above 0, pixels in [0,1]")
