@@ -147,3 +147,12 @@ def _faulty(fault: str) -> Callable[[float], nn.Module]:
 
 for _fault in ("shrink", "batch-mean", "noisy"):
     register_denoiser(_fault)(_faulty(_fault))
+
+
+@register_metric("nan-gradient")
+class NanGradient(Linear):
+    """The linear metric plus 0 * sqrt(0): finite scores, NaN gradients."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) to (B,)."""
+        return super().forward(x) + ((x - x.detach()).abs().sum((1, 2, 3))).sqrt()
