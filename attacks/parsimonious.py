@@ -70,7 +70,7 @@ class Parsimonious(ImageSearch):
 
 
 def _greedy(walk: Walk, signs: torch.Tensor, blocks: list[Block], sign: float) -> Asking[int]:
-    """Give that sign to those blocks that gain by it, the best first; how many (lazy greedy, algorithm 2)."""
+    """Give that sign to those blocks that gain by it, the best first (lazy greedy); how many."""
     queue: list[tuple[float, int]] = []
     for k, block in enumerate(blocks):
         if signs[block][0, 0] != sign:

@@ -12,7 +12,7 @@ from .projection import project, unit
 from .search import Asking, Walk
 
 _ANGLE, _WIDENED = 30.0, 0.98
-"""First largest angle in degrees, and what a failure multiplies it by; both as the authors set them."""
+"""First largest angle in degrees, and what a failure multiplies it by; both as Yang et al. 2024 set them."""
 
 _PRECISION, _BISECTIONS = 0.01, 10
 """Difference of cosines at which a bisection ends, and its most steps."""
@@ -57,7 +57,7 @@ class Boundary:
         return value > self.goal
 
     def shorten(self, queries: int) -> Asking[None]:
-        """Come nearer along the boundary, with so many queries (SurFree, Maho et al. 2021, algorithm 1)."""
+        """Come nearer along the boundary, with so many queries (SurFree, Maho et al. 2021, arXiv 2011.12807)."""
         moves = self._surfree()
         z = next(moves)
         for _ in range(queries):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from .perceptual import luma
 
 _AROUND = [[1, 1, 1, 1, 1], [1, 2, 2, 2, 1], [1, 2, 0, 2, 1], [1, 2, 2, 2, 1], [1, 1, 1, 1, 1]]
-"""Weights of the luminance around a pixel (Chou and Li, figure 4)."""
+"""Weights of the luminance around a pixel (Chou and Li 1995)."""
 
 _SLOPES = [
     [[0, 0, 0, 0, 0], [1, 3, 8, 3, 1], [0, 0, 0, 0, 0], [-1, -3, -8, -3, -1], [0, 0, 0, 0, 0]],
@@ -17,13 +17,13 @@ _SLOPES = [
     [[0, 0, 1, 0, 0], [0, 0, 3, 8, 0], [-1, -3, 0, 3, 1], [0, -8, -3, 0, 0], [0, 0, -1, 0, 0]],
     [[0, 1, 0, -1, 0], [0, 3, 0, -3, 0], [0, 8, 0, -8, 0], [0, 3, 0, -3, 0], [0, 1, 0, -1, 0]],
 ]
-"""The four directions in which the slope of the luminance is taken (Chou and Li, figure 5)."""
+"""The four directions in which the slope of the luminance is taken (Chou and Li 1995)."""
 
 
 def noticeable(x: torch.Tensor) -> torch.Tensor:
     """Just noticeable differences (B,1,H,W) of images (B,3,H,W) in [0,1], by their luma (Chou and Li 1995).
 
-    The larger of what the luminance around a pixel hides (equation 6) and what the contrast there hides (equation 2).
+    The larger of what the luminance around a pixel hides and what the contrast there hides.
     """
     padded = F.pad(255 * luma(x), (2, 2, 2, 2), mode="replicate")
     around = F.conv2d(padded, x.new_tensor(_AROUND)[None, None] / 32)
