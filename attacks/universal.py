@@ -52,7 +52,7 @@ class Uap(_Stored):
     the file's this is a transfer attack; with `file=auto` that is so for every metric but `tiny-iqa`, with a warning.
 
     Args:
-        file: safetensors file of a universal perturbation; auto for a shipped one.
+        file: safetensors file of a universal perturbation; auto for a shipped one, trained in the threat's norm.
         kind: optimised, cumulative or generative: the shipped one to take, none for optimised; with a file of one's
             own, what it has to be, none for any.
         amplitude: share of the budget that is spent. The authors train at linf .1 and apply .2, .4 and .8 of it.
@@ -88,7 +88,7 @@ class Facpa(_Stored):
     with `file=auto` that is so for every metric but `tiny-iqa`, with a warning.
 
     Args:
-        file: safetensors file of a generator; auto for the shipped one.
+        file: safetensors file of a generator; auto for the shipped one that was trained in the threat's norm.
     """
 
     def __init__(self, file: str = AUTO) -> None:
