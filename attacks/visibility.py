@@ -53,4 +53,4 @@ def high_frequencies(x: torch.Tensor) -> torch.Tensor:
     """(B,1,H,W): the luma less its 3x3 mean, with standard deviation 1 (0 where nothing is left)."""
     y = luma(x)
     left = y - F.avg_pool2d(F.pad(y, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    return left / left.std((1, 2, 3), keepdim=True).clamp_min(1e-6)
+    return left / left.std((1, 2, 3), correction=0, keepdim=True).clamp_min(1e-6)
