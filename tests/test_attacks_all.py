@@ -30,7 +30,8 @@ MORE = {
     "square": "queries=120", "stadv": "steps=8", "vmi-fgsm": "steps=8", "zhang-ssim": "steps=10",
     "random-noise": "tries=20",
     **dict.fromkeys(("i-fgsm", "mi-fgsm", "ni-fgsm", "di-fgsm", "ami-fgsm", "pgd", "eot-pgd"), "steps=20"),
-    **dict.fromkeys(("fixed-noise-pgd", "quantised-pgd", "surrogate-pgd", "korhonen-you", "ssah", "transfer"), "steps=40"),
+    **dict.fromkeys(("fixed-noise-pgd", "quantised-pgd", "surrogate-pgd"), "steps=40"),
+    **dict.fromkeys(("korhonen-you", "ssah", "transfer"), "steps=40"),
     "madc": "steps=16",
 }  # fmt: skip
 """Twice the budget of `FEW`, or of the default."""
