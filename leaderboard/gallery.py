@@ -122,7 +122,7 @@ def _outcome(entry: Entry, x: torch.Tensor, folder: Path, unit: float) -> list[s
     if entry.result is None or entry.threat is None:
         return [f"Did not run here: {entry.reason}."]
     image, factor = picture(x, entry.result.adversarial[0])
-    image.save(folder / f"{entry.name}.jpg", quality=88, subsampling=0)
+    image.save(folder / f"{entry.name}.jpg", quality=80, subsampling=0)
     r = entry.result
     asked = f", {r.queries[0]} queries" if r.queries[0] else ""
     return [
