@@ -20,10 +20,11 @@ from .niqe import niqe
 class AmiFgsm(MiFgsm):
     """MI-FGSM with a smaller budget on images that look unnatural already (AMI-FGSM of Antsiferova et al., AAAI 2024).
 
-    The methodology page of their MSU benchmark (arXiv 2310.06958) gives each image the budget 1 / NIQE; its code gives all images 10/255. Here
-    an image has eps * min(1, reference / NIQE): inversely proportional to NIQE as on the page, and never more than the
-    threat allows. So it is weaker than `mi-fgsm` wherever NIQE is above `reference`, and the same attack elsewhere. An
-    image without any texture, whose NIQE is infinite, stays as it is. NIQE is that of `attacks/niqe.py`.
+    The methodology page of their MSU benchmark (arXiv 2310.06958) gives each image the budget 1 / NIQE; its code gives
+    all images 10/255. Here an image has eps * min(1, reference / NIQE): inversely proportional to NIQE as on the page,
+    and never more than the threat allows. So it is weaker than `mi-fgsm` wherever NIQE is above `reference`, and the
+    same attack elsewhere. An image without any texture, whose NIQE is infinite, stays as it is. NIQE is that of
+    `attacks/niqe.py`.
 
     Args:
         steps: gradient steps.
