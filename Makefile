@@ -47,7 +47,7 @@ types: install-dev
 	$(VENV)/bin/pyright
 
 test: lint types
-	$(PY) -m pytest -m "not slow and not gpu"
+	$(PY) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadfile
 
 clean:
 	rm -rf $(VENV) build *.egg-info runs

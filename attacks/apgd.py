@@ -35,7 +35,7 @@ class Apgd(Attack):
         steps: gradient steps a restart, 100 in the paper.
         restarts: number of ascents.
         draws: draws a step on a randomised defence.
-        centre: mean of the draws, or kernel: draws near their median count most.
+        centre: mean of the draws; kernel or quantile: draws near their median, in value or in rank, count most.
         start: image: the first ascent starts at the image itself, the others at random points of the ball; random: all
             of them do.
     """

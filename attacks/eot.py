@@ -23,7 +23,8 @@ class EotPgd(Pgd):
         step: step size as a fraction of eps; none for 2.5 / steps.
         restarts: the first starts at the image itself, the others at random points of the ball.
         momentum: weight of the past steps' directions.
-        centre: mean of the draws, or kernel: draws near their median count most (see `Objective.gradient`).
+        centre: mean of the draws; kernel or quantile: draws near their median, in value or in rank, count most (see
+            `Objective.gradient`).
         fixed: keep the same draws in all steps (SmoothAdv, Salman et al. 2019). Their mean then is a deterministic
             function that PGD climbs far, and fresh draws share only a part of what it gains.
     """

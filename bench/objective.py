@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from scipy.stats import beta
 
 from .api import DefendedMetric, Direction, Estimate, check_finite
 from .errors import BadParameter, BadScore, Incompatible
@@ -19,8 +20,9 @@ MAX_PIXELS = 32 * 128 * 128
 Render = Callable[[torch.Tensor], torch.Tensor]
 """A differentiable map from what an attack moves, (B,...), to images (B,3,H,W)."""
 
-Centre = Literal["mean", "kernel"]
-"""What the gradient of a randomised defence is taken of: the mean of the draws, or an average around their median."""
+Centre = Literal["mean", "kernel", "quantile"]
+"""What the gradient of a randomised defence is taken of: the mean of the draws, an average of those near their median
+in value, or of those near it in rank (a soft quantile)."""
 
 
 class BudgetSpent(Exception):
@@ -174,7 +176,9 @@ class Objective:
             render: a differentiable map from x to images: another view of them, a colour curve, a flow.
             centre: "mean", of low variance but not what a median smoothing deploys; or "kernel": draws weighted by
                 their closeness to their median (Gaussian kernel, bandwidth 0.9 min(sd, iqr/1.34) draws^(-1/5),
-                Silverman 1986), between the mean and the gradient of the median, which is that of a single draw.
+                Silverman 1986), between the mean and the gradient of the median, which is that of a single draw; or
+                "quantile": the soft median of Harrell and Davis (1982), draws weighted by their rank: the k-th of n by
+                the mass of Beta((n+1)/2, (n+1)/2) between (k-1)/n and k/n.
             fixed: take the same draws as in the last call with `fixed`, instead of fresh ones.
 
         Raises:
@@ -188,7 +192,7 @@ class Objective:
         if render is not None:
             with torch.no_grad():
                 images = render(x)
-        weights = self._kernel(images, draws) if centre == "kernel" and draws > 2 else None
+        weights = self._weights(images, draws, centre) if centre != "mean" and draws > 2 else None
         total = torch.zeros(x.shape[0], dtype=torch.float64)
         gradient = torch.zeros_like(x)
         leaf, done = x.detach().clone(), 0
@@ -230,20 +234,13 @@ class Objective:
         self._count(passes * len(z) // images)
         return self.sign * self.g.surrogate(_Watched.apply(z, show), rng, 1).mean(0)
 
-    def _kernel(self, x: torch.Tensor, draws: int) -> torch.Tensor:
+    def _weights(self, x: torch.Tensor, draws: int, centre: Centre) -> torch.Tensor:
         """Weights (draws,B) of the draws that `gradient` is about to take, from a look at copies of their streams."""
         with torch.inference_mode():
             looked = [self.g.surrogate(x, rng, d) for d, rng in self._chunks(x, draws, self._search.fork())]
         self._count(draws)
         scores = torch.cat(looked).double()
-        q = scores.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=scores.device), dim=0)
-        spread = torch.minimum(scores.std(0), (q[2] - q[0]) / 1.34)
-        bandwidth = (0.9 * spread * draws**-0.2).clamp_min(1e-12)
-        weights = torch.exp(-0.5 * ((scores - q[1]) / bandwidth).square())
-        # Where all draws agree to the last bits, or the median lies between two far ones, no weight would be left.
-        flat = weights.sum(0) < 1e-3
-        weights[:, flat] = 1.0
-        return weights / weights.sum(0)
+        return near_median(scores) if centre == "kernel" else soft_median(scores)
 
     def _chunks(self, x: torch.Tensor, draws: int, rng: Streams) -> list[tuple[int, Streams]]:
         """Draw counts that keep a batch within MAX_PIXELS; `rng` runs on from chunk to chunk."""
@@ -261,6 +258,26 @@ class Objective:
 
     def _count(self, forwards: int, backwards: int = 0, queries: int = 0) -> None:
         self._counts[:, self._index] += np.array([[forwards], [backwards], [queries]])
+
+
+def near_median(scores: torch.Tensor) -> torch.Tensor:
+    """Weights (k,B) of draws (k,B) by a Gaussian kernel at their median, of Silverman's bandwidth; they sum to 1."""
+    q = scores.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=scores.device), dim=0)
+    spread = torch.minimum(scores.std(0), (q[2] - q[0]) / 1.34)
+    bandwidth = (0.9 * spread * len(scores) ** -0.2).clamp_min(1e-12)
+    weights = torch.exp(-0.5 * ((scores - q[1]) / bandwidth).square())
+    # Where all draws agree to the last bits, or the median lies between two far ones, no weight would be left.
+    flat = weights.sum(0) < 1e-3
+    weights[:, flat] = 1.0
+    return weights / weights.sum(0)
+
+
+def soft_median(scores: torch.Tensor) -> torch.Tensor:
+    """Weights (k,B) of draws (k,B) by their rank, with which their sum is the median of Harrell and Davis (1982)."""
+    k = len(scores)
+    mass = np.diff(beta.cdf(np.linspace(0.0, 1.0, k + 1), (k + 1) / 2, (k + 1) / 2))
+    ranks = scores.argsort(dim=0, stable=True).argsort(dim=0, stable=True)
+    return torch.as_tensor(mass, device=scores.device)[ranks]
 
 
 def check_centre(centre: str) -> None:

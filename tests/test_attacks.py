@@ -20,6 +20,8 @@ from robustiqa.bench.errors import BadParameter, Incompatible
 from robustiqa.bench.objective import Objective
 from robustiqa.bench.seeds import image_key
 from robustiqa.defenses import load_defense
+from scipy.special import betainc
+from scipy.stats.mstats import hdquantiles
 from support import optimum
 
 GRADIENT = ["i-fgsm", "mi-fgsm", "ni-fgsm", "vmi-fgsm", "di-fgsm[chance=0]", "apgd", "apgd[steps=5,restarts=2]",
@@ -355,6 +357,27 @@ def test_kernel_weights_follow_silverman(linear, images) -> None:
     assert abs(value.numpy() - median).max() < abs(scores - median).max() / 3
     assert torch.allclose(gradient, linear.module.weights(images).expand_as(images), atol=1e-5)  # type: ignore[operator]
     assert objective.forwards.tolist() == [30, 30, 30]
+
+
+def test_soft_median_is_that_of_scipy(linear, images) -> None:
+    """The value is the quantile of Harrell and Davis as scipy computes it, the gradient has the same weights."""
+    keys = [image_key(image) for image in images]
+    metric = load_metric("bounded")
+    g = load_defense(RANDOMISED, metric)
+    objective = Objective(g, keys)
+    rng = objective.search_streams.fork()
+    leaf = images.clone().requires_grad_(True)
+    scores = g.surrogate(leaf, rng, 9)
+    value, gradient = objective.gradient(images, 9, centre="quantile")
+    expected = hdquantiles(scores.detach().double().numpy(), prob=[0.5], axis=0)[0]
+    assert np.allclose(value.numpy(), expected, rtol=1e-5)
+    order = scores.detach().argsort(0)
+    ends = np.linspace(0, 1, 10)
+    mass = torch.as_tensor(np.diff([betainc(5, 5, e) for e in ends]), dtype=torch.float32)
+    weighted = (mass[:, None] * scores.gather(0, order)).sum()
+    (by_hand,) = torch.autograd.grad(weighted, leaf)
+    assert torch.allclose(gradient, by_hand, atol=1e-6)
+    assert objective.forwards.tolist() == [18, 18, 18]
 
 
 def test_gradients_of_what_is_rendered(linear, images) -> None:

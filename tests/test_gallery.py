@@ -109,7 +109,7 @@ def test_the_page_in_the_documentation_is_complete_and_of_today() -> None:
 
 def test_every_attack_names_its_source() -> None:
     """A year of a paper, or a word on what else it comes from."""
-    baselines = {"random-noise", "auto-iqa", "minimal-eps", "quantised-pgd", "transfer"}
+    baselines = {"random-noise", "single-sign", "auto-iqa", "minimal-eps", "quantised-pgd", "transfer"}
     for name in registry.names("attack"):
         plugin = registry.get("attack", name)
         if plugin.origin == "built-in" and name not in baselines and not name.startswith("torchattacks-"):
