@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from ..bench.api import DefendedMetric, Threat
-from ..bench.errors import Incompatible
+from ..bench.errors import BadImage, BadScore, Incompatible
 from ..bench.objective import Objective
 from ..bench.registry import register_attack
 from .apgd import Apgd
@@ -59,8 +59,9 @@ class AutoIqa(Attack):
     on the undefended metric, which no defence can mislead; quantisation-aware PGD; Square, which needs no gradient.
 
     On a randomised one: PGD with EOT; APGD with EOT; APGD with draws weighted around their median; MI-FGSM on the
-    undefended metric; quantisation-aware PGD. Square is left out: an answer costs m forwards, and within a budget like
-    that of the others it found no more than random noise. Where the metric has no gradient Square is all that runs.
+    undefended metric; quantisation-aware PGD. Square is left out where these climb: an answer costs m forwards, and
+    within a budget like that of the others it found no more than random noise. Where no gradient leads upwards, or the
+    metric has none, Square comes last with 200 queries.
     Where a defence declares several surrogate gradients, PGD along each and along their mean comes last.
 
     A later member runs only where the earlier ones have left room: not on images whose score stands at the end of a
@@ -70,34 +71,44 @@ class AutoIqa(Attack):
     white_box = False
 
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
-        """The best image of each member, where it ran."""
-        ran = False
-        for candidate in self._run(members(objective.g), objective, x, threat):
-            ran = True
+        """The clean image, then the best image of each member where it ran."""
+        clean = objective.select(x, self.selection_draws)
+        yield Candidate(x, clean)
+        climbed = torch.zeros(len(x), dtype=torch.bool)
+        everywhere = list(range(len(x)))
+        for member, candidate in self._run(members(objective.g), objective, x, threat, everywhere):
+            if member.white_box and candidate.value is not None:
+                climbed |= candidate.value > clean
             yield candidate
-        if not ran:
+        if objective.g.randomised and not bool(climbed.all()):
             alone = Square(queries=200)
             alone.spec = "auto-iqa/square"
-            yield from self._run([alone], objective, x, threat)
+            stuck = [i for i in everywhere if not bool(climbed[i])]
+            for _, candidate in self._run([alone], objective, x, threat, stuck):
+                yield candidate
 
-    def _run(self, attacks: list[Attack], objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
-        best = x
-        left = list(range(len(x)))
+    def _run(
+        self, attacks: list[Attack], objective: Objective, x: torch.Tensor, threat: Threat, left: list[int]
+    ) -> Iterator[tuple[Attack, Candidate]]:
+        """What each attack finds on the images `left`, as long as there is room."""
         room = _room(objective.g, objective.sign)
         for member in attacks:
             if not left or member.skip(objective.g, threat) is not None:
                 continue
             part = objective.part(left).salted(member.salt(threat))
             part.limit = member.queries
-            found = best.clone()
+            found = x.clone()
             try:
                 found[left] = member.find(part, x[left], threat)
             except Incompatible:  # scores that turn out to have no gradient
                 continue
+            except (BadImage, BadScore):
+                if isinstance(member, Transfer):  # only the defence makes these images fit for the metric
+                    continue
+                raise
             value = torch.full((len(x),), -torch.inf, dtype=torch.float64)
             value[left] = objective.part(left).select(found[left], self.selection_draws)
-            best = found
-            yield Candidate(found, value)
+            yield member, Candidate(found, value)
             left = [i for i in left if float(value[i]) < room]
 
 
@@ -105,5 +116,4 @@ def _room(g: DefendedMetric, sign: float) -> float:
     """The oriented score beyond which nothing is left to gain: the end of a range that is promised to hold."""
     if g.metric.score_range is None or not g.metric.bounded:
         return float("inf")
-    low, high = g.metric.score_range
-    return range_end(g, sign) - END * (high - low)
+    return range_end(g, sign) - END * g.metric.span

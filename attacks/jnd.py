@@ -76,9 +76,8 @@ class JndSearch(ImageSearch):
         region = (edges(x) > _EDGE) | salient(x)
         pattern = torch.where(region, 1.0, 0.0)[0], high_frequencies(x)[0]
         clean = yield from walk.ask()
-        low, high = g.metric.score_range or (0.0, 1.0)
         end = range_end(g, walk.objective.sign)
-        room = end - clean if clean < end < math.inf else high - low
+        room = end - clean if clean < end < math.inf else g.metric.span
         step = _FIRST
         for _ in range(self.rounds):
             if g.randomised:

@@ -36,8 +36,7 @@ class MinimalEps(Attack):
 
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         """The best image of each round: any that reaches the target counts more than any that does not."""
-        low, high = objective.g.metric.score_range or (0.0, 1.0)
-        wanted = objective.select(x, self.selection_draws) + self.target * (high - low)
+        wanted = objective.select(x, self.selection_draws) + self.target * objective.g.metric.span
         inside, outside = torch.full((len(x),), threat.eps, dtype=torch.float64), torch.zeros(len(x)).double()
         eps = inside.clone()
         left = list(range(len(x)))

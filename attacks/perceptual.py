@@ -34,13 +34,12 @@ class _Penalised(Pgd):
         """Visible difference (B,) of images z to x, 0 where they are equal; differentiable in z."""
 
     def _gradient(self, objective: Objective, z: torch.Tensor, state: State) -> tuple[torch.Tensor, torch.Tensor]:
-        low, high = objective.g.metric.score_range or (0.0, 1.0)
         value, gradient = objective.gradient(z, self.draws)
         leaf = z.detach().clone().requires_grad_(True)
         (seen,) = torch.autograd.grad(self.difference(leaf, state.x).sum(), leaf)
         # LPIPS takes a root that is 0 where all features of a place are: no slope there, rather than NaN.
         seen = torch.where(torch.isfinite(seen), seen, torch.zeros_like(seen))
-        return value, gradient - self.weight * (high - low) * seen
+        return value, gradient - self.weight * objective.g.metric.span * seen
 
 
 @register_attack("zhang-ssim")

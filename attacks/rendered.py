@@ -47,7 +47,6 @@ class Rendered(Attack):
 
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         """Every point on a deterministic defence, the one half way and the last on a randomised one."""
-        low, high = objective.g.metric.score_range or (0.0, 1.0)
         parameters = self.start(x)
         first, second = torch.zeros_like(parameters), torch.zeros_like(parameters)
         for t in range(1, self.steps + 1):
@@ -55,7 +54,7 @@ class Rendered(Attack):
             leaf = parameters.detach().requires_grad_(True)
             penalty = self.penalty(leaf).sum()
             if penalty.requires_grad:
-                gradient = gradient - (high - low) * torch.autograd.grad(penalty, leaf)[0]
+                gradient = gradient - objective.g.metric.span * torch.autograd.grad(penalty, leaf)[0]
             first = 0.9 * first + 0.1 * gradient
             second = 0.999 * second + 0.001 * gradient.square()
             step = first / (1 - 0.9**t) / ((second / (1 - 0.999**t)).sqrt() + 1e-12)

@@ -33,8 +33,9 @@ _WARM, _COLD = 100.0, 1.0
 class Towards(IFgsm):
     """Targeted I-FGSM: brings the quality to a target instead of up or down (stage 2 of SMA, arXiv 2404.13277).
 
-    It minimises (quality - target)^2; the nearest point of all steps counts. Where the gradient says that less than a
-    whole step is left to the target, the step is that short: the paper's fixed steps would jump to and fro around it.
+    It minimises (quality - target)^2; the nearest point counts, of all steps on a deterministic defence, else of the
+    last. Where the gradient says that less than a whole step is left to the target, the step is that short: the
+    paper's fixed steps would jump to and fro around it.
 
     Args:
         target: wanted quality.

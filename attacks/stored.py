@@ -67,8 +67,7 @@ def read_generators(path: Path) -> tuple[dict[str, Any], dict[Direction, Perturb
         for direction in DIRECTIONS:
             prefix = f"{direction}."
             own = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
-            nets[direction] = PerturbationGenerator(_threat(about), len(own["down.0.bias"]))
-            nets[direction].load_state_dict(own)
+            nets[direction] = _generator(own, _threat(about))
             nets[direction].eval().requires_grad_(False)
     return about, nets
 
@@ -82,8 +81,25 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tensor
             raise ValueError(f"it is of kind {about.get('kind')!r}, expected {kind!r}")
         if not isinstance(about.get("metric"), str):
             raise ValueError("the header names no metric")
-        _threat(about)
-        return about, finite(tensors)
+        if _threat(about).eps == 0:
+            raise ValueError("the header's eps is 0: it was trained for no change")
+        if odd := [name for name, tensor in tensors.items() if not tensor.is_floating_point()]:
+            raise ValueError(f"{odd[0]!r} holds {tensors[odd[0]].dtype}, expected floats")
+        return about, finite({name: tensor.float() for name, tensor in tensors.items()})
+
+
+def _generator(tensors: dict[str, torch.Tensor], threat: Threat) -> PerturbationGenerator:
+    """The network with these weights; nothing is allocated before all shapes fit together."""
+    width = len(tensors["down.0.bias"])
+    with torch.device("meta"):
+        net = PerturbationGenerator(threat, width)
+    for name, expected in net.state_dict().items():
+        if name in tensors and tensors[name].shape != expected.shape:
+            raise ValueError(f"{name!r} has the shape {tuple(tensors[name].shape)}, expected {tuple(expected.shape)}")
+    net.load_state_dict(tensors, assign=True)
+    if not bool(tensors["up.2.weight"].any()):
+        raise ValueError("the last layer is all zero: it changes nothing")
+    return net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def _readable(path: Path, kind: str) -> AbstractContextManager[None]:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ..bench.api import DefendedMetric, Threat
-from ..bench.errors import BadParameter, BadPlugin, BadScore
+from ..bench.errors import BadImage, BadParameter, BadPlugin, BadScore
 from ..bench.objective import Objective
 from ..bench.registry import register_attack
 from ..bench.seeds import derive_seed
@@ -28,6 +28,9 @@ from .torchattacks_table import PARAMETERS, PEERS, Parameter, Peer
 INSTALL = "pip install --no-deps torchattacks==3.5.1"
 SHIFT = 200.0
 """Added to the score's logit; the scores have to stay well above -SHIFT."""
+
+SMALLEST = 5
+"""Side in pixels below which torchattacks' Square divides by zero."""
 
 
 class View(nn.Module):
@@ -68,8 +71,7 @@ class Relative(View):
 
     def __init__(self, objective: Objective, x: torch.Tensor) -> None:
         super().__init__(objective)
-        low, high = objective.g.metric.score_range or (0.0, 1.0)
-        self._scale = high - low
+        self._scale = objective.g.metric.span
         with torch.no_grad():
             self._clean = objective.differentiable(x)
 
@@ -128,6 +130,8 @@ class Bridge(Attack):
 
     def _one(self, torchattacks: Any, objective: Objective, i: int, x: torch.Tensor, threat: Threat) -> torch.Tensor:
         """Attack image i, (1,3,H,W), and add its passes to the objective's counts."""
+        if self.peer.kind == "Square" and min(x.shape[2:]) < SMALLEST:
+            raise BadImage(f"{self.spec!r} got an image of {x.shape[2]}x{x.shape[3]} px: expected {SMALLEST} a side")
         alone = objective.only(i)
         model = self._view(alone, x).to(x.device)
         given = self.parameters

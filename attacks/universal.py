@@ -75,7 +75,9 @@ class Uap(_Stored):
     ) -> tuple[dict[str, Any], torch.Tensor]:
         """The header and the tiled perturbation (1,3,H,W), the same for all images."""
         about, tiles = self._files[threat.norm]
-        return about, self.amplitude * stretched(tiled(tiles[direction].to(x), x), threat)
+        tile = tiles[direction].to(x)
+        # Of a file the scale is nothing to rely on: its square could leave float32.
+        return about, self.amplitude * stretched(tiled(tile / tile.abs().max(), x), threat)
 
 
 @register_attack("facpa")

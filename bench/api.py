@@ -76,6 +76,12 @@ class Metric(nn.Module):
         """+1 where larger = better, else -1: sign * score is a quality."""
         return -1.0 if self.lower_better else 1.0
 
+    @property
+    def span(self) -> float:
+        """Length of the declared range, the unit in which attacks weigh scores; 1 where there is none, or no end."""
+        low, high = self.score_range or (0.0, 1.0)
+        return high - low if math.isfinite(high - low) else 1.0
+
     def train(self, mode: bool = True) -> Metric:
         """Stay in eval mode whatever is asked: a metric under test never drifts."""
         return super().train(False)

@@ -15,9 +15,15 @@ import torch
 from robustiqa.bench import DefendedMetric, Metric, register_defense
 from robustiqa.bench.api import Estimate
 from robustiqa.bench.errors import BadParameter
+from robustiqa.bench.measures import INTERVAL_ERROR
 from robustiqa.bench.seeds import Streams
-from robustiqa.defenses.base import exact
+from scipy.stats import t
 from torch.nn import functional as F
+
+
+def t_factor(draws: int) -> float:
+    """Half the width of an interval for the mean of so many draws, in their standard deviations."""
+    return float(t.ppf(1 - INTERVAL_ERROR / 2, draws - 1)) / draws**0.5
 
 
 @register_defense("random-resize")
@@ -63,4 +69,9 @@ class RandomResize(DefendedMetric):
         return scores.double().mean(0)
 
     def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
-        return exact(self.aggregate(self.surrogate(x, rng, self.cost)))
+        draws = self.surrogate(x, rng, self.cost).double().cpu()
+        score = draws.mean(0)
+        # Student's t; of a single draw nothing is known.
+        few = self.cost < 2
+        half = torch.full_like(score, torch.inf) if few else draws.std(0) * t_factor(self.cost)
+        return Estimate(score.numpy(), (score - half).numpy(), (score + half).numpy())

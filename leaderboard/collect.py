@@ -124,8 +124,9 @@ def _standard(block: pd.DataFrame) -> str:
     without = block["defense"][~block["standard"].astype(bool)].tolist()
     if not without:
         return ", `auto-iqa` among them"
-    of = "" if len(without) == len(block) else f" of {', '.join(without)}"
-    return f" of this suite{of}, without the standard worst case `auto-iqa`"
+    if len(without) == len(block):
+        return "; the standard worst case `auto-iqa` was not among them"
+    return f", `auto-iqa` among them but for {', '.join(without)}"
 
 
 def _readable(block: pd.DataFrame) -> pd.DataFrame:

@@ -89,14 +89,14 @@ def write_gallery(found: Sequence[Entry], x: torch.Tensor, folder: Path, g: Defe
     """
     pictures = folder / "attacks"
     pictures.mkdir(parents=True, exist_ok=True)
-    low, high = g.metric.score_range or (0.0, 1.0)
+    scale = "no declared range" if g.metric.score_range is None else "{:g} to {:g}".format(*g.metric.score_range)
     lines = [
         "# The attacks",
         "",
         "Made by `robustiqa gallery` from the registry. Each attack ran with its defaults, upwards, on "
-        f"`{g.metric.spec}` behind `{g.spec}`, on {of_what}; clean score {_clean_score(found)} of {low:g} to {high:g}. "
-        "Gains are in units of that range. Pictures: clean image, adversarial image, their difference around grey, "
-        "amplified until the largest becomes black or white.",
+        f"`{g.metric.spec}` behind `{g.spec}`, on {of_what}; clean score {_clean_score(found)}, {scale}. "
+        f"Gains are in units of {g.metric.span:g}. Pictures: clean image, adversarial image, their difference around "
+        "grey, amplified until the largest becomes black or white.",
         "",
         " · ".join(f"[{entry.name}](#{entry.name})" for entry in found),
         "",
@@ -107,7 +107,7 @@ def write_gallery(found: Sequence[Entry], x: torch.Tensor, folder: Path, g: Defe
             lines += ["| parameter | default | |", "|---|---|---|"]
             lines += [f"| `{name}` | `{value}` | {_cell(meaning)} |" for name, value, meaning in entry.parameters]
             lines += [""]
-        lines += [*_outcome(entry, x, pictures, high - low), ""]
+        lines += [*_outcome(entry, x, pictures, g.metric.span), ""]
     page = folder / "attacks.md"
     write_atomically(page, "\n".join(lines).encode())
     return page

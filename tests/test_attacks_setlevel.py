@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from robustiqa.attacks import L2, Linf, load_attack
 from robustiqa.attacks.matrix import OTHERS, transfer_matrix
-from robustiqa.attacks.setlevel import Towards, attack_set, soft_ranks, target_scores
+from robustiqa.attacks.setlevel import Towards, _known, attack_set, soft_ranks, target_scores
 from robustiqa.bench import Metric, load_dataset, load_metric
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.datasets import Dataset, Item
@@ -126,6 +126,15 @@ def test_randomised_defences_are_led_to_the_target() -> None:
     clean = float(g.estimate(x).score[0])
     result = Towards(clean - 10.0, steps=8, draws=4)(g, x, L2(1.0))
     assert abs(float(result.attacked.score[0]) - (clean - 10.0)) < 5.0
+
+
+def test_targets_are_not_made_from_the_draws_that_judge(images) -> None:
+    g = load_defense("median-smoothing[n=100,m=3]", load_metric("linear"))
+    data = Listed(list(images))
+    known = [_known(g, data, i, 0, "cpu") for i in range(3)]
+    judged = g.estimate(images).score
+    assert all(a != b for a, b in zip(known, judged, strict=True))
+    assert known == [_known(g, data, i, 0, "cpu") for i in range(3)]
 
 
 # --- sets

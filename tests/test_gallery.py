@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from robustiqa.attacks import L2, Linf, load_attack
+from robustiqa.bench import load_metric
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.docstrings import described, running_text
 from robustiqa.bench.registry import registry
@@ -82,6 +83,23 @@ def test_an_own_attack_and_a_broken_one_are_on_the_page(linear, images, tmp_path
     assert not (tmp_path / "attacks" / "gallery-broken.jpg").exists()
 
 
+def test_gains_are_in_units_of_the_declared_range(images, tmp_path, monkeypatch) -> None:
+    """`ranged` is the linear metric with a declared range of 2."""
+    monkeypatch.setattr(registry, "names", lambda kind: ["pgd"])
+    pages = []
+    for metric in ("linear", "ranged"):
+        g = load_defense("none", load_metric(metric))
+        found = list(entries(g, images[:1], [Linf(8 / 255)]))
+        pages.append(write_gallery(found, images[0], tmp_path, g, "noise").read_text())
+        result = found[0].result
+    assert result is not None
+    gain, saved = float(result.gain[0]), float(result.gain_8bit[0])
+    assert f"gain {gain:.3f} ({saved:.3f} saved" in pages[0]
+    assert f"gain {gain / 2:.3f} ({saved / 2:.3f} saved" in pages[1]
+    assert "no declared range" in pages[0]
+    assert "2 to 4" in pages[1]
+
+
 def test_docstrings_are_taken_apart() -> None:
     pgd, child = (type(load_attack(name)) for name in ("pgd", "ni-fgsm"))
     assert running_text(pgd).startswith("Projected gradient ascent")
@@ -124,3 +142,6 @@ def test_the_command_writes_it(tmp_path, monkeypatch) -> None:
     page = (tmp_path / "attacks.md").read_text()
     assert "## fgsm" in page
     assert "tiny-iqa" in page
+    result = CliRunner().invoke(cli, ["gallery", "--out", str(tmp_path), "--image", "99"])
+    assert result.exit_code == 1
+    assert "images 0 to 24" in result.output

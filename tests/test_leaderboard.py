@@ -15,6 +15,8 @@ from robustiqa.bench.registry import registry
 from robustiqa.bench.store import Store
 from robustiqa.bench.suite import Suite
 from robustiqa.leaderboard import collect
+from robustiqa.leaderboard.empirical import _excess
+from robustiqa.leaderboard.results import Group
 
 SUITE = {
     "name": "planted",
@@ -116,24 +118,37 @@ def test_an_attack_no_better_than_noise_is_flagged(honest: Path, tmp_path: Path)
 
 
 def test_attacks_are_held_against_the_standard_one(honest: Path, tmp_path: Path) -> None:
-    """Random noise plays the standard attack: PGD beats it beyond its interval on 3 of 12 images, on a 4th within."""
+    """Random noise plays the standard attack: PGD beats it on 3 of 12 images; a 4th is as far."""
 
     def rename(row: dict) -> None:
         if row["kind"] == "attack" and row["attack"] == "random-noise":
             row |= {"attack": "auto-iqa", "attacked": 50.0, "attacked_lo": 49.0, "attacked_hi": 51.0}
         elif row["kind"] == "attack" and row["attack"] == "pgd[steps=2]":
-            row["attacked"] = {"image-0": 60.0, "image-1": 60.0, "image-2": 60.0, "image-3": 50.9}.get(row["image"], 40)
+            row["attacked"] = {"image-0": 60.0, "image-1": 60.0, "image-2": 60.0, "image-3": 50.0}.get(row["image"], 40)
 
     empirical = plant(honest, tmp_path / "run", rename)["empirical"]
-    shares = empirical[empirical["defense"] == "none"].set_index("attack")["above_standard_share"]
-    assert shares["pgd[steps=2]"] == 3 / 12
+    pgd = empirical[empirical["defense"] == "none"].set_index("attack").loc["pgd[steps=2]"].to_dict()
+    assert pgd["above_standard_share"] == 3 / 12
+    unit = pd.read_csv(honest / "leaderboard" / "summary.csv")["range"].iloc[0]
+    assert pgd["above_standard_max"] == pytest.approx(10 / unit, rel=1e-4)
     before = pd.read_csv(honest / "leaderboard" / "empirical.csv")
     assert before["above_standard_share"].isna().all(), "there the standard attack did not run"
 
 
+@pytest.mark.parametrize(("direction", "sign", "better"), [("up", 1, 60.0), ("down", 1, 40.0), ("up", -1, 40.0),
+                                                           ("down", -1, 60.0)])  # fmt: skip
+def test_stronger_is_further_in_the_direction_of_the_attack(direction: str, sign: float, better: float) -> None:
+    """A score of 50 is left by the standard attack; the metric's sense and the direction say what is further."""
+    under = pd.DataFrame({"image": ["a", "a"], "attack": ["auto-iqa", "pgd"], "attacked": [50.0, better]})
+    group = Group("m", "d", "s", (0.0, 20.0), "", sign, under, under, ())
+    assert _excess(under[under["attack"] == "pgd"], under, group, direction).tolist() == [0.5]
+    unknown = Group("m", "d", "s", (np.nan, np.nan), "", sign, under, under, ())
+    assert len(_excess(under[under["attack"] == "pgd"], under, unknown, direction)) == 0
+
+
 def test_the_board_says_whether_the_standard_attack_ran(honest: Path, tmp_path: Path) -> None:
-    assert "without the standard worst case `auto-iqa`" in (honest / "leaderboard" / "board.md").read_text()
-    # Without a gradient it is 200 queries of Square: quick.
+    assert "the standard worst case `auto-iqa` was not among them" in (honest / "leaderboard" / "board.md").read_text()
+    # Without a gradient it is Square alone: quick.
     suite = {"name": "standard", "metrics": ["no-gradient"], "datasets": ["noise"], "defenses": ["none"],
              "attacks": [{"attack": "auto-iqa", "linf": ["4/255"]}]}  # fmt: skip
     run_suite(Suite.model_validate(suite), tmp_path / "run", progress=False)

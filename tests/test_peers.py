@@ -93,6 +93,50 @@ def test_the_momentum_family_takes_the_steps_of_torchattacks(photographs: torch.
     assert ours == "i-fgsm" or float(((last.x - plain.x).abs() > 1e-5).double().mean()) > 0.05
 
 
+def test_auto_pgd_follows_algorithm_1(photographs: torch.Tensor) -> None:
+    """arXiv 2003.01690 written out for one image at a time, with momentum kept when it returns to its best point."""
+    g, threat = load_defense("none", load_metric("tiny-iqa")), L2(1.0)
+    steps, marks = 30, [7, 13, 18, 21, 24, 27, 28, 30]
+    attack: Any = load_attack(f"apgd[steps={steps}]")
+    ours = [c.x for c in attack.candidates(Objective(g, [image_key(i) for i in photographs]), photographs, threat)]
+    returned = 0
+    for i, x in enumerate(photographs[:, None].unbind(0)):
+
+        def look(z: torch.Tensor) -> tuple[float, torch.Tensor]:
+            leaf = z.clone().requires_grad_(True)
+            score = g.metric(leaf).sum()
+            return float(score), torch.autograd.grad(score, leaf)[0]
+
+        def ball(z: torch.Tensor, x: torch.Tensor = x) -> torch.Tensor:
+            d = z - x
+            return (x + d * min(1.0, 1.0 / float(d.norm().clamp_min(1e-30)))).clamp(0, 1)
+
+        step, z, before = 2.0, x, x
+        value, gradient = look(z)
+        best, best_value, best_gradient = z, value, gradient
+        raised, last_mark, last_best, last_halved = 0, 0, value, False
+        path = [z]
+        for k in range(1, steps + 1):
+            ahead = ball(z + step * gradient / gradient.norm())
+            alpha = 1.0 if k == 1 else 0.75
+            z, before = ball(z + alpha * (ahead - z) + (1 - alpha) * (z - before)), z
+            old, (value, gradient) = value, look(z)
+            path.append(z)
+            raised += value > old
+            if value > best_value:
+                best, best_value, best_gradient = z, value, gradient
+            if k in marks:
+                halve = raised < 0.75 * (k - last_mark) or (not last_halved and best_value <= last_best)
+                if halve:
+                    returned += k < 14 and not torch.equal(z, best)
+                    step, z, gradient, value = step / 2, best, best_gradient, best_value
+                raised, last_mark, last_best, last_halved = 0, k, best_value, halve
+        moved = [float((a[i] - b[0]).abs().max()) for a, b in zip(ours, path, strict=True)]
+        # Later on rounding grows: a network's gradient jumps at the kinks of its activations.
+        assert max(moved[:15]) < 1e-4, i
+    assert returned, "somewhere it went back"
+
+
 def test_variance_tuning_follows_its_recursion(photographs: torch.Tensor) -> None:
     """Algorithm 1 of arXiv 2103.15571, written out on the same random numbers."""
     g, threat = load_defense("none", load_metric("tiny-iqa")), Linf(2 / 255)

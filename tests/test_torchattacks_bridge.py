@@ -159,6 +159,18 @@ def test_an_image_in_a_batch_fares_as_it_does_alone(linear, images, name: str, t
     torch.random.set_rng_state(before)
 
 
+def test_starts_differ_between_images_seeds_and_attacks(linear, images) -> None:
+    """After one step of no length to speak of only the random start is left."""
+    g, x = load_defense("none", linear), images[:1].expand(2, -1, -1, -1).clone()
+    x[1, 0, 0, 0] += 0.01  # another image, though hardly
+    result = load_attack("torchattacks-pgd[steps=1,step=1e-6]")(g, x, Linf(0.1))
+    again = load_attack("torchattacks-pgd[steps=1,step=1e-6]")(g, x, Linf(0.1), seed=1)
+    starts = torch.cat([result.adversarial - x, again.adversarial - x])
+    for i in range(4):
+        for j in range(i):
+            assert float((starts[i] - starts[j]).abs().max()) > 0.05
+
+
 def test_the_global_generator_is_left_alone(linear, images) -> None:
     before = torch.random.get_rng_state()
     load_attack("torchattacks-apgd[steps=3]")(load_defense("none", linear), images, L2(0.5))

@@ -407,7 +407,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("name", ["denoiser.csv", f".denoiser.pt.{os.getpid()}.tmp"])
+@pytest.mark.parametrize("name", ["denoiser.csv", f".denoiser.pt.{os.getpid()}.tmp"], ids=["log", "checkpoint"])
 def test_a_full_disk_is_one_sentence(name: str, tmp_path: Path) -> None:
     def fill(line: str) -> None:
         """The disk is full from the first log row on."""

@@ -382,6 +382,14 @@ def broken(path: Path, fault: str, folder: Path) -> Path:
         about["norm"] = "l7"
     if fault == "eps":
         about["eps"] = float("nan")
+    if fault == "no-eps":
+        about["eps"] = 0.0
+    if fault == "zero":
+        tensors = {key: torch.zeros_like(tensor) for key, tensor in tensors.items()}
+    if fault == "integers":
+        tensors[name] = torch.ones_like(tensors[name], dtype=torch.int32)
+    if fault == "beyond-float32":
+        tensors[name] = torch.full_like(tensors[name], 1e300, dtype=torch.float64)
     if fault == "no-metric":
         del about["metric"]
     header = {"robustiqa": "[]" if fault == "header" else json.dumps(about)}
@@ -390,14 +398,39 @@ def broken(path: Path, fault: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("attack", ["uap", "facpa"])
-@pytest.mark.parametrize("fault", ["cut", "text", "empty", "lacks", "nan", "shape", "kind", "norm", "eps", "no-metric",
-                                   "header", "bare"])  # fmt: skip
+@pytest.mark.parametrize("fault", ["cut", "text", "empty", "lacks", "nan", "shape", "kind", "norm", "eps", "no-eps",
+                                   "zero", "integers", "beyond-float32", "no-metric", "header", "bare"])  # fmt: skip
 def test_a_bad_file_is_one_sentence(trained, attack, fault, tmp_path) -> None:
     path = broken(trained[attack], fault, tmp_path)
     command = {"uap": "perturbation", "facpa": "generator"}[attack]
     with pytest.raises(BadData, match=rf"cannot be read .*`robustiqa train {command}`") as caught:
         load_attack(f"{attack}[file={path}]")
     assert "\n" not in str(caught.value)
+
+
+def test_a_width_that_the_other_layers_do_not_have_is_not_allocated(trained, tmp_path) -> None:
+    """A bias of a million channels: a network of that width would not fit into any memory."""
+    tensors = load_file(trained["facpa"])
+    with safe_open(trained["facpa"], framework="pt") as file:
+        header = file.metadata()
+    tensors["up.down.0.bias"] = torch.zeros(1_000_000)
+    save_file(tensors, tmp_path / "wide.safetensors", header)
+    with pytest.raises(BadData, match=r"has the shape"):
+        load_attack(f"facpa[file={tmp_path / 'wide.safetensors'}]")
+
+
+@pytest.mark.parametrize("scale", [1e37, 1e-36])
+def test_the_scale_of_a_tile_does_not_count(trained, linear, mid, scale, tmp_path) -> None:
+    tensors = {k: (v.float() / v.float().abs().max() * scale) for k, v in load_file(trained["uap"]).items()}
+    with safe_open(trained["uap"], framework="pt") as file:
+        header = file.metadata()
+    save_file(tensors, tmp_path / "scaled.safetensors", header)
+    g = load_defense("none", linear)
+    for threat in (Linf(0.05), L2(0.5)):
+        plain, scaled = (
+            load_attack(f"uap[file={p}]")(g, mid, threat) for p in (trained["uap"], tmp_path / "scaled.safetensors")
+        )
+        assert torch.allclose(plain.adversarial, scaled.adversarial, atol=1e-4)
 
 
 def test_files_that_are_not_meant(trained: dict[str, Path], tmp_path: Path) -> None:

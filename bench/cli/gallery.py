@@ -11,6 +11,7 @@ from tqdm import tqdm
 from ..api import Threat
 from ..build import load_defense
 from ..datasets import load_dataset
+from ..errors import BadParameter
 from ..metrics import load_metric
 from ..registry import PACKAGE, registry
 from .options import Eps, with_plugins
@@ -30,6 +31,8 @@ def gallery(metric: str, defense: str, dataset: str, image: int, linf: float, l2
     page = importlib.import_module(f"{PACKAGE}.leaderboard.gallery")
     g = load_defense(defense, load_metric(metric))
     data = load_dataset(dataset)
+    if image >= len(data):
+        raise BadParameter(f"--image {image}: {dataset!r} has images 0 to {len(data) - 1}")
     x = data.load(image)[None]
     found = page.entries(g, x, [Threat("linf", linf), Threat("l2", l2)])
     rows = list(tqdm(found, total=len(registry.names("attack")), desc="attacks", disable=None))

@@ -188,3 +188,28 @@ class DeclaredBlind(Rounding):
     """Eight grey levels, and says that it has no gradient."""
 
     differentiable = False
+
+
+@register_defense("inverted-blind")
+class InvertedBlind(DefendedMetric):
+    """The metric of the negative, under noise, with no gradient: what leads up on the bare metric leads down here."""
+
+    randomised = True
+    differentiable = False
+
+    def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
+        """(draws,B)."""
+        noise = rng.normal(x, draws)
+        return torch.stack([self.metric(1 - x + 1e-3 * n) for n in noise]).detach()
+
+    def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
+        return exact(self.surrogate(x, rng)[0])
+
+
+@register_defense("enlarged")
+class Enlarged(Purification):
+    """Twice as large: images fit for a metric that refuses them otherwise."""
+
+    def purify(self, x: torch.Tensor) -> torch.Tensor:
+        """Each pixel four times."""
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)

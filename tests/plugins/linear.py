@@ -156,3 +156,7 @@ class NanGradient(Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) to (B,)."""
         return super().forward(x) + ((x - x.detach()).abs().sum((1, 2, 3))).sqrt()
+
+
+register_metric("linear-64", min_size=64)(Linear)
+register_metric("half-open", score_range=(0, float("inf")))(Linear)
