@@ -131,9 +131,9 @@ def test_auto_pgd_follows_algorithm_1(photographs: torch.Tensor) -> None:
                     returned += k < 14 and not torch.equal(z, best)
                     step, z, gradient, value = step / 2, best, best_gradient, best_value
                 raised, last_mark, last_best, last_halved = 0, k, best_value, halve
-        moved = [float((a[i] - b[0]).abs().max()) for a, b in zip(ours, path, strict=True)]
+        moved = [float((a[i] - b[0]).norm()) for a, b in zip(ours, path, strict=True)]
         # Later on rounding grows: a network's gradient jumps at the kinks of its activations.
-        assert max(moved[:15]) < 1e-4, i
+        assert max(moved[:15]) < 0.02, i
     assert returned, "somewhere it went back"
 
 
