@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -242,3 +244,20 @@ def test_collect_of_a_folder_that_is_no_run(tmp_path: Path) -> None:
     result = call("collect", tmp_path)
     assert result.exit_code == 1
     assert "robustiqa run" in result.stderr
+
+
+def test_collect_of_a_run_with_plug_ins(tmp_path: Path) -> None:
+    """A new process knows nothing of the plug-ins that the run had."""
+    plugin = Path(__file__).parent / "plugins" / "linear.py"
+    suite = tmp_path / "suite.yml"
+    suite.write_text(
+        "schema: 1\nname: own\nmetrics: [linear]\ndatasets: ['photos[subset=references]']\ndefenses: [none]\n"
+        "attacks: [{attack: fgsm, linf: [4/255]}]\n"
+    )
+    program = [sys.executable, "-m", "robustiqa.bench.cli"]
+    for command in (["run", "--suite", str(suite), "--out", str(tmp_path / "run")], ["collect", str(tmp_path / "run")]):
+        done = subprocess.run(
+            [*program, *command, "--plugin", str(plugin)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert "fgsm" in (tmp_path / "run" / "leaderboard" / "empirical.csv").read_text()

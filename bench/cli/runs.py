@@ -70,6 +70,7 @@ def run(suite: str, out: str, device: str, executor: str, **lists: tuple[str, ..
 
 @click.command()
 @click.argument("out", type=click.Path(file_okay=False))
+@with_plugins
 def collect(out: str) -> None:
     """Write the tables of the run in OUT again, from its records alone."""
     for table in resolve_target(COLLECT)(out).values():
