@@ -44,6 +44,9 @@ class OnePixel(ImageSearch):
         self.pixels, self.population = pixels, population
 
     def _search(self, walk: Walk) -> Asking[None]:
+        height, width = walk.x.shape[1:]
+        if self.pixels > height * width:
+            raise BadParameter(f"one-pixel[pixels={self.pixels}]: the image has {height}x{width}: give fewer")
         places = walk.numbers(self.population * self.pixels * 2).view(self.population, self.pixels, 2)
         noise = walk.streams.normal(places.new_empty(1, self.population, self.pixels, 3), 1)[0, 0]
         people = torch.cat([places, (128 + 127 * noise.double()) / 255], dim=2).clamp(0.0, 1.0)

@@ -52,6 +52,10 @@ def read_tiles(path: Path) -> tuple[dict[str, Any], dict[Direction, torch.Tensor
         for tile in tiles.values():
             if tile.ndim != 3 or len(tile) != 3 or tile.shape[1] != tile.shape[2] or not bool((tile != 0).any()):
                 raise ValueError(f"a tile of shape {tuple(tile.shape)}, expected (3,S,S) and not all zero")
+            threat, wide = _threat(about), tile.double()
+            length = float(wide.abs().max() if threat.norm == "linf" else wide.norm())
+            if length > 1.01 * threat.eps:  # half precision
+                raise ValueError(f"a tile of {threat.norm} norm {length:.3g}, beyond its own eps {threat.eps:.3g}")
     return about, tiles
 
 

@@ -173,7 +173,8 @@ def _factory(name: str, peer: Peer) -> Callable[..., Bridge]:
         ]
     )
     lines = "\n".join(f"    {key}: {PARAMETERS[key].what}." for key in peer.keys)
-    build.__doc__ = f"`torchattacks.{peer.kind}` ({' and '.join(peer.norms)}): {peer.what}.\n\nArgs:\n{lines}\n"
+    arguments = f"\n\nArgs:\n{lines}\n" if lines else ""
+    build.__doc__ = f"`torchattacks.{peer.kind}` ({' and '.join(peer.norms)}): {peer.what}.{arguments}"
     build.__name__ = build.__qualname__ = name.replace("-", "_")
     return build
 

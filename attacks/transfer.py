@@ -11,7 +11,7 @@ from ..bench.build import load_defense
 from ..bench.errors import BadParameter
 from ..bench.metrics import load_metric
 from ..bench.objective import Objective
-from ..bench.registry import register_attack
+from ..bench.registry import register_attack, registry
 from .base import Candidate
 from .iterative import MiFgsm
 from .pgd import State
@@ -42,6 +42,9 @@ class Transfer(MiFgsm):
         self.sources = [name.strip() for name in source.split("+")]
         if not all(self.sources):
             raise BadParameter(f"transfer[source={source}]: expected self, or metrics with + between them")
+        for name in self.sources:
+            if name != SELF:  # an unknown one is told now, not image by image
+                registry.resolve("metric", name)
         self._loaded: dict[tuple[str, str], DefendedMetric] = {}
 
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:

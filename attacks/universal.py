@@ -25,13 +25,13 @@ class _Stored(Attack):
     white_box = False
 
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
-        """The single candidate; a metric other than the one that the file was trained for is warned of."""
+        """The single candidate; a metric or norm other than that which the file was trained for is warned of."""
         about, delta = self.perturbation(x, objective.direction, threat)
-        attacked = objective.g.metric.spec
-        if about["metric"] != attacked:
+        trained, attacked = (about["metric"], about["norm"]), (objective.g.metric.spec, threat.norm)
+        if trained != attacked:
             warnings.warn(
-                f"{self.spec} was trained for the metric {about['metric']!r}, and is transferred to {attacked!r}: "
-                "give file=FILE for one of your own",
+                f"{self.spec} was trained for the metric {trained[0]!r} in {trained[1]}, and is transferred to "
+                f"{attacked[0]!r} in {attacked[1]}: robustiqa train makes one of your own",
                 stacklevel=1,
             )
         yield Candidate(project(x + delta, x, threat))

@@ -51,10 +51,13 @@ def load_image(path: str | Path, min_side: int = MIN_SIDE) -> torch.Tensor:
             with Image.open(path) as image:
                 what = _unsuitable(image, path)
                 if what:
-                    raise BadImage(
-                        f"image {str(path)!r} is {what}: expected 8-bit RGB; convert it first, "
-                        f"for example with Pillow: Image.open(f).convert('RGB').save(g)"
+                    # Pillow's `convert` clips 16 bits to 8 instead of scaling them.
+                    how = (
+                        "scale its values to 0-255 first: Pillow's convert clips them"
+                        if "16-bit" in what
+                        else "convert it first, for example with Pillow: Image.open(f).convert('RGB').save(g)"
                     )
+                    raise BadImage(f"image {str(path)!r} is {what}: expected 8-bit RGB; {how}")
                 array = np.asarray(ImageOps.exif_transpose(image), dtype=np.uint8)
     except BadImage:
         raise

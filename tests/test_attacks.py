@@ -16,7 +16,7 @@ from robustiqa.attacks.quantised import whole_levels
 from robustiqa.attacks.square import _blob, _overlap
 from robustiqa.bench import Threat, load_dataset, load_metric
 from robustiqa.bench.api import Direction
-from robustiqa.bench.errors import BadParameter, Incompatible
+from robustiqa.bench.errors import BadParameter, Incompatible, UnknownName
 from robustiqa.bench.objective import Objective
 from robustiqa.bench.seeds import image_key
 from robustiqa.defenses import load_defense
@@ -105,6 +105,11 @@ def test_transfer_asks_the_attacked_metric_nothing(images) -> None:
     assert result.backwards.tolist() == [5, 5, 5]
     # `linear-dmos` is the same function with the opposite sense: raising its quality lowers this one's.
     assert np.allclose(result.gain, -optimum(metric, images, L2(0.5)), rtol=1e-3)
+
+
+def test_a_source_that_there_is_not_is_told_at_once() -> None:
+    with pytest.raises(UnknownName, match="nope"):
+        load_attack("transfer[source=linear+nope]")
 
 
 def test_opposed_sources_cancel(linear, images) -> None:

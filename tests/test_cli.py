@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from robustiqa.bench.cli.main import cli
-from robustiqa.bench.images import load_image
+from robustiqa.bench.images import load_image, save_png
 from robustiqa.bench.metrics import load_metric
 from support import KINDS, bad_images
 
@@ -168,7 +168,6 @@ def test_a_bad_image_costs_itself_only(photo: Path, tmp_path: Path, command: str
     (["--metric", "two-outputs"], "one score each"),
 ])  # fmt: skip
 def test_bad_arguments_get_one_sentence(tmp_path: Path, command: str, arguments: list[str], words: str) -> None:
-    from robustiqa.bench.images import save_png
 
     bright = save_png(torch.full((3, 64, 64), 0.9), tmp_path / "bright.png")
     defense = [] if "--defense" in arguments else COMMANDS[command]
@@ -244,6 +243,20 @@ def test_collect_of_a_folder_that_is_no_run(tmp_path: Path) -> None:
     result = call("collect", tmp_path)
     assert result.exit_code == 1
     assert "robustiqa run" in result.stderr
+
+
+def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
+    """A folder without ground truth, a defence without certificate."""
+    save_png(torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)), tmp_path / "images" / "a.png")
+    suite = tmp_path / "suite.yml"
+    suite.write_text(
+        f"schema: 1\nname: own\nmetrics: [linear]\ndatasets: ['folder[root={tmp_path / 'images'}]']\n"
+        "defenses: [none]\nattacks: [{attack: fgsm, linf: [4/255]}]\n"
+    )
+    assert call("run", "--suite", suite, "--out", tmp_path / "run").exit_code == 0
+    result = call("compare", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "nothing to compare" in result.output
 
 
 def test_collect_of_a_run_with_plug_ins(tmp_path: Path) -> None:

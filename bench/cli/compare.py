@@ -6,6 +6,7 @@ import click
 import pandas as pd
 from tabulate import tabulate
 
+from ..errors import BadData
 from ..registry import PACKAGE, resolve_target
 from .options import with_plugins
 
@@ -21,6 +22,8 @@ def compare(out: str, baselines: tuple[str, ...], as_csv: bool) -> None:
     With --baseline also the differences (of deltas: ratios) to it on the same images, with p-values.
     """
     table: pd.DataFrame = resolve_target(f"{PACKAGE}.leaderboard.compare:compare")(out, baselines)
+    if table.empty:
+        raise BadData(f"the run in {out!r} has neither ground truth nor certificates: nothing to compare")
     if as_csv:
         click.echo(table.to_csv(index=False, float_format="%.6g"), nl=False)
         return

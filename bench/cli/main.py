@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import warnings
 from typing import Any
 
 import click
@@ -58,7 +59,9 @@ class _Lazy(click.Group):
             click.echo(f"robustiqa: {error}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("robustiqa: interrupted; the same command goes on where a run or a training stopped", err=True)
+            goes_on = ctx.invoked_subcommand in ("run", "train")
+            promise = "; the same command goes on where a run or a training stopped" if goes_on else ""
+            click.echo(f"robustiqa: interrupted{promise}", err=True)
             ctx.exit(130)
 
 
@@ -68,6 +71,12 @@ def cli() -> None:
     """RobustIQA: how badly can no-reference image-quality metrics be gamed, and what helps?"""
 
 
+def _show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A warning as a sentence, without the line of code that it comes from."""
+    click.echo(f"robustiqa: warning: {message}", err=True)
+
+
 def main() -> None:
     """Console entry point: exit code 0 when all went well, 1 when something failed, 2 for a wrong call."""
+    warnings.showwarning = _show
     cli(prog_name="robustiqa")

@@ -23,7 +23,11 @@ def _on_a_set(command: Command) -> Command:
     for decorate in (
         click.option("--device", default="cpu", show_default=True, help="Torch device."),
         click.option("--seed", default=0, show_default=True, help="Base seed of all random streams."),
-        click.option("--out", type=click.Path(dir_okay=False), help="CSV file with a row an image."),
+        click.option(
+            "--out",
+            type=click.Path(dir_okay=False),
+            help="CSV file: a row an image, source and target.",
+        ),
         click.option("--norm", type=click.Choice(["l2", "linf"]), default="linf", show_default=True),
         click.option("--dataset", required=True, help="Data set, e.g. photos[size=128,subset=quick]."),
         click.option("--defense", default="none", show_default=True, help="Defence, e.g. median-smoothing."),

@@ -126,7 +126,7 @@ class Pool:
         if len(self._usable) < 2:
             raise BadData(
                 f"of {len(data)} images only {len(self._usable)} can be read and have {side} pixels a side: give more "
-                "or larger images, or a smaller --crop"
+                "or larger images, or train on smaller crops"
             )
 
     def _leave_out(self, image: str, reason: str, say: Callable[[str], None], sentence: str) -> None:
