@@ -114,9 +114,9 @@ def _flags(
 
 
 def eps_text(eps: float) -> str:
-    """4/255 where eps is a whole number of grey levels."""
+    """4/255 where eps is a whole number of grey levels, and below one."""
     levels = eps * 255
-    return f"{round(levels)}/255" if levels >= 0.99 and abs(levels - round(levels)) < 1e-6 else f"{eps:.6g}"
+    return f"{round(levels)}/255" if 0.99 <= levels < 255 and abs(levels - round(levels)) < 1e-6 else f"{eps:.6g}"
 
 
 def _at_headline(row: dict[str, Any], headline: Headline) -> bool:

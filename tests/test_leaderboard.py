@@ -17,6 +17,7 @@ from robustiqa.bench.suite import Suite
 from robustiqa.leaderboard import collect
 from robustiqa.leaderboard.empirical import _excess
 from robustiqa.leaderboard.results import Group
+from robustiqa.leaderboard.summary import eps_text
 
 SUITE = {
     "name": "planted",
@@ -210,3 +211,9 @@ def test_only_our_own_leftovers_are_removed(tmp_path: Path) -> None:
     store.create()
     assert all(path.exists() for path in theirs)
     assert not ours.exists()
+
+
+def test_budgets_are_written_as_people_say_them() -> None:
+    assert [eps_text(eps) for eps in (4 / 255, 1 / 255, 0.05, 1.0, 2.0, 0.5 / 255)] == [
+        "4/255", "1/255", "0.05", "1", "2", "0.00196078"
+    ]  # fmt: skip
