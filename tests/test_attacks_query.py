@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from robustiqa.attacks import L2, Linf, load_attack
+from robustiqa.attacks.parsimonious import Block, _greedy
 from robustiqa.attacks.perceptual import luma
 from robustiqa.attacks.search import Walk
 from robustiqa.attacks.surfree import Boundary
@@ -218,6 +220,26 @@ def test_what_depends_on_other_blocks_is_taken_back() -> None:
     assert torch.allclose(result.adversarial, torch.full_like(x, 0.57))
 
 
+def test_a_block_that_was_lucky_is_asked_again() -> None:
+    """Behind a randomised defence the first of the queue is not flipped on its first answer."""
+    x = torch.full((3, 2, 2), 0.5)
+    signs = torch.full_like(x, -1.0)
+    defended: Any = SimpleNamespace(g=SimpleNamespace(randomised=True))
+    walk = Walk(x, Linf(0.1), defended, x)
+    lucky, good = Block(0, slice(0, 1), slice(0, 1)), Block(1, slice(0, 1), slice(0, 1))
+    # The point at hand and the proposal, each time: lucky +10, good +1; asked again: lucky -5, good +1, lucky -5.
+    answers = iter([0, 10, 0, 1, 0, -5, 0, 1, 0, -5])
+    search = _greedy(walk, signs, [lucky, good], 1.0)
+    next(search)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            search.send(float(next(answers)))
+    assert end.value.value == 1
+    assert signs[1, 0, 0] == 1
+    assert signs[0, 0, 0] == -1
+    assert next(answers, None) is None, "all were asked"
+
+
 def test_parsimonious_works_in_linf_only(linear, images) -> None:
     with pytest.raises(Incompatible, match="linf"):
         load_attack("parsimonious")(load_defense("none", linear), images, L2(0.5))
@@ -382,25 +404,59 @@ def test_the_search_along_a_boundary_comes_nearer_to_the_closest_point(linear) -
     boundary = Boundary(walk, torch.ones(1, 12, 12), walk.value + 0.01)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(4))
 
-    def run(search: Any) -> Any:
-        try:
-            z = next(search)
-            while True:
-                z = search.send(float(objective.query(z[None])))
-        except StopIteration as end:
-            return end.value
-
     # Over the boundary with a large part that does nothing for it.
     first = x + 0.02 * w / w.square().sum() + 0.4 * noise / noise.norm()
-    assert run(boundary.crosses(first))
+    assert answered(boundary.crosses(first), objective)
     shortest, lengths = 0.01 / float(w.norm()), [boundary.distance]
     for _ in range(4):
-        run(boundary.shorten(250))
+        answered(boundary.shorten(250), objective)
         lengths.append(boundary.distance)
         assert float(linear(boundary.near[None])) == pytest.approx(boundary.value)
         assert boundary.value > boundary.goal
     assert lengths == sorted(lengths, reverse=True)
     assert shortest <= lengths[-1] < 2 * shortest < 6 * shortest < lengths[0]
+
+
+def answered(search: Any, objective: Objective) -> Any:
+    """What a search returns whose images are scored by an objective."""
+    try:
+        z = next(search)
+        while True:
+            z = search.send(float(objective.query(z[None])))
+    except StopIteration as end:
+        return end.value
+
+
+def test_a_step_that_is_too_long_is_cut_by_bisection(linear) -> None:
+    """Straight beyond the boundary by five times its distance: ten halvings leave a thousandth of that."""
+    x = torch.full((3, 12, 12), 0.5)
+    objective = Objective(load_defense("none", linear), [image_key(x)])
+    walk = Walk(x, Linf(1.0), objective, x, float(linear(x[None])))
+    w = linear.module.weights(x[None])
+    boundary = Boundary(walk, torch.ones(1, 12, 12), walk.value + 0.01)
+    assert answered(boundary.crosses(x + 0.05 * w / w.square().sum()), objective)
+    answered(boundary.shorten(10), objective)
+    shortest = 0.01 / float(w.norm())
+    assert shortest <= boundary.distance <= (1 + 6 / 1024) * shortest
+
+
+def test_a_turn_ends_where_the_score_does(linear) -> None:
+    """Along a, turned towards b, the score rises by L cos(t) (cos(t) <a,w> + sin(t) <b,w>): the last t is known."""
+    x = torch.full((3, 12, 12), 0.5)
+    objective = Objective(load_defense("none", linear), [image_key(x)])
+    walk = Walk(x, Linf(1.0), objective, x, float(linear(x[None])))
+    w = linear.module.weights(x[None])
+    left = torch.arange(12) < 6
+    a, b = (torch.where(side, w, 0.0) for side in (left, ~left))
+    slopes = float(a.norm()), float(b.norm())
+    length, goal = 0.5, 0.25 * slopes[0]
+    boundary = Boundary(walk, torch.ones(1, 12, 12), walk.value + goal)
+    assert answered(boundary.crosses(x + length * a / a.norm()), objective)
+    assert answered(boundary._turn(length, a / a.norm(), b / b.norm(), 30.0), objective)
+    t = np.radians(np.linspace(0, 90, 90_001))
+    rise = length * np.cos(t) * (np.cos(t) * slopes[0] + np.sin(t) * slopes[1])
+    nearest = length * np.cos(t[rise > goal].max())
+    assert nearest - 1e-4 <= boundary.distance <= nearest + 0.01 * length + 1e-4
 
 
 def test_directions_are_low_and_orthogonal(linear) -> None:
