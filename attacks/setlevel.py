@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from ..bench.api import DefendedMetric, Direction, Threat
 from ..bench.datasets import Dataset
-from ..bench.errors import BadData, BadParameter, BadScore, Incompatible
+from ..bench.errors import BadData, BadImage, BadParameter, BadScore, Incompatible
 from ..bench.objective import Objective
 from ..bench.seeds import Role, Streams, image_key
 from .base import Candidate
@@ -104,10 +104,11 @@ def attack_set(
     Returns:
         a row an image: `image`, `reference`, `truth`; qualities (scores, negated where smaller is better) `clean`,
         `target` (NaN for `opposite`), `attacked`, `attacked_8bit`; `linf`, `l2`, `psnr`, `ssim` to the clean image;
-        `forwards`, `backwards`, `seconds`.
+        `forwards`, `backwards`, `seconds`. Images that cannot be read or scored are left out, with the reason in
+        `attrs["left_out"]`.
 
     Raises:
-        BadData: fewer than 3 images, or all have the same score.
+        BadData: fewer than 3 images that can be scored, or all have the same score.
         BadParameter: unknown method.
         BadScore: an image whose score is NaN or infinite.
         Incompatible: no gradient.
@@ -118,16 +119,25 @@ def attack_set(
         raise Incompatible(f"attack {method!r} needs gradients, which {g.spec!r} does not give")
     if len(dataset) < LEAST:
         raise BadData(f"{len(dataset)} images have no rank correlation to attack: give a data set of at least {LEAST}")
-    known = np.array([_known(g, dataset, i, seed, device) for i in range(len(dataset))])
+    usable, qualities, left_out = [], [], []
+    for index, item in enumerate(dataset.items):
+        try:
+            qualities.append(_known(g, dataset, index, seed, device))
+            usable.append(index)
+        except BadImage as error:
+            left_out.append(f"{item.id}: {error}")
+    known = np.array(qualities)
+    if len(known) < LEAST:
+        raise BadData(f"of {len(dataset)} images only {len(known)} can be scored, {LEAST} are needed: {left_out[0]}")
     if np.ptp(known) == 0:
         score = g.metric.sign * known[0]
         raise BadData(f"all {len(known)} images have the score {score:g}: there is no order to attack")
     targets = target_scores(known) if method == "sma" else np.full(len(known), np.nan)
     middle = float(np.median(known))
     rows: list[dict[str, Any]] = []
-    for index, (item, target) in enumerate(zip(dataset.items, targets, strict=True)):
-        x = dataset.load(index)[None].to(device)
-        direction: Direction = "up" if method == "sma" or known[index] <= middle else "down"
+    for index, quality, target in zip(usable, known, targets, strict=True):
+        item, x = dataset.items[index], dataset.load(index)[None].to(device)
+        direction: Direction = "up" if method == "sma" or quality <= middle else "down"
         attack = Towards(float(target), steps, draws=draws) if method == "sma" else IFgsm(steps, 2 / steps, draws)
         attack.spec = method
         result = attack(g, x, threat, direction, seed)
@@ -143,7 +153,9 @@ def attack_set(
                 "seconds": result.seconds[0],
             }
         )  # fmt: skip
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs["left_out"] = left_out
+    return table
 
 
 def target_scores(quality: np.ndarray) -> np.ndarray:

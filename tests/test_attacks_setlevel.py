@@ -182,6 +182,18 @@ def test_cost_is_what_the_metric_saw(listed) -> None:
     assert (table["backwards"] == 4).all()
 
 
+def test_an_image_that_is_too_small_is_left_out_and_told(listed, tmp_path: Path) -> None:
+    metric = load_metric("linear-64")
+    large = [torch.rand(3, 64, 70, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    data = Listed([*large[:2], torch.full((3, 40, 64), 0.5), *large[2:]])
+    table = attack_set(load_defense("none", metric), data, L2(0.5))
+    assert table["image"].tolist() == ["image-0", "image-1", "image-3", "image-4"]
+    assert len(table.attrs["left_out"]) == 1
+    assert "image-2" in table.attrs["left_out"][0]
+    with pytest.raises(BadData, match="only 2 can be scored"):
+        attack_set(load_defense("none", metric), Listed([*large[:2], torch.full((3, 40, 64), 0.5)]), L2(0.5))
+
+
 def test_what_cannot_be_attacked_is_said(listed, linear, images) -> None:
     g = load_defense("none", linear)
     with pytest.raises(BadData, match="at least 3"):

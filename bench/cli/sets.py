@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import click
@@ -68,6 +69,9 @@ def attack_set(
     passes = f"{cost['forwards']:.0f} forwards, {cost['backwards']:.0f} backwards"
     click.echo(f"scores moved by {moved.mean():.4g} on average and {moved.max():.4g} at most")
     click.echo(f"an image cost {passes}, {cost['seconds']:.2f} s")
+    for reason in table.attrs["left_out"]:
+        click.echo(f"robustiqa: left out: {reason}", err=True)
+    sys.exit(1 if table.attrs["left_out"] else 0)
 
 
 @click.command("transfer-matrix")
