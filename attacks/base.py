@@ -6,9 +6,9 @@ import contextlib
 import itertools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import NamedTuple, final
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -137,6 +137,20 @@ class Attack(ABC):
             seconds=seconds,
         )
 
+    @final
+    def each(
+        self, g: DefendedMetric, x: torch.Tensor, threats: Sequence[Threat], direction: Direction = "up", seed: int = 0
+    ) -> AttackResult:
+        """Attack each of the images x (B,3,H,W) within a budget of its own, as B calls would.
+
+        Raises:
+            BadParameter: not as many threats as images.
+            Incompatible, BadImage, BadScore: as for a call.
+        """
+        if len(threats) != len(x) or not len(x):
+            raise BadParameter(f"{len(threats)} threats for {len(x)} images: expected one each, and at least one")
+        return _joined([self(g, x[i : i + 1], threat, direction, seed) for i, threat in enumerate(threats)])
+
     def salt(self, threat: Threat) -> str:
         """What separates this attack's streams from another's; the defence and its budget are left out on purpose."""
         return f"{self.spec}|{threat.norm}"
@@ -159,6 +173,17 @@ class Attack(ABC):
             best = torch.where(better.to(x.device)[:, None, None, None], candidate.x.detach(), best)
             best_value = torch.where(better, value, best_value)
         return best
+
+
+def _joined(results: Sequence[AttackResult]) -> AttackResult:
+    """The results of several calls as that of one."""
+
+    def together(parts: list[Any]) -> Any:
+        if isinstance(parts[0], Estimate):
+            return Estimate(*(np.concatenate(ends) for ends in zip(*parts, strict=True)))
+        return torch.cat(parts) if isinstance(parts[0], torch.Tensor) else np.concatenate(parts)
+
+    return AttackResult(**{f.name: together([getattr(r, f.name) for r in results]) for f in fields(AttackResult)})
 
 
 def _until_spent(candidates: Iterator[Candidate]) -> Iterator[Candidate]:

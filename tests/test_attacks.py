@@ -78,6 +78,22 @@ def test_an_image_in_a_batch_fares_as_it_does_alone(linear, images, attack, defe
         assert (alone.forwards[0], alone.queries[0]) == (together.forwards[i], together.queries[i])
 
 
+def test_each_image_may_have_a_budget_of_its_own(linear, images) -> None:
+    budgets = [0.1, 0.0, 0.5]
+    for defense in ("none", RANDOMISED):
+        g, attacker = load_defense(defense, linear), load_attack("eot-pgd[steps=5]")
+        result = attacker.each(g, images, [L2(eps) for eps in budgets])  # type: ignore[attr-defined]
+        assert np.allclose(result.l2, budgets, atol=1e-5)
+        for i, eps in enumerate(budgets):
+            alone = attacker(g, images[i : i + 1], L2(eps))
+            assert torch.equal(alone.adversarial[0], result.adversarial[i])
+            assert (alone.gain[0], alone.forwards[0]) == (result.gain[i], result.forwards[i])
+            assert alone.attacked.hi[0] == result.attacked.hi[i]
+        assert np.allclose(result.gain, [optimum(linear, images, L2(eps)) for eps in budgets], rtol=0.1, atol=1e-3)
+    with pytest.raises(BadParameter, match="2 threats for 3 images"):
+        attacker.each(g, images, [L2(0.1)] * 2)  # type: ignore[possibly-undefined]
+
+
 def test_marks_of_auto_pgd_are_those_of_the_paper() -> None:
     """22 %, then by 3 % less each time, at least 6 %: for 100 steps as the authors' code has them."""
     assert sorted(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99, 105]
