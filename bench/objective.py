@@ -189,7 +189,7 @@ class Objective:
             raise Incompatible(f"{self.g.spec!r} has no gradient: use a black-box attack")
         draws = draws if self.g.randomised else 1
         images = x
-        if render is not None:
+        if render is not None and self.g.randomised:  # only the size of batches and a look at the draws need them
             with torch.no_grad():
                 images = render(x)
         weights = self._weights(images, draws, centre) if centre != "mean" and draws > 2 else None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import struct
+import subprocess
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +61,27 @@ def bad_images(folder: Path) -> dict[str, tuple[Path, str]]:
 
 
 KINDS = ["grey", "rgba", "palette", "grey16", "tiny", "rgb16", "cut", "text", "empty", "missing", "folder"]
+
+
+def killed_and_whole(command: Callable[[str], list[str]], folder: Path, stage: str) -> set[bytes]:
+    """Weights of a training that was killed after its first checkpoint and called again, and of one in one go.
+
+    Args:
+        command: words of the command that trains into a folder of that name.
+        folder: where the folders "parts" and "whole" are.
+        stage: name of checkpoint and weights.
+    """
+    with subprocess.Popen(command("parts"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 120
+        while not (folder / "parts" / f"{stage}.pt").exists() and time.monotonic() < until:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert not (folder / "parts" / f"{stage}.safetensors").exists(), "killed before the end"
+    for out in ("parts", "whole"):
+        done = subprocess.run(command(out), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert ("continuing after step" in done.stdout) == (out == "parts")
+    return {(folder / out / f"{stage}.safetensors").read_bytes() for out in ("parts", "whole")}
 
 
 def optimum(metric: Metric, x: torch.Tensor, threat: Threat) -> float:

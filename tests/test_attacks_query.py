@@ -398,21 +398,26 @@ def test_scores_are_moved_both_ways(photographs) -> None:
         assert many.mean() > 1.1 * few.mean()
 
 
-def test_the_search_along_a_boundary_comes_nearer_to_the_closest_point(linear) -> None:
-    """On a linear metric the point of a boundary that lies nearest is that along the weights."""
+def grey_walk(linear: Metric) -> tuple[Walk, torch.Tensor]:
+    """A search that stands at a grey image of 12x12, without a bound to speak of; and the metric's weights there."""
     x = torch.full((3, 12, 12), 0.5)
     objective = Objective(load_defense("none", linear), [image_key(x)])
     walk = Walk(x, Linf(1.0), objective, x, float(linear(x[None])))
-    w = linear.module.weights(x[None])
+    return walk, linear.module.weights(x[None])  # type: ignore[operator]
+
+
+def test_the_search_along_a_boundary_comes_nearer_to_the_closest_point(linear) -> None:
+    """On a linear metric the point of a boundary that lies nearest is that along the weights."""
+    walk, w = grey_walk(linear)
     boundary = Boundary(walk, torch.ones(1, 12, 12), walk.value + 0.01)
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(4))
+    noise = torch.randn(walk.x.shape, generator=torch.Generator().manual_seed(4))
 
     # Over the boundary with a large part that does nothing for it.
-    first = x + 0.02 * w / w.square().sum() + 0.4 * noise / noise.norm()
-    assert answered(boundary.crosses(first), objective)
+    first = walk.x + 0.02 * w / w.square().sum() + 0.4 * noise / noise.norm()
+    assert answered(boundary.crosses(first), walk.objective)
     shortest, lengths = 0.01 / float(w.norm()), [boundary.distance]
     for _ in range(4):
-        answered(boundary.shorten(250), objective)
+        answered(boundary.shorten(250), walk.objective)
         lengths.append(boundary.distance)
         assert float(linear(boundary.near[None])) == pytest.approx(boundary.value)
         assert boundary.value > boundary.goal
@@ -432,30 +437,24 @@ def answered(search: Any, objective: Objective) -> Any:
 
 def test_a_step_that_is_too_long_is_cut_by_bisection(linear) -> None:
     """Straight beyond the boundary by five times its distance: ten halvings leave a thousandth of that."""
-    x = torch.full((3, 12, 12), 0.5)
-    objective = Objective(load_defense("none", linear), [image_key(x)])
-    walk = Walk(x, Linf(1.0), objective, x, float(linear(x[None])))
-    w = linear.module.weights(x[None])
+    walk, w = grey_walk(linear)
     boundary = Boundary(walk, torch.ones(1, 12, 12), walk.value + 0.01)
-    assert answered(boundary.crosses(x + 0.05 * w / w.square().sum()), objective)
-    answered(boundary.shorten(10), objective)
+    assert answered(boundary.crosses(walk.x + 0.05 * w / w.square().sum()), walk.objective)
+    answered(boundary.shorten(10), walk.objective)
     shortest = 0.01 / float(w.norm())
     assert shortest <= boundary.distance <= (1 + 6 / 1024) * shortest
 
 
 def test_a_turn_ends_where_the_score_does(linear) -> None:
     """Along a, turned towards b, the score rises by L cos(t) (cos(t) <a,w> + sin(t) <b,w>): the last t is known."""
-    x = torch.full((3, 12, 12), 0.5)
-    objective = Objective(load_defense("none", linear), [image_key(x)])
-    walk = Walk(x, Linf(1.0), objective, x, float(linear(x[None])))
-    w = linear.module.weights(x[None])
+    walk, w = grey_walk(linear)
     left = torch.arange(12) < 6
     a, b = (torch.where(side, w, 0.0) for side in (left, ~left))
     slopes = float(a.norm()), float(b.norm())
     length, goal = 0.5, 0.25 * slopes[0]
     boundary = Boundary(walk, torch.ones(1, 12, 12), walk.value + goal)
-    assert answered(boundary.crosses(x + length * a / a.norm()), objective)
-    assert answered(boundary._turn(length, a / a.norm(), b / b.norm(), 30.0), objective)
+    assert answered(boundary.crosses(walk.x + length * a / a.norm()), walk.objective)
+    assert answered(boundary._turn(length, a / a.norm(), b / b.norm(), 30.0), walk.objective)
     t = np.radians(np.linspace(0, 90, 90_001))
     rise = length * np.cos(t) * (np.cos(t) * slopes[0] + np.sin(t) * slopes[1])
     nearest = length * np.cos(t[rise > goal].max())

@@ -6,10 +6,7 @@ import csv
 import dataclasses
 import os
 import re
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +27,7 @@ from robustiqa.defenses.denoisers.material import Batch, Material
 from robustiqa.defenses.denoisers.nets import DnCNN, LightDenoiser
 from robustiqa.defenses.denoisers.training import DenoiserTrainConfig, denoiser_losses, train_denoiser
 from safetensors.torch import load_file
+from support import killed_and_whole
 from torch import nn
 
 PLUGIN = Path(__file__).parent / "plugins" / "linear.py"
@@ -343,18 +341,7 @@ def test_a_killed_command_goes_on_to_the_same_weights(tmp_path: Path) -> None:
         words = [sys.executable, "-m", "robustiqa.bench.cli", "train", "denoiser", *options, "--validation="]
         return [*words, f"--out={tmp_path / out}", "--plugin", str(PLUGIN)]
 
-    with subprocess.Popen(command("parts"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        until = time.monotonic() + 120
-        while not (tmp_path / "parts" / "denoiser.pt").exists() and time.monotonic() < until:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert not (tmp_path / "parts" / "denoiser.safetensors").exists(), "killed before the end"
-    for out in ("parts", "whole"):
-        done = subprocess.run(command(out), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert ("continuing after step" in done.stdout) == (out == "parts")
-    digests = {(tmp_path / out / "denoiser.safetensors").read_bytes() for out in ("parts", "whole")}
-    assert len(digests) == 1
+    assert len(killed_and_whole(command, tmp_path, "denoiser")) == 1
 
 
 def test_validation_images_that_are_trained_on_are_told(tmp_path: Path) -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,7 +31,7 @@ from robustiqa.bench.seeds import Role, Streams
 from robustiqa.defenses import load_defense
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from support import optimum
+from support import killed_and_whole, optimum
 
 PLUGIN = Path(__file__).parent / "plugins" / "linear.py"
 SIGNS: dict[Direction, int] = {"up": 1, "down": -1}
@@ -202,17 +199,7 @@ def test_a_killed_command_goes_on_to_the_same_file(tmp_path: Path) -> None:
         words = [sys.executable, "-m", "robustiqa.bench.cli", "train", "perturbation", *options]
         return [*words, f"--out={tmp_path / out}", "--plugin", str(PLUGIN)]
 
-    with subprocess.Popen(command("parts"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        until = time.monotonic() + 120
-        while not (tmp_path / "parts" / "perturbation.pt").exists() and time.monotonic() < until:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert not (tmp_path / "parts" / "perturbation.safetensors").exists(), "killed before the end"
-    for out in ("parts", "whole"):
-        done = subprocess.run(command(out), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert ("continuing after step" in done.stdout) == (out == "parts")
-    assert len({(tmp_path / out / "perturbation.safetensors").read_bytes() for out in ("parts", "whole")}) == 1
+    assert len(killed_and_whole(command, tmp_path, "perturbation")) == 1
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import click
@@ -13,7 +12,7 @@ from ..build import load_defense
 from ..datasets import load_dataset
 from ..errors import BadParameter
 from ..metrics import load_metric
-from ..registry import PACKAGE, registry
+from ..registry import PACKAGE, registry, resolve_target
 from .options import Eps, with_plugins
 
 
@@ -28,13 +27,13 @@ from .options import Eps, with_plugins
 @with_plugins
 def gallery(metric: str, defense: str, dataset: str, image: int, linf: float, l2: float, out: str) -> None:
     """Write attacks.md: every registered attack, your own included, with its parameters and a picture."""
-    page = importlib.import_module(f"{PACKAGE}.leaderboard.gallery")
     g = load_defense(defense, load_metric(metric))
     data = load_dataset(dataset)
     if image >= len(data):
         raise BadParameter(f"--image {image}: {dataset!r} has images 0 to {len(data) - 1}")
     x = data.load(image)[None]
-    found = page.entries(g, x, [Threat("linf", linf), Threat("l2", l2)])
+    found = resolve_target(f"{PACKAGE}.leaderboard.gallery:entries")(g, x, [Threat("linf", linf), Threat("l2", l2)])
     rows = list(tqdm(found, total=len(registry.names("attack")), desc="attacks", disable=None))
     where = f"image `{data.items[image].id}` of `{dataset}`"
-    click.echo(str(page.write_gallery(rows, x[0], Path(out), g, where)))
+    write_gallery = resolve_target(f"{PACKAGE}.leaderboard.gallery:write_gallery")
+    click.echo(str(write_gallery(rows, x[0], Path(out), g, where)))

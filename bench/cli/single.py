@@ -58,9 +58,6 @@ def attack(
     reason = attacker.skip(g, threat)
     if reason:
         raise Incompatible(reason)
-    low, high = g.metric.score_range or (0.0, 1.0)
-    if not math.isfinite(high - low):
-        low, high = 0.0, 1.0
     paths: set[str] = set()
 
     def one(x: torch.Tensor, head: Record) -> Record:
@@ -71,13 +68,15 @@ def attack(
             path = str(save_png(quantise(r.adversarial[0]), Path(save) / name))
         values = {
             "clean": r.clean.score, "adversarial": r.attacked.score, "adversarial_8bit": r.attacked_8bit.score,
-            "gain": r.gain / (high - low), "linf": r.linf, "l2": r.l2, "psnr": r.psnr, "ssim": r.ssim,
+            "gain": r.gain / g.metric.span, "linf": r.linf, "l2": r.l2, "psnr": r.psnr, "ssim": r.ssim,
             "forwards": r.forwards, "backwards": r.backwards, "queries": r.queries,
             "seconds": r.seconds,
         }  # fmt: skip
         numbers = {k: finite(v[0].item()) for k, v in values.items()}
         what = {"attack": attacker.spec, "norm": norm, "eps": eps, "direction": direction}
-        unit = "declared range" if (low, high) == g.metric.score_range else "metric units (no declared range)"
+        ends = g.metric.score_range
+        declared = ends is not None and math.isfinite(ends[1] - ends[0])
+        unit = "declared range" if declared else "metric units (no declared range)"
         return head | what | numbers | {"gain_unit": unit, "path": path}
 
     def lines(r: Record) -> list[list[Any]]:
