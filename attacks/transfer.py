@@ -11,16 +11,15 @@ from ..bench.build import load_defense
 from ..bench.errors import BadParameter
 from ..bench.metrics import load_metric
 from ..bench.objective import Objective
-from ..bench.registry import register_attack, registry
+from ..bench.registry import SELF, register_attack, registry
+from ..bench.spec import parse_list
 from .base import Candidate
 from .iterative import MiFgsm
 from .pgd import State
 from .projection import unit
 
-SELF = "self"
 
-
-@register_attack("transfer")
+@register_attack("transfer", parts={"source": "metric"})
 class Transfer(MiFgsm):
     """MI-FGSM on other metrics: the attacked one is never asked, neither for scores nor for gradients.
 
@@ -29,7 +28,7 @@ class Transfer(MiFgsm):
     its defence: where that beats the attack through the defence, the defence hides its gradient.
 
     Args:
-        source: `self`, or metrics as plug-in strings with `+` between them.
+        source: `self`, or metrics as plug-in strings with `;` between them.
         steps: gradient steps.
         step: step size as a fraction of eps; none for 1 / steps.
         momentum: weight of what was accumulated.
@@ -39,9 +38,9 @@ class Transfer(MiFgsm):
 
     def __init__(self, source: str = SELF, steps: int = 20, step: float | None = None, momentum: float = 1.0) -> None:
         super().__init__(steps, step, momentum=momentum)
-        self.sources = [name.strip() for name in source.split("+")]
+        self.sources = parse_list(source)
         if not all(self.sources):
-            raise BadParameter(f"transfer[source={source}]: expected self, or metrics with + between them")
+            raise BadParameter(f"transfer[source={source}]: expected self, or metrics with ; between them")
         for name in self.sources:
             if name != SELF:  # an unknown one is told now, not image by image
                 registry.resolve("metric", name)

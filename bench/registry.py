@@ -13,12 +13,36 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from .errors import BadParameter, BadPlugin, UnknownName
-from .spec import Spec, Value, bind, parse_spec
+from .spec import Spec, Value, bind, parse_list, parse_spec
+
+
+@dataclass(frozen=True)
+class Strength:
+    """The parameter of a defence by which it is made stronger, and the values from weak to strong that a tuning tries.
+
+    Attributes:
+        parameter: its name.
+        presets: values, weakest first.
+    """
+
+    parameter: str
+    presets: tuple[Value, ...]
+
+    def specs(self, text: str) -> list[str]:
+        """The plug-in string at each preset; one that gives the parameter itself is left as it is."""
+        spec = parse_spec(text)
+        if self.parameter in spec.params:
+            return [str(spec)]
+        return [str(Spec(spec.name, {**spec.params, self.parameter: value})) for value in self.presets]
+
 
 KINDS = ("metric", "dataset", "defense", "denoiser", "attack")
+SELF = "self"
+"""Stands for the metric under test, or the defence, where a list of plug-ins is expected."""
 PACKAGE = __name__.rsplit(".", 2)[0]
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -292,7 +316,7 @@ registry = Registry({k: {n: f"{PACKAGE}.{m}" for n, m in v.items()} for k, v in 
 
 def identity_of(kind: str, text: str) -> str:
     """Plug-in with version, parameters, declarations, and the hashes of its source and of what it is given: files, and
-    a denoiser that is a plug-in."""
+    other plug-ins."""
     plugin, spec, parameters = registry.resolve(kind, text)
     files = [
         hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
@@ -303,6 +327,8 @@ def identity_of(kind: str, text: str) -> str:
     # What `auto` stands for comes with the package, which `code_digest` covers.
     if isinstance(denoiser, str) and denoiser != "auto" and not Path(denoiser).is_file():
         files.append(identity_of("denoiser", denoiser))
+    for parameter, of in plugin.meta.get("parts", {}).items():
+        files += [identity_of(of, part) for part in parse_list(str(parameters[parameter])) if part != SELF]
     packages = [f"{name} {version_of(name)}" for name in plugin.packages]
     return f"{plugin.identity(spec)}@{plugin.source_hash}{sorted(plugin.meta.items())}{files}{packages}"
 
@@ -353,9 +379,25 @@ def register_dataset(name: str, *, version: int = 1) -> Callable[[F], F]:
     return registry.register("dataset", name, version)
 
 
-def register_defense(name: str, *, version: int = 1) -> Callable[[F], F]:
-    """Register a `DefendedMetric` class, or a factory `(metric, **parameters) -> DefendedMetric`."""
-    return registry.register("defense", name, version)
+def register_defense(
+    name: str,
+    *,
+    version: int = 1,
+    packages: Sequence[str] = (),
+    strength: Strength | None = None,
+    parts: Mapping[str, str] = MappingProxyType({}),
+) -> Callable[[F], F]:
+    """Register a `DefendedMetric` class, or a factory `(metric, **parameters) -> DefendedMetric`.
+
+    Args:
+        name: kebab-case name.
+        version: raise it when scores change.
+        packages: see `register_metric`.
+        strength: what `robustiqa tune` varies.
+        parts: parameters whose values are plug-in strings with `;` between them, and their kind: {"steps": "defense"}.
+            What they name becomes part of every result's id.
+    """
+    return registry.register("defense", name, version, packages, strength=strength, parts=dict(parts))
 
 
 def register_denoiser(name: str, *, version: int = 1) -> Callable[[F], F]:
@@ -367,6 +409,15 @@ def register_denoiser(name: str, *, version: int = 1) -> Callable[[F], F]:
     return registry.register("denoiser", name, version)
 
 
-def register_attack(name: str, *, version: int = 1, packages: Sequence[str] = ()) -> Callable[[F], F]:
-    """Register an `Attack` class or a factory `(**parameters) -> Attack`; for `packages` see `register_metric`."""
-    return registry.register("attack", name, version, packages)
+def register_attack(
+    name: str,
+    *,
+    version: int = 1,
+    packages: Sequence[str] = (),
+    parts: Mapping[str, str] = MappingProxyType({}),
+) -> Callable[[F], F]:
+    """Register an `Attack` class or a factory `(**parameters) -> Attack`.
+
+    For `packages` see `register_metric`, for `parts` `register_defense`.
+    """
+    return registry.register("attack", name, version, packages, parts=dict(parts))

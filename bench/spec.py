@@ -1,4 +1,7 @@
-"""Plug-in strings: `name` or `name[k=v,k=v]`, parsed, checked against a signature and written canonically."""
+"""Plug-in strings: `name` or `name[k=v,k=v]`, parsed, checked against a signature and written canonically.
+
+A value may hold plug-in strings itself, with `;` between them: `chain[steps=jpeg[quality=50];gaussian-blur]`.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ def parse_spec(text: str) -> Spec:
     if match is None or not _NAME.fullmatch(match["name"]):
         raise BadParameter(f"cannot read plug-in string {text!r}: expected name or name[key=value,key=value]")
     params: dict[str, Value] = {}
-    for part in filter(None, (p.strip() for p in (match["params"] or "").split(","))):
+    for part in filter(None, _outside_brackets(match["params"] or "", ",")):
         key, eq, value = part.partition("=")
         if not eq or not key.strip().isidentifier():
             raise BadParameter(f"cannot read {part!r} in {text!r}: expected key=value")
@@ -70,6 +73,21 @@ def parse_spec(text: str) -> Spec:
         # What would not be written back alike ("007", "1e3") stays text until `bind` knows the parameter's type.
         params[key.strip()] = parsed if format_value(parsed) == value.strip() else value.strip()
     return Spec(match["name"], params)
+
+
+def parse_list(text: str) -> list[str]:
+    """The parts of a value that names several things, with `;` between them; commas and `;` inside brackets stay."""
+    return _outside_brackets(text, ";")
+
+
+def _outside_brackets(text: str, separator: str) -> list[str]:
+    parts, depth, start = [], 0, 0
+    for i, letter in enumerate(text):
+        depth += (letter == "[") - (letter == "]")
+        if letter == separator and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    return [part.strip() for part in (*parts, text[start:])]
 
 
 def bind(spec: Spec, factory: Callable[..., Any], skip: int = 0) -> dict[str, Value]:

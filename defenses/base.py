@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import torch
+from scipy.stats import t
 
-from ..bench.api import DefendedMetric, Estimate
+from ..bench.api import INTERVAL_ERROR, DefendedMetric, Estimate, Metric
+from ..bench.errors import BadParameter
 from ..bench.seeds import Streams
 
 
@@ -16,7 +18,40 @@ def exact(scores: torch.Tensor) -> Estimate:
     return Estimate(values, values, values)
 
 
-class Purification(DefendedMetric):
+def mean_estimate(draws: torch.Tensor) -> Estimate:
+    """Estimate of a mean from draws (m,B): their mean, with Student's t interval; of a single draw nothing is known."""
+    values = draws.double().cpu()
+    m, score = len(values), values.mean(0)
+    half = torch.full_like(score, torch.inf)
+    if m > 1:
+        half = values.std(0) * float(t.ppf(1 - INTERVAL_ERROR / 2, m - 1)) / m**0.5
+    return Estimate(score.numpy(), (score - half).numpy(), (score + half).numpy())
+
+
+class Transform(DefendedMetric):
+    """A transform of the image in front of the metric, deterministic (`Purification`) or drawn (`RandomPurification`).
+
+    Attributes:
+        smooth: whether the gradient that attacks follow is that of the deployed transform itself, almost everywhere;
+            False where it is a surrogate (BPDA), which checks do not compare with finite differences.
+    """
+
+    smooth: bool = True
+
+    @abstractmethod
+    def step(self, x: torch.Tensor, rng: Streams) -> torch.Tensor:
+        """The deployed transform, exact, one draw: (B,3,H,W) in [0,1] to (B,3,H',W') in [0,1]."""
+
+    @abstractmethod
+    def step_surrogate(self, x: torch.Tensor, rng: Streams) -> torch.Tensor:
+        """Differentiable view of `step`: same values for the same draws."""
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what the metric sees of an image of this size; here the same."""
+        return height, width
+
+
+class Purification(Transform):
     """A deterministic transform of the image in front of the metric."""
 
     @abstractmethod
@@ -27,9 +62,64 @@ class Purification(DefendedMetric):
         """Differentiable view with the same forward values; `purify` itself where that is differentiable."""
         return self.purify(x)
 
+    def step(self, x: torch.Tensor, rng: Streams) -> torch.Tensor:
+        """`purify`."""
+        return self.purify(x)
+
+    def step_surrogate(self, x: torch.Tensor, rng: Streams) -> torch.Tensor:
+        """`purify_surrogate`."""
+        return self.purify_surrogate(x)
+
     def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
         return exact(self.metric(self.purify(x)))
 
     def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
         """(1,B) score with the gradient of the surrogate transform."""
         return self.metric(self.purify_surrogate(x))[None]
+
+
+class RandomPurification(Transform):
+    """A transform that is drawn anew for every score; the deployed score is the mean over `m` draws.
+
+    Args:
+        metric: the metric inside.
+        m: draws averaged in a deployed score; one, as in most of the literature, leaves its chance in the score.
+    """
+
+    randomised = True
+
+    def __init__(self, metric: Metric, m: int = 1) -> None:
+        super().__init__(metric)
+        if m < 1:
+            raise BadParameter(f"m={m} draws for a deployed score: expected at least 1")
+        self.cost = m
+
+    @abstractmethod
+    def draw(self, x: torch.Tensor, rng: Streams) -> torch.Tensor:
+        """One draw of the deployed transform: (B,3,H,W) in [0,1] to (B,3,H',W') in [0,1].
+
+        Every random number comes from `rng`, one stream an image; the size does not depend on the draw.
+        """
+
+    def draw_surrogate(self, x: torch.Tensor, rng: Streams) -> torch.Tensor:
+        """Differentiable view with the same values for the same draws; `draw` itself where that is differentiable."""
+        return self.draw(x, rng)
+
+    def step(self, x: torch.Tensor, rng: Streams) -> torch.Tensor:
+        """`draw`."""
+        return self.draw(x, rng)
+
+    def step_surrogate(self, x: torch.Tensor, rng: Streams) -> torch.Tensor:
+        """`draw_surrogate`."""
+        return self.draw_surrogate(x, rng)
+
+    def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
+        """(draws,B) differentiable scores of independent draws."""
+        return torch.stack([self.metric(self.draw_surrogate(x, rng)) for _ in range(draws)])
+
+    def aggregate(self, scores: torch.Tensor) -> torch.Tensor:
+        """What is deployed is a mean."""
+        return scores.double().mean(0)
+
+    def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
+        return mean_estimate(torch.stack([self.metric(self.draw(x, rng)) for _ in range(self.cost)]))

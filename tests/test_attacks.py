@@ -25,7 +25,7 @@ from scipy.stats.mstats import hdquantiles
 from support import optimum
 
 GRADIENT = ["i-fgsm", "mi-fgsm", "ni-fgsm", "vmi-fgsm", "di-fgsm[chance=0]", "apgd", "apgd[steps=5,restarts=2]",
-            "transfer", "transfer[source=linear+linear]", "auto-iqa"]  # fmt: skip
+            "transfer", "transfer[source=linear;linear]", "auto-iqa"]  # fmt: skip
 QUERY = ["square[queries=120]", "nes[queries=120,pairs=5]", "spsa[queries=120,pairs=5]"]
 RANDOMISED = "median-smoothing[n=200,m=7]"
 
@@ -125,11 +125,11 @@ def test_transfer_asks_the_attacked_metric_nothing(images) -> None:
 
 def test_a_source_that_there_is_not_is_told_at_once() -> None:
     with pytest.raises(UnknownName, match="nope"):
-        load_attack("transfer[source=linear+nope]")
+        load_attack("transfer[source=linear;nope]")
 
 
 def test_opposed_sources_cancel(linear, images) -> None:
-    result = load_attack("transfer[source=linear+linear-dmos]")(load_defense("none", linear), images, Linf(0.1))
+    result = load_attack("transfer[source=linear;linear-dmos]")(load_defense("none", linear), images, Linf(0.1))
     assert torch.equal(result.adversarial, images)
 
 

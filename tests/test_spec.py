@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from robustiqa.bench.errors import BadParameter, BadPlugin, UnknownName
 from robustiqa.bench.registry import KINDS, Registry, registry
-from robustiqa.bench.spec import Spec, bind, parse_spec
+from robustiqa.bench.spec import Spec, bind, parse_list, parse_spec
 
 
 def test_parse_and_write() -> None:
@@ -18,6 +18,15 @@ def test_parse_and_write() -> None:
     assert parse_spec("a[x=none,y=true,z=0.5,w=word]").params == {"x": None, "y": True, "z": 0.5, "w": "word"}
     # A folder called 007 is not the folder 7.
     assert parse_spec("folder[root=007]").params == {"root": "007"}
+
+
+def test_a_value_may_hold_plugin_strings() -> None:
+    text = "chain[steps=jpeg[quality=50,surrogate=identity];gaussian-blur,m=2]"
+    spec = parse_spec(text)
+    assert spec.params == {"steps": "jpeg[quality=50,surrogate=identity];gaussian-blur", "m": 2}
+    assert parse_spec(str(spec)) == spec
+    assert parse_list(str(spec.params["steps"])) == ["jpeg[quality=50,surrogate=identity]", "gaussian-blur"]
+    assert parse_list("a[b=c[d=1;e]]; f") == ["a[b=c[d=1;e]]", "f"]
 
 
 @pytest.mark.parametrize("text", ["", "Name", "a[", "a[b]", "a[b=1,b=2]", "a b", "a[1=2]", "a[=2]"])

@@ -7,11 +7,11 @@ import torch
 from ...bench.api import Metric
 from ...bench.errors import BadParameter
 from ...bench.images import check_size
-from ...bench.registry import register_defense
+from ...bench.registry import Strength, register_defense
 from ..base import Purification
 
 
-@register_defense("gaussian-blur")
+@register_defense("gaussian-blur", strength=Strength("kernel", (3, 5, 7, 9, 11)))
 class GaussianBlur(Purification):
     """Gaussian blur with reflected borders (kornia); differentiable as it is.
 

@@ -8,11 +8,11 @@ import torch
 
 from ...bench.api import Metric
 from ...bench.jpeg import Surrogate, check_jpeg, compress, compress_surrogate
-from ...bench.registry import register_defense
+from ...bench.registry import Strength, register_defense
 from ..base import Purification
 
 
-@register_defense("jpeg")
+@register_defense("jpeg", strength=Strength("quality", (90, 70, 50, 30, 10)))
 class Jpeg(Purification):
     """JPEG compression by Pillow (4:2:0); attacked with exact forward and a surrogate backward (BPDA).
 
@@ -23,6 +23,8 @@ class Jpeg(Purification):
 
     The image is rounded to 8 bits first, as a file would be, which has no useful gradient either.
     """
+
+    smooth = False
 
     def __init__(self, metric: Metric, quality: int = 50, surrogate: Surrogate = "diffjpeg") -> None:
         super().__init__(metric)
