@@ -115,7 +115,7 @@ def make_plan(suite: Suite) -> Plan:
                 skipped.append((f"{defense} on {metric.spec}", str(error)))
                 continue
             base = {"metric": metric.spec, "defense": defense, "dataset": dataset_name, "seed": suite.seed}
-            for job in _jobs(suite, g, len(dataset), defense in names, skipped):
+            for job in _jobs(suite, g, dataset_name, len(dataset), defense in names, skipped):
                 cells += _cut(base | job, suite.chunk, dataset)
     if not cells and suite.absent == "skip":
         reasons = "; ".join(f"{what}: {why}" for what, why in dict.fromkeys(skipped))
@@ -153,7 +153,7 @@ def _unless_absent(suite: Suite, what: str, load: Callable[[], T], skipped: list
 
 
 def _jobs(
-    suite: Suite, g: DefendedMetric, images: int, wanted: bool, skipped: list[tuple[str, str]]
+    suite: Suite, g: DefendedMetric, dataset: str, images: int, wanted: bool, skipped: list[tuple[str, str]]
 ) -> Iterator[dict[str, Any]]:
     """What is done to one defended metric, without the cutting into chunks."""
     yield {"kind": "score"}
@@ -169,7 +169,7 @@ def _jobs(
         else:
             skipped.append((f"certificate of {g.spec}", f"the suite's `certify` has no {g.certified_norm} budgets"))
     for entry in suite.attacks:
-        if not _applies(entry, g):
+        if not _applies(entry, g, dataset):
             continue
         attack = load_attack(entry.attack)
         name = attack.spec
@@ -186,8 +186,10 @@ def _attack_job(name: str, threat: Threat, direction: Direction) -> dict[str, An
     return {"kind": "attack", "attack": name, "norm": threat.norm, "eps": (threat.eps,), "direction": direction}
 
 
-def _applies(entry: AttackEntry, g: DefendedMetric) -> bool:
-    """Whether the suite wants this attack on this kind of defence."""
+def _applies(entry: AttackEntry, g: DefendedMetric, dataset: str) -> bool:
+    """Whether the suite wants this attack on this kind of defence and on this data set (canonical string)."""
+    if entry.datasets and dataset not in unique("dataset", entry.datasets):
+        return False
     return {
         "all": True,
         "deterministic": not g.randomised,

@@ -294,6 +294,7 @@ _BUILTIN = {
         **dict.fromkeys(("i-fgsm", "mi-fgsm", "ni-fgsm", "di-fgsm", "vmi-fgsm"), "attacks.iterative"),
         "ami-fgsm": "attacks.adaptive",
         "auto-iqa": "attacks.auto",
+        "naive": "attacks.naive",
         "minimal-eps": "attacks.minimal",
         **dict.fromkeys(("korhonen-you", "madc"), "attacks.content"),
         **dict.fromkeys(("zhang-ssim", "zhang-lpips", "zhang-dists", "ssah", "ioi"), "attacks.perceptual"),

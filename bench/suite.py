@@ -44,13 +44,14 @@ class _Strict(BaseModel):
 
 
 class AttackEntry(_Strict):
-    """One attack of a suite with the threats under which it runs."""
+    """One attack of a suite with the threats under which it runs, on some of the suite's data sets or on all."""
 
     attack: str
     linf: tuple[Eps, ...] = ()
     l2: tuple[Eps, ...] = ()
     directions: tuple[Direction, ...] = ("up",)
     only: Literal["all", "deterministic", "randomised", "certified"] = "all"
+    datasets: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _has_budget(self) -> AttackEntry:
@@ -124,18 +125,28 @@ class Suite(_Strict):
     chunk: int = Field(default=8, ge=1)
     absent: Literal["error", "skip"] = "error"
 
+    @model_validator(mode="after")
+    def _attacks_what_it_has(self) -> Suite:
+        for entry in self.attacks:
+            for name in entry.datasets:
+                if name not in self.datasets:
+                    raise ValueError(f"attack {entry.attack!r} is to run on {name!r}, which is not among its data sets")
+        return self
+
     def override(
         self, metrics: tuple[str, ...], defenses: tuple[str, ...], datasets: tuple[str, ...], attacks: tuple[str, ...]
     ) -> Suite:
         """The suite with some of its lists replaced; an attack named here takes the threats of all entries.
 
-        Other metrics or defences than the suite's leave its pairs out.
+        Other metrics or defences than the suite's leave its pairs out; on other data sets every attack runs.
         """
         changes: dict[str, Any] = {
             key: value for key, value in (("metrics", metrics), ("defenses", defenses), ("datasets", datasets)) if value
         }
         if metrics or defenses:
             changes["pairs"] = ()
+        if datasets:
+            changes["attacks"] = tuple(entry.model_copy(update={"datasets": ()}) for entry in self.attacks)
         if attacks:
             old = self.attacks
             budgets = {n: tuple(sorted({e for a in old for e in getattr(a, n)})) for n in ("linf", "l2")}

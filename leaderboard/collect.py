@@ -17,13 +17,15 @@ from .empirical import COLUMNS as EMPIRICAL
 from .empirical import empirical_rows
 from .results import Results, read_results
 from .summary import eps_text, rank, summary_row
+from .threats import COLUMNS as THREATS
+from .threats import threat_rows
 
 SIGNIFICANT = 6
 """Digits in the CSV files: enough for any comparison, few enough to be the same on machines that compute alike."""
 
 
 def collect(root: str | Path) -> dict[str, Path]:
-    """Write `summary.csv`, `empirical.csv`, `certified.csv`, `board.md`, and `checks.csv` into ROOT/leaderboard.
+    """Write summary, empirical, threats, certified and checks (.csv) and `board.md` into ROOT/leaderboard.
 
     `checks.csv` is there only if the suite asks for reliability checks.
 
@@ -45,6 +47,7 @@ def collect(root: str | Path) -> dict[str, Path]:
     tables = {
         "summary": rank([summary_row(g, headline, empirical[id(g)], certified[id(g)]) for g in results.groups]),
         "empirical": _frame([row for g in results.groups for row in empirical[id(g)]], EMPIRICAL),
+        "threats": _frame([row for g in results.groups for row in threat_rows(g)], THREATS),
         "certified": _frame([row for g in results.groups for row in certified[id(g)]], CERTIFIED),
     }
     if results.suite.checks:

@@ -17,7 +17,8 @@ from robustiqa.defenses import load_defense
 
 FEW = {
     "apgd": "steps=6", "colour-curve": "steps=4", "jnd-search": "queries=100", "jpeg-pgd": "steps=3",
-    "minimal-eps": "rounds=2", "nes": "queries=60,pairs=5", "one-pixel": "queries=80,population=10",
+    "minimal-eps": "rounds=2", "naive": "attack=apgd[steps=6]",
+    "nes": "queries=60,pairs=5", "one-pixel": "queries=80,population=10",
     "parsimonious": "queries=150", "patch-search": "queries=60", "spsa": "queries=60,pairs=5", "square": "queries=60",
     "stadv": "steps=4", "vmi-fgsm": "steps=4", "zhang-ssim": "steps=5",
 }  # fmt: skip
@@ -25,7 +26,8 @@ FEW = {
 
 MORE = {
     "apgd": "steps=12", "colour-curve": "steps=8", "jnd-search": "queries=200", "jpeg-pgd": "steps=6",
-    "minimal-eps": "rounds=4", "nes": "queries=120,pairs=5", "one-pixel": "queries=160,population=10",
+    "minimal-eps": "rounds=4", "naive": "attack=apgd[steps=12]",
+    "nes": "queries=120,pairs=5", "one-pixel": "queries=160,population=10",
     "parsimonious": "queries=300", "patch-search": "queries=120", "spsa": "queries=120,pairs=5",
     "square": "queries=120", "stadv": "steps=8", "vmi-fgsm": "steps=8", "zhang-ssim": "steps=10",
     "random-noise": "tries=20",
@@ -111,7 +113,7 @@ def test_a_metric_without_gradient(images, name) -> None:
     """Attacks that need one say so; the others run."""
     g = load_defense("none", load_metric("no-gradient"))
     threat = threats(name, Linf(4 / 255), L2(0.5))[0]
-    if attack(name).white_box or name == "transfer":
+    if attack(name).white_box or name in ("transfer", "naive"):
         with pytest.raises(Incompatible, match="gradient"):
             run(name, g, images, threat)
         return

@@ -15,6 +15,7 @@ from ..build import load_attack, load_defense
 from ..errors import BadScore, Incompatible
 from ..measures import FEW_GROUPS, srocc
 from ..seeds import Role, Streams, generator, image_key
+from .contract import contract
 from .reliability import Finding, above, below, share_above
 
 CALLS = 5
@@ -32,7 +33,7 @@ def scale_of(g: DefendedMetric, scores: np.ndarray) -> float:
 
 
 def probe(g: DefendedMetric, x: torch.Tensor, seed: int = 0) -> list[Finding]:
-    """Checks 1 to 7, 12 and 14 on some images (B,3,H,W).
+    """Checks 1 to 7, 12 and 14 to 18 on some images (B,3,H,W).
 
     A probe that fails with an error of ours is skipped with that sentence; a defence may have no gradient at all.
     """
@@ -47,7 +48,7 @@ def probe(g: DefendedMetric, x: torch.Tensor, seed: int = 0) -> list[Finding]:
         found.append(Finding("inaccurate", skipped=f"{len(x)} images tell nothing of an order: give {FEW_GROUPS}"))
     else:
         found.append(below("inaccurate", srocc(clean, undefended), 0.3))
-    return found
+    return found + contract(g, x, keys, scale, seed)
 
 
 def _repeat(

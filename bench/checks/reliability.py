@@ -90,8 +90,27 @@ RULES: dict[str, Rule] = {
         "a defence that says nothing cannot be moved: robustness without accuracy is worthless",
         "read SROCC and PLCC beside every robustness figure",
     ),
+    "output-invalid": Rule(
+        15, "what the metric sees has another size than the defence declares, or values outside [0,1]",
+        "the metric scores something that is no image", "clamp, and declare `output_size`",
+    ),
+    "surrogate-inexact": Rule(
+        16, "of the same draws, the differentiable view and the deployed score differ by more than 1e-4 of the scale",
+        "attacks climb another function than the one that is deployed", "exact forward, surrogate backward (BPDA)",
+    ),
+    "slope-mismatch": Rule(
+        17, "the slopes of a transform that is declared smooth differ from finite differences by more than 5 %",
+        "its gradient is wrong, or it is not smooth", "mend the gradient, or say `smooth = False`",
+    ),
+    "cost-misdeclared": Rule(
+        18, "a deployed score takes another number of forward passes than `cost` says",
+        "budgets in forwards and queries cannot be compared", "set `cost` to the forwards of one deployed score",
+    ),
 }  # fmt: skip
-"""All checks by the name of their flag. Number 13 is judged by the board, from attacks and certificates of the run."""
+"""All checks by the name of their flag; 1 to 14 as in the literature, 15 to 18 what a defence promises of itself.
+
+Number 13 is judged by the board, from attacks and certificates of the run.
+"""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ _COMMANDS = {
     "plan": ("runs:plan", "Show what a suite would run."),
     "run": ("runs:run", "Run a suite, or go on with an interrupted run."),
     "collect": ("runs:collect", "Write the tables of a run again."),
+    "tune": ("tune:tune", "Choose the strength of defences on development images."),
     "compare": ("compare:compare", "Accuracy of a run's defences with intervals, paired against a baseline."),
     "check": ("check:check", "Reliability checks: can robustness figures of a defence be believed?"),
     "gallery": ("gallery:gallery", "Write a page of all attacks, with a picture of each."),
@@ -59,7 +60,7 @@ class _Lazy(click.Group):
             click.echo(f"robustiqa: {error}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
-            goes_on = ctx.invoked_subcommand in ("run", "train")
+            goes_on = ctx.invoked_subcommand in ("run", "train", "tune")
             promise = "; the same command goes on where a run or a training stopped" if goes_on else ""
             click.echo(f"robustiqa: interrupted{promise}", err=True)
             ctx.exit(130)

@@ -15,6 +15,7 @@ from ..plan import make_plan
 from ..registry import resolve_target
 from ..run import COLLECT, run_suite
 from ..suite import Suite, load_suite
+from ..tune import read_tuned, tuned_suite
 from .options import with_plugins
 
 Command = Callable[..., Any]
@@ -49,11 +50,13 @@ def plan(suite: str, **lists: tuple[str, ...]) -> None:
 @_suite_options
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the results.")
 @click.option("--device", default="cpu", show_default=True, help="Torch device.")
+@click.option("--tuned", type=click.Path(), help="Outcome of `robustiqa tune`: its folder or tuned.json.")
 @click.option("--executor", type=click.Choice(["inline"]), default="inline", show_default=True)
 @with_plugins
-def run(suite: str, out: str, device: str, executor: str, **lists: tuple[str, ...]) -> None:
+def run(suite: str, out: str, device: str, tuned: str | None, executor: str, **lists: tuple[str, ...]) -> None:
     """Run a suite and write its tables; run it again to go on where it was interrupted."""
-    result = run_suite(_suite(suite, lists), out, device=device)
+    asked = _suite(suite, lists)
+    result = run_suite(tuned_suite(asked, read_tuned(Path(tuned))) if tuned else asked, out, device=device)
     click.echo(Path(result.tables["board"]).read_text(encoding="utf-8"))
     click.echo(f"{result.computed} cells computed, {result.resumed} already complete, {len(result.failed)} failed")
     for table in result.tables.values():

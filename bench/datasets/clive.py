@@ -47,6 +47,8 @@ class Clive(FieldDataset):
         root: folder with ChallengeDB_release (or that folder itself); empty means `$ROBUSTIQA_DATA/clive`.
         split: train, val, test or all.
         limit: take only the first images; 0 takes all.
+        crop: side of the square that is cut from the middle of each photograph, for attacks that would take hours on
+            500x500 pixels; 0 takes whole ones, which is what the MOS was given for.
 
     Raises:
         Absent: the release is not there.
@@ -54,8 +56,8 @@ class Clive(FieldDataset):
         UnknownName: a split that does not exist.
     """
 
-    def __init__(self, root: str = "", split: str = "test", limit: int = 0) -> None:
-        check_choice("clive", split, limit)
+    def __init__(self, root: str = "", split: str = "test", limit: int = 0, crop: int = 0) -> None:
+        check_choice("clive", split, limit, crop)
         folder = find_root(root)
         names, mos, std = (_table(folder, column) for column in ("Images", "MOS", "StdDev"))
         if not len(names) == len(mos) == len(std):
@@ -67,7 +69,7 @@ class Clive(FieldDataset):
             )
             if split in ("all", split_of(str(name)))
         ]
-        super().__init__(folder / "Images", rows, split, limit)
+        super().__init__(folder / "Images", rows, split, limit, crop)
 
 
 def _table(root: Path, column: str) -> np.ndarray:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from ..errors import Absent, BadData, BadParameter, UnknownName
-from ..images import load_image
+from ..images import MIN_SIDE, check_size, load_image
 from .base import Dataset, Item
 
 SPLITS = ("train", "val", "test", "all")
@@ -53,6 +53,8 @@ class FieldDataset(Dataset):
         ratings: rows of the release's table that belong to the split.
         split: its name, for the error message.
         limit: take only the first images; 0 takes all.
+        crop: side in pixels of the square that is cut from the middle of each image; 0 takes whole images. Scores were
+            given for whole ones, and `truth_name` says so.
 
     Attributes:
         n_absent: images of the split that the table lists and the folder does not hold.
@@ -64,8 +66,10 @@ class FieldDataset(Dataset):
 
     truth_name = "MOS"
 
-    def __init__(self, folder: Path, ratings: Sequence[Rating], split: str, limit: int) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, ratings: Sequence[Rating], split: str, limit: int, crop: int = 0) -> None:
+        self._folder, self._crop = folder, crop
+        if crop:
+            self.truth_name = "MOS of the whole image"
         present = [row for row in sorted(ratings, key=lambda row: _order(row.image)) if (folder / row.image).is_file()]
         self.n_absent = len(ratings) - len(present)
         if not present:
@@ -78,25 +82,33 @@ class FieldDataset(Dataset):
         self.stds = [row.std for row in present]
 
     def load(self, index: int) -> torch.Tensor:
-        """Image `index` as float32 (3,H,W) in [0,1]; raises `BadImage` when its file is unusable."""
-        return load_image(self._folder / self.items[index].id)
+        """Image `index` as float32 (3,H,W) in [0,1]; raises `BadImage` when its file is unusable, or too small."""
+        path = self._folder / self.items[index].id
+        image = load_image(path)
+        if not self._crop:
+            return image
+        check_size(image.shape[1], image.shape[2], self._crop, f"image {str(path)!r}")
+        top, left = ((side - self._crop) // 2 for side in image.shape[1:])
+        return image[:, top : top + self._crop, left : left + self._crop].contiguous()
 
     @cached_property
     def content_hash(self) -> str:
         """Digest of names, scores and the bytes of every file, computed once."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(f"crop {self._crop}\n".encode() if self._crop else b"")
         for item in self.items:
             file = hashlib.sha256((self._folder / item.id).read_bytes()).hexdigest()
             digest.update(f"{item.id}|{item.truth!r}|{file}\n".encode())
         return digest.hexdigest()
 
 
-def check_choice(name: str, split: str, limit: int) -> None:
-    """Raise `UnknownName` or `BadParameter` for a split or limit that the data set `name` does not have."""
+def check_choice(name: str, split: str, limit: int, crop: int = 0) -> None:
+    """Raise `UnknownName` or `BadParameter` for a split, limit or crop that the data set `name` does not have."""
     if split not in SPLITS:
         raise UnknownName(f"split of {name!r}", split, SPLITS)
     if limit < 0:
         raise BadParameter(f"{name}[limit={limit}]: expected 0 (all images) or a positive number")
+    if crop != 0 and crop < MIN_SIDE:
+        raise BadParameter(f"{name}[crop={crop}]: expected 0 (whole images) or at least {MIN_SIDE} pixels")
 
 
 def find_base(name: str, root: str, holds: str) -> Path:

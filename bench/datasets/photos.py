@@ -32,6 +32,7 @@ _CROPS = {
     "motorcycle": ("motorcycle_left.png", (150, 300)),
 }
 """Photograph -> file in scikit-image's wheel and top-left corner (row, column) of its 256 px crop."""
+_DEVELOPMENT = ("coffee", "motorcycle")
 
 
 @register_dataset("photos")
@@ -43,22 +44,28 @@ class Photos(Dataset):
         subset: "full" (every type at all five levels, 31 versions a photograph), "quick" (four types at one level,
             types and levels rotating over the photographs, 5 versions a photograph), or "references" (the five
             photographs themselves).
+        split: "dev" (two of the photographs), "test" (the other three) or "all": what is chosen on the first has not
+            seen the second.
     """
 
     truth_name = "pseudo-MOS (SSIM)"
 
-    def __init__(self, size: int = 128, subset: str = "full") -> None:
+    def __init__(self, size: int = 128, subset: str = "full", split: str = "all") -> None:
         if size not in (128, 256):
             raise BadParameter(f"photos[size={size}]: expected 128 or 256")
         if subset not in ("full", "quick", "references"):
             raise BadParameter(f"photos[subset={subset}]: expected full, quick or references")
-        self.size, self.subset = size, subset
+        if split not in ("all", "dev", "test"):
+            raise BadParameter(f"photos[split={split}]: expected all, dev or test")
+        self.size, self.subset, self.split = size, subset, split
 
     @cached_property
     def _versions(self) -> list[tuple[str, str, str, int]]:
         """(id, photograph, distortion type, level); level 0 is the reference itself."""
         versions = []
         for p, photo in enumerate(_CROPS):
+            if self.split != "all" and (photo in _DEVELOPMENT) != (self.split == "dev"):
+                continue
             versions.append((f"{photo}/reference", photo, "reference", 0))
             for t, kind in enumerate(DISTORTIONS if self.subset != "references" else ()):
                 levels = range(1, LEVELS + 1)

@@ -1,0 +1,75 @@
+"""`robustiqa tune`: strength of a defence, chosen on development images."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from tabulate import tabulate
+
+from ..api import Norm
+from ..files import write_atomically
+from ..registry import PACKAGE, resolve_target
+from ..run import run_suite
+from ..tune import FILE, chosen_of, grid, tuning_suite, write_tuned
+from .options import Eps, with_plugins
+
+_SHOWN = {"family": "family", "defense": "point", "srocc": "SROCC", "gain_mean": "worst gain", "gain_lo": "from",
+          "gain_hi": "to", "rscore_mean": "R-score", "front": "front", "chosen": "chosen"}  # fmt: skip
+
+
+@click.command()
+@click.option("--defense", "defenses", multiple=True, required=True,
+              help="Defence to tune over the presets of its strength, or one point of it. Repeatable.")  # fmt: skip
+@click.option("--metric", default="tiny-iqa", show_default=True, help="Metric behind the defences.")
+@click.option("--accuracy", multiple=True, help="Development data set with human scores; default: the attacked one.")
+@click.option("--dataset", "attacked", default="photos[size=128,split=dev,subset=quick]", show_default=True,
+              help="Development data set whose images are attacked.")  # fmt: skip
+@click.option("--attack", default="auto-iqa", show_default=True, help="Adaptive attack.")
+@click.option("--norm", type=click.Choice(["linf", "l2"]), default="linf", show_default=True)
+@click.option("--eps", type=Eps(), default="4/255", show_default=True, help="Budget of the attack.")
+@click.option("--keep", type=click.FloatRange(0, 1), default=0.9, show_default=True,
+              help="Share of the undefended metric's SROCC that the chosen point has to keep.")  # fmt: skip
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the results.")
+@click.option("--device", default="cpu", show_default=True, help="Torch device.")
+@click.option("--seed", default=0, show_default=True, help="Base seed of all random streams.")
+@with_plugins
+def tune(
+    defenses: tuple[str, ...], metric: str, accuracy: tuple[str, ...], attacked: str, attack: str,
+    norm: Norm, eps: float, keep: float, out: str, device: str, seed: int,
+) -> None:  # fmt: skip
+    """Try the strengths of defences on development images: accuracy against the worst gain of an adaptive attack.
+
+    Writes tuning.csv, pareto.png and tuned.json into OUT; `robustiqa run --tuned OUT` then evaluates the chosen points
+    on other images. Called again it goes on where it was interrupted.
+    """  # fmt: skip
+    points = grid(defenses)
+    suite = tuning_suite(metric, list(points), accuracy, attacked, attack, (norm, eps), seed)
+    result = run_suite(suite, out, device=device)
+    table: Any = resolve_target(f"{PACKAGE}.leaderboard.pareto:tuning_table")(out, points, keep)
+    root = Path(out)
+    csv = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    write_atomically(root / "tuning.csv", csv.encode())
+    picture = resolve_target(f"{PACKAGE}.leaderboard.pareto_plot:plot_fronts")(table, root / "pareto.png", keep)
+    rule = (
+        f"smallest worst gain among the points that keep at least {keep:g} of the undefended SROCC; where none does, "
+        "the one with the largest SROCC"
+    )
+    chosen = chosen_of(table.to_dict("records"))
+    write_tuned(root / FILE, suite, chosen, rule)
+    rows = table[list(_SHOWN)].to_numpy().tolist()
+    click.echo(tabulate(rows, headers=list(_SHOWN.values()), tablefmt="github", floatfmt=".3f"))
+    click.echo(f"chosen: {rule}")
+    for path in (root / "tuning.csv", picture, root / FILE):
+        click.echo(str(path))
+    without = sorted(set(points.values()) - set(chosen))
+    for family in without:
+        click.echo(f"robustiqa: no point of {family} has a result for every image: none is chosen", err=True)
+    for cell, message in result.failed.items():
+        click.echo(f"robustiqa: cell {cell} failed: {message}", err=True)
+    if not result.ok:
+        where = f"see {result.tables['errors']}" if "errors" in result.tables else f"see {root / 'errors'}"
+        click.echo(f"robustiqa: some points failed on some images and are not chosen: {where}", err=True)
+    sys.exit(1 if without or result.failed else 0)

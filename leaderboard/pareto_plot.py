@@ -1,0 +1,81 @@
+"""The picture of a tuning: accuracy against worst gain, a panel a family."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ..bench.files import write_atomically
+
+_ACROSS = 5
+_GREY, _BLUE, _RED = "0.75", "#1f5fa8", "#c23b22"
+
+
+def plot_fronts(table: pd.DataFrame, path: Path, keep: float) -> Path:
+    """Draw the points of `tuning_table` of one metric; returns the path of the PNG.
+
+    The first panel has all points and the front over all families; each further one a family with two or more points,
+    from weak to strong, the others in grey. The chosen point is ringed; the dashed line is the accuracy to be kept.
+    """
+    usable = table[table["complete"].astype(bool)]
+    plain = usable[usable["defense"] == "none"]
+    families = [name for name, part in usable.groupby("family", sort=False) if len(part) > 1]
+    down = -(-(len(families) + 1) // _ACROSS)
+    across = min(_ACROSS, len(families) + 1)
+    with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(2.9 * across, 2.5 * down), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+        _overview(axes[0], usable)
+        for panel, name in zip(axes[1:], families, strict=False):
+            _family(panel, usable, str(name))
+        for panel in axes[: len(families) + 1]:
+            if len(plain):
+                first = plain.iloc[0]
+                panel.plot(first["srocc"], first["gain_mean"], marker="*", color="black", markersize=9, zorder=5)
+                panel.axvline(keep * first["srocc"], color="0.5", linestyle="--", linewidth=0.8)
+            panel.grid(alpha=0.25)
+        for panel in axes[len(families) + 1 :]:
+            panel.set_visible(False)
+        threat = table["threat"].iloc[0] if len(table) else ""
+        figure.supxlabel("SROCC to the ground truth (development images)")
+        figure.supylabel(f"worst gain at {threat}, share of R")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=110)
+    write_atomically(path, buffer.getvalue())
+    return path
+
+
+def _overview(panel: Axes, usable: pd.DataFrame) -> None:
+    front = usable[usable["front_all"].astype(bool)].sort_values("srocc")
+    panel.plot(usable["srocc"], usable["gain_mean"], "o", color=_GREY, markersize=4)
+    panel.plot(front["srocc"], front["gain_mean"], "o", color=_RED, markersize=4)
+    panel.step(front["srocc"], front["gain_mean"], where="pre", color=_RED, linewidth=1)
+    panel.set_title("all; front in red, undefended: star")
+
+
+def _family(panel: Axes, usable: pd.DataFrame, name: str) -> None:
+    mine = usable[usable["family"] == name]
+    panel.plot(usable["srocc"], usable["gain_mean"], "o", color=_GREY, markersize=3)
+    panel.errorbar(
+        mine["srocc"],
+        mine["gain_mean"],
+        yerr=[mine["gain_mean"] - mine["gain_lo"], mine["gain_hi"] - mine["gain_mean"]],
+        fmt="o-",
+        color=_BLUE,
+        markersize=4,
+        linewidth=1,
+        elinewidth=0.6,
+    )
+    for _, row in mine.iterrows():
+        text = str(row["defense"]).removeprefix(name.removesuffix("]")).strip("[],").split("=")[-1]
+        panel.annotate(text, (row["srocc"], row["gain_mean"]), xytext=(3, 3), textcoords="offset points", fontsize=6)
+    chosen = mine[mine["chosen"].astype(bool)]
+    panel.plot(chosen["srocc"], chosen["gain_mean"], "o", markersize=9, markerfacecolor="none", color=_BLUE)
+    panel.set_title(name)
