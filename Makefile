@@ -9,7 +9,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint con
 help:
 	@echo "make demo   install, run the quick suite on the embedded data, print the board (minutes)"
 	@echo "make soundness   hold every certified method against known truths and attacks (minutes)"
-	@echo "make gallery   write docs/attacks.md again: every attack with a picture (a minute)"
+	@echo "make gallery   write docs/attacks.md and docs/defenses.md again, with pictures (minutes)"
 	@echo "make test   install, then lint, types and fast tests"
 
 # The stamps depend on what decides the environment; a changed pyproject.toml installs again.

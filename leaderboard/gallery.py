@@ -16,7 +16,7 @@ from ..bench.docstrings import described, running_text
 from ..bench.errors import RobustIQAError
 from ..bench.files import write_atomically
 from ..bench.images import to_uint8
-from ..bench.registry import registry
+from ..bench.registry import Plugin, registry
 from ..bench.spec import Spec, format_value
 from .summary import eps_text
 
@@ -51,8 +51,7 @@ def entries(g: DefendedMetric, x: torch.Tensor, threats: Sequence[Threat], seed:
         text, parameters = "", ()
         try:
             plugin = registry.get("attack", name)
-            text, meanings = running_text(plugin.factory), described(plugin.factory, "Args")
-            parameters = tuple((k, format_value(v), meanings.get(k, "")) for k, v in plugin.bind(Spec(name)).items())
+            text, parameters = running_text(plugin.factory), parameters_of(plugin)
             attack = load_attack(name)
             reasons = [(threat, attack.skip(g, threat)) for threat in threats]
             threat = next((threat for threat, reason in reasons if reason is None), None)
@@ -62,6 +61,28 @@ def entries(g: DefendedMetric, x: torch.Tensor, threats: Sequence[Threat], seed:
                 yield Entry(name, text, parameters, threat, attack(g, x, threat, "up", seed))
         except RobustIQAError as error:  # a broken plug-in, a required parameter, no gradient
             yield Entry(name, text, parameters, reason=str(error))
+
+
+def parameters_of(plugin: Plugin) -> tuple[tuple[str, str, str], ...]:
+    """(name, default, meaning) of every parameter; raises `BadParameter` if one is required."""
+    meanings = described(plugin.factory, "Args")
+    bound = plugin.bind(Spec(plugin.name))
+    return tuple((name, format_value(value), meanings.get(name, "")) for name, value in bound.items())
+
+
+def section(name: str, text: str, parameters: Sequence[tuple[str, str, str]]) -> list[str]:
+    """The beginning of a plug-in's section: heading, text, table of parameters."""
+    lines = [f"## {name}", "", text, ""]
+    if parameters:
+        lines += ["| parameter | default | |", "|---|---|---|"]
+        lines += [f"| `{key}` | `{value}` | {_cell(meaning)} |" for key, value, meaning in parameters]
+        lines += [""]
+    return lines
+
+
+def links(names: Sequence[str]) -> list[str]:
+    """Links to the sections of a page."""
+    return [" · ".join(f"[{name}](#{name})" for name in names), ""]
 
 
 def picture(x: torch.Tensor, adversarial: torch.Tensor) -> tuple[Image.Image, float]:
@@ -98,15 +119,10 @@ def write_gallery(found: Sequence[Entry], x: torch.Tensor, folder: Path, g: Defe
         f"Gains are in units of {g.metric.span:g}. Pictures: clean image, adversarial image, their difference around "
         "grey, amplified until the largest becomes black or white.",
         "",
-        " · ".join(f"[{entry.name}](#{entry.name})" for entry in found),
-        "",
+        *links([entry.name for entry in found]),
     ]
     for entry in found:
-        lines += [f"## {entry.name}", "", entry.text, ""]
-        if entry.parameters:
-            lines += ["| parameter | default | |", "|---|---|---|"]
-            lines += [f"| `{name}` | `{value}` | {_cell(meaning)} |" for name, value, meaning in entry.parameters]
-            lines += [""]
+        lines += section(entry.name, entry.text, entry.parameters)
         lines += [*_outcome(entry, x, pictures, g.metric.span), ""]
     page = folder / "attacks.md"
     write_atomically(page, "\n".join(lines).encode())

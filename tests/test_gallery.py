@@ -17,7 +17,8 @@ from robustiqa.bench.cli.main import cli
 from robustiqa.bench.docstrings import described, running_text
 from robustiqa.bench.registry import registry
 from robustiqa.defenses import load_defense
-from robustiqa.leaderboard.gallery import entries, picture, write_gallery
+from robustiqa.leaderboard.defense_gallery import write_defenses
+from robustiqa.leaderboard.gallery import entries, parameters_of, picture, write_gallery
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = '''
@@ -125,6 +126,45 @@ def test_the_page_in_the_documentation_is_complete_and_of_today() -> None:
         assert pictured or (name in ("zhang-lpips", "zhang-dists") and "Did not run here" in own), name
 
 
+def test_the_page_of_defences_is_complete_and_of_today() -> None:
+    page = (ROOT / "docs" / "defenses.md").read_text(encoding="utf-8")
+    for name in registry.names("defense"):
+        plugin: Any = registry.get("defense", name)
+        if plugin.origin != "built-in":
+            continue
+        section = page.split(f"\n## {name}\n")
+        assert len(section) == 2, f"{name}: run `make gallery`"
+        assert running_text(plugin.factory) in section[1], f"{name}: run `make gallery`"
+        own = section[1].split("\n## ")[0]
+        for parameter, default, _ in parameters_of(plugin):
+            assert f"| `{parameter}` | `{default}` |" in own, f"{name}: run `make gallery`"
+        strength = plugin.meta["strength"]
+        assert strength is None or f"`{strength.parameter}` = " in own, f"{name}: run `make gallery`"
+        if f"(defenses/{name}.jpg)" in own:
+            assert (ROOT / "docs" / "defenses" / f"{name}.jpg").is_file()
+        elif hasattr(plugin.factory, "step"):
+            assert "Not shown here" in own, f"{name} has no picture: run `make gallery`"
+
+
+def test_a_defence_is_shown_as_the_metric_sees_it(linear, images, tmp_path, monkeypatch) -> None:
+    registry.load_file(ROOT / "tests" / "plugins" / "broken.py")
+    names = ["enlarged", "gaussian-blur", "lipschitz", "median-smoothing", "none"]
+    monkeypatch.setattr(registry, "names", lambda kind: names)
+    page = write_defenses(linear, images[:1], tmp_path, "noise").read_text()
+    parts = {name: page.split(f"\n## {name}\n")[1].split("\n## ")[0] for name in names}
+    height, width = images.shape[2:]
+    assert f"{2 * width}x{2 * height} px of {width}x{height}" in parts["enlarged"]
+    blurred = load_defense("gaussian-blur", linear).purify(images[:1])  # type: ignore[operator]
+    psnr = -10 * np.log10(float((blurred - images[:1]).double().square().mean()))
+    assert f"PSNR {psnr:.1f} dB" in parts["gaussian-blur"]
+    assert "`kernel` = 3, 5, 7, 9, 11" in parts["gaussian-blur"]
+    assert "Not shown here" in parts["lipschitz"]
+    assert "certified in l2" in parts["median-smoothing"]
+    assert "jpg" not in parts["median-smoothing"]
+    assert "the image itself" in parts["none"]
+    assert Image.open(tmp_path / "defenses" / "gaussian-blur.jpg").size == (3 * width + 8, height)
+
+
 def test_every_attack_names_its_source() -> None:
     """A year of a paper, or a word on what else it comes from."""
     baselines = {"random-noise", "single-sign", "auto-iqa", "minimal-eps", "quantised-pgd", "transfer"}
@@ -136,11 +176,12 @@ def test_every_attack_names_its_source() -> None:
 
 
 def test_the_command_writes_it(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(registry, "names", lambda kind: ["fgsm"])
+    monkeypatch.setattr(registry, "names", lambda kind: {"attack": ["fgsm"], "defense": ["jpeg"]}.get(kind, []))
     result = CliRunner().invoke(cli, ["gallery", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     page = (tmp_path / "attacks.md").read_text()
     assert "## fgsm" in page
+    assert "## jpeg" in (tmp_path / "defenses.md").read_text()
     assert "tiny-iqa" in page
     result = CliRunner().invoke(cli, ["gallery", "--out", str(tmp_path), "--image", "99"])
     assert result.exit_code == 1

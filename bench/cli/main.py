@@ -24,7 +24,7 @@ _COMMANDS = {
     "tune": ("tune:tune", "Choose the strength of defences on development images."),
     "compare": ("compare:compare", "Accuracy of a run's defences with intervals, paired against a baseline."),
     "check": ("check:check", "Reliability checks: can robustness figures of a defence be believed?"),
-    "gallery": ("gallery:gallery", "Write a page of all attacks, with a picture of each."),
+    "gallery": ("gallery:gallery", "Write pages of all attacks and defences, with pictures."),
     "soundness": ("soundness:soundness", "Check certificates against known truths and attacks."),
     "train": ("train:train", "Train a metric, a denoiser or an attack."),
 }
