@@ -1,0 +1,74 @@
+"""Fewer grey levels in front of the metric."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ...bench.api import Metric
+from ...bench.errors import BadParameter
+from ...bench.registry import Strength, register_defense
+from .gradients import SeveralGradients
+
+SHARPNESS = 5.0
+"""Slope parameter alpha of the soft quantiser: its gradient is 2.5 midway between two levels and 0.07 at a level."""
+
+
+@register_defense("color-quantization", strength=Strength("levels", (25, 20, 16, 5, 2)))
+class ColorQuantization(SeveralGradients):
+    """Each channel rounded to a few uniform levels from 0 to 1; attacked with exact forward and a surrogate backward.
+
+    `round((levels - 1) x) / (levels - 1)`, halves to even. Not a palette, which Pillow's `quantize` makes.
+
+    Args:
+        levels: number of levels a channel, 2 to 256; 16 as peers have it.
+        surrogate: gradient that an adaptive attack uses: "identity", or "soft", that of the soft rounding of Agustsson
+            and Theis 2020 (arXiv 2006.09952, section 4.1), which is steep where a small step changes the level.
+            `surrogates` gives both.
+
+    The metric sees images of the same size.
+    """
+
+    smooth = False
+    gradients = ("identity", "soft")
+
+    def __init__(self, metric: Metric, levels: int = 16, surrogate: str = "identity") -> None:
+        super().__init__(metric, "color-quantization", surrogate)
+        if not 2 <= levels <= 256:
+            raise BadParameter(f"color-quantization[levels={levels}]: expected 2 to 256")
+        self.levels = levels
+
+    def purify(self, x: torch.Tensor) -> torch.Tensor:
+        """The nearest levels."""
+        return (x * (self.levels - 1)).round() / (self.levels - 1)
+
+    def stand_in(self, x: torch.Tensor) -> torch.Tensor:
+        """The image, or its soft rounding."""
+        return x if self.gradient == "identity" else soft_round(x * (self.levels - 1)) / (self.levels - 1)
+
+
+@register_defense("bit-depth", strength=Strength("bits", (6, 5, 4, 3, 2, 1)))
+class BitDepth(ColorQuantization):
+    """Each channel rounded to fewer bits, the feature squeezing of Xu et al. 2018 (arXiv 1704.01155, section III-A).
+
+    The same as `color-quantization` with `2^bits` levels.
+
+    Args:
+        bits: bits a channel, 1 to 8.
+        surrogate: "identity" or "soft", as for `color-quantization`.
+
+    The metric sees images of the same size.
+    """
+
+    def __init__(self, metric: Metric, bits: int = 4, surrogate: str = "identity") -> None:
+        if not 1 <= bits <= 8:
+            raise BadParameter(f"bit-depth[bits={bits}]: expected 1 to 8")
+        super().__init__(metric, 2**bits, surrogate)
+
+
+def soft_round(u: torch.Tensor) -> torch.Tensor:
+    """Rounding with a gradient: floor(u) + 1/2 + tanh(alpha r) / (2 tanh(alpha / 2)), r = u - floor(u) - 1/2."""
+    floor = u.detach().floor()
+    rest = u - floor - 0.5
+    return floor + 0.5 + torch.tanh(SHARPNESS * rest) / (2 * math.tanh(SHARPNESS / 2))
