@@ -69,6 +69,11 @@ def into_box(y: torch.Tensor) -> torch.Tensor:
     return straight_through(y.clamp(0, 1), y)
 
 
+def wants_gradient(x: torch.Tensor) -> bool:
+    """Whether autograd records what is done with `x`."""
+    return torch.is_grad_enabled() and x.requires_grad
+
+
 def check_kernel(name: str, kernel: int) -> None:
     """Raise `BadParameter` unless `kernel` is an odd side of at least 3 px; `name` is that of the plug-in."""
     if kernel < 3 or kernel % 2 == 0:

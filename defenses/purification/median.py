@@ -10,7 +10,7 @@ from ...bench.api import Metric
 from ...bench.images import straight_through
 from ...bench.registry import Strength, register_defense
 from .blur import gaussian
-from .gradients import EXACT, SeveralGradients, check_blurred, check_kernel, windows
+from .gradients import EXACT, SeveralGradients, check_blurred, check_kernel, wants_gradient, windows
 
 
 @register_defense("median-blur", strength=Strength("kernel", (3, 5, 7, 9, 11)))
@@ -42,9 +42,7 @@ class MedianBlur(SeveralGradients):
         with torch.no_grad():
             # One image at a time: each takes kernel^2 copies of itself.
             medians = torch.stack([_median(image, self.kernel) for image in x])
-        if not (torch.is_grad_enabled() and x.requires_grad):
-            return medians
-        return straight_through(medians, _selected(x, medians, self.kernel))
+        return straight_through(medians, _selected(x, medians, self.kernel)) if wants_gradient(x) else medians
 
     def stand_in(self, x: torch.Tensor) -> torch.Tensor:
         """The Gaussian blur."""

@@ -23,17 +23,17 @@ class ColorQuantization(SeveralGradients):
 
     Args:
         levels: number of levels a channel, 2 to 256; 16 as peers have it.
-        surrogate: gradient that an adaptive attack uses: "identity", or "soft", that of the soft rounding of Agustsson
-            and Theis 2020 (arXiv 2006.09952, section 4.1), which is steep where a small step changes the level.
-            `surrogates` gives both.
+        surrogate: gradient that an adaptive attack uses: "soft", that of the soft rounding of Agustsson and Theis 2020
+            (arXiv 2006.09952), which is steep where a small step changes the level, or "identity". `surrogates` gives
+            both.
 
     The metric sees images of the same size.
     """
 
     smooth = False
-    gradients = ("identity", "soft")
+    gradients = ("soft", "identity")
 
-    def __init__(self, metric: Metric, levels: int = 16, surrogate: str = "identity") -> None:
+    def __init__(self, metric: Metric, levels: int = 16, surrogate: str = "soft") -> None:
         super().__init__(metric, "color-quantization", surrogate)
         if not 2 <= levels <= 256:
             raise BadParameter(f"color-quantization[levels={levels}]: expected 2 to 256")
@@ -56,12 +56,12 @@ class BitDepth(ColorQuantization):
 
     Args:
         bits: bits a channel, 1 to 8.
-        surrogate: "identity" or "soft", as for `color-quantization`.
+        surrogate: "soft" or "identity", as for `color-quantization`.
 
     The metric sees images of the same size.
     """
 
-    def __init__(self, metric: Metric, bits: int = 4, surrogate: str = "identity") -> None:
+    def __init__(self, metric: Metric, bits: int = 4, surrogate: str = "soft") -> None:
         if not 1 <= bits <= 8:
             raise BadParameter(f"bit-depth[bits={bits}]: expected 1 to 8")
         super().__init__(metric, 2**bits, surrogate)

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from ...bench.api import Metric
 from ...bench.errors import BadParameter
 from ...bench.registry import Strength, register_defense
-from .gradients import EXACT, SeveralGradients, into_box
+from .gradients import EXACT, SeveralGradients, into_box, wants_gradient
 
 STEP = 0.25
 """Step of the dual ascent in two dimensions, as in scikit-image; Chambolle 2004 proves convergence up to 1/8."""
@@ -49,7 +49,7 @@ class TotalVariation(SeveralGradients):
         left = self.iterations - 1
         while left:
             count = min(KEPT, left)
-            if torch.is_grad_enabled() and x.requires_grad:
+            if wants_gradient(x):
                 state = checkpoint(self._iterate, x, rows, columns, count, use_reentrant=False)
             else:
                 state = self._iterate(x, rows, columns, count)

@@ -27,16 +27,16 @@ class Webp(SeveralGradients):
 
     Args:
         quality: 0 to 100, as libwebp counts it.
-        surrogate: gradient that an adaptive attack uses: "identity", or "diffjpeg", kornia's differentiable JPEG at the
-            quality that is nearest to the same error (`matched`). `surrogates` gives both.
+        surrogate: gradient that an adaptive attack uses: "diffjpeg", kornia's differentiable JPEG at the quality with
+            the same error (`matched`), or "identity". `surrogates` gives both.
 
     The metric sees images of the same size.
     """
 
     smooth = False
-    gradients = ("identity", "diffjpeg")
+    gradients = ("diffjpeg", "identity")
 
-    def __init__(self, metric: Metric, quality: int = 50, surrogate: str = "identity") -> None:
+    def __init__(self, metric: Metric, quality: int = 50, surrogate: str = "diffjpeg") -> None:
         super().__init__(metric, "webp", surrogate)
         if not 0 <= quality <= 100:
             raise BadParameter(f"webp[quality={quality}]: expected 0 to 100")
@@ -63,5 +63,8 @@ def _roundtrip(array: np.ndarray, quality: int) -> np.ndarray:
 
 
 def matched(quality: int) -> int:
-    """JPEG quality whose error is nearest to that of WebP."""
-    return quality
+    """JPEG quality, 8 to 95, of the same mean squared error as a WebP quality, measured on photographs.
+
+    Linear between JPEG 8, 25, 55 and 95 at WebP 0, 20, 60 and 100: within 5 of what 12 of BSDS500's photographs give.
+    """
+    return round(float(np.interp(quality, (0, 20, 60, 100), (8, 25, 55, 95))))
