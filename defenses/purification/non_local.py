@@ -84,7 +84,7 @@ class NonLocalMeans(SeveralGradients):
         total = weights * x
         for row in range(self.distance + 1):
             # Without the checkpoint, an image of 1 MB would keep some GB for the backward pass.
-            more = checkpoint(self._shifted, x, row, use_reentrant=False)
+            more = checkpoint(self._shifted, x, row, use_reentrant=False, preserve_rng_state=False)
             total, weights = total + more[0], weights + more[1]  # type: ignore[index]
         return total / weights
 

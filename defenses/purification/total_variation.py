@@ -50,7 +50,9 @@ class TotalVariation(SeveralGradients):
         while left:
             count = min(KEPT, left)
             if wants_gradient(x):
-                state = checkpoint(self._iterate, x, rows, columns, count, use_reentrant=False)
+                state = checkpoint(
+                    self._iterate, x, rows, columns, count, use_reentrant=False, preserve_rng_state=False
+                )
             else:
                 state = self._iterate(x, rows, columns, count)
             rows, columns = state  # type: ignore[misc]
