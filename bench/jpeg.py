@@ -26,15 +26,20 @@ def compress(x: torch.Tensor, quality: int) -> torch.Tensor:
 
 def compress_surrogate(x: torch.Tensor, quality: int, surrogate: Surrogate = "diffjpeg") -> torch.Tensor:
     """`compress` to the bit, with the gradient of a surrogate (BPDA)."""
-    return straight_through(compress(x, quality), x if surrogate == "identity" else _diffjpeg(x, quality))
+    return straight_through(compress(x, quality), x if surrogate == "identity" else diffjpeg(x, quality))
 
 
 def check_jpeg(what: str, quality: int, surrogate: str) -> None:
     """Raise `BadParameter` for a quality or surrogate that there is not; `what` names the plug-in."""
-    if not 1 <= quality <= MOST:
-        raise BadParameter(f"{what}[quality={quality}]: expected 1 to {MOST}")
+    check_quality(what, quality)
     if surrogate not in get_args(Surrogate):
         raise BadParameter(f"{what}[surrogate={surrogate}]: expected {' or '.join(get_args(Surrogate))}")
+
+
+def check_quality(what: str, quality: int) -> None:
+    """Raise `BadParameter` for a quality that there is not; `what` names the plug-in."""
+    if not 1 <= quality <= MOST:
+        raise BadParameter(f"{what}[quality={quality}]: expected 1 to {MOST}")
 
 
 def _roundtrip(array: np.ndarray, quality: int) -> np.ndarray:
@@ -44,7 +49,7 @@ def _roundtrip(array: np.ndarray, quality: int) -> np.ndarray:
         return np.asarray(image, dtype=np.uint8)
 
 
-def _diffjpeg(x: torch.Tensor, quality: int) -> torch.Tensor:
+def diffjpeg(x: torch.Tensor, quality: int) -> torch.Tensor:
     """Differentiable JPEG of kornia, images padded with their border to whole 16 px blocks."""
     from kornia.enhance import jpeg_codec_differentiable  # 2 s of import that only attacks on JPEG need
 

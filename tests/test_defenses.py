@@ -19,6 +19,9 @@ from scipy.ndimage import gaussian_filter
 
 DETERMINISTIC = ["none", "jpeg", "jpeg[quality=20,surrogate=identity]", "gaussian-blur", "gaussian-blur[kernel=9]",
                  "fixed-noise-median-smoothing[m=5]"]  # fmt: skip
+PIXELS = ["diffjpeg", "webp", "resize", "upscale", "flip", "median-blur", "bilateral-blur", "unsharp",
+          "color-quantization", "bit-depth", "non-local-means", "total-variation"]  # fmt: skip
+DETERMINISTIC += PIXELS
 MEDIANS = ["median-smoothing[n=64,m=9]", "denoised-median-smoothing[n=64,m=9]"]
 RANGE = "low=-5,high=11"  # the linear metric declares none
 SAMPLED = [

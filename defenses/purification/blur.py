@@ -1,4 +1,4 @@
-"""Gaussian blur in front of the metric."""
+"""Gaussian blur in front of the metric, and its opposite, unsharp masking."""
 
 from __future__ import annotations
 
@@ -6,9 +6,18 @@ import torch
 
 from ...bench.api import Metric
 from ...bench.errors import BadParameter
-from ...bench.images import check_size
 from ...bench.registry import Strength, register_defense
 from ..base import Purification
+from .gradients import check_blurred, check_kernel, into_box
+
+
+def gaussian(x: torch.Tensor, kernel: int, sigma: float | None = None) -> torch.Tensor:
+    """Images (B,3,H,W) blurred by kornia, borders reflected; sigma in pixels, none for OpenCV's rule."""
+    from kornia.filters import gaussian_blur2d
+
+    check_blurred(x, kernel)
+    width = 0.3 * ((kernel - 1) / 2 - 1) + 0.8 if sigma is None else sigma
+    return gaussian_blur2d(x, (kernel, kernel), (width, width))
 
 
 @register_defense("gaussian-blur", strength=Strength("kernel", (3, 5, 7, 9, 11)))
@@ -22,16 +31,40 @@ class GaussianBlur(Purification):
 
     def __init__(self, metric: Metric, kernel: int = 5, sigma: float | None = None) -> None:
         super().__init__(metric)
-        if kernel < 3 or kernel % 2 == 0:
-            raise BadParameter(f"gaussian-blur[kernel={kernel}]: expected an odd number of at least 3")
+        check_kernel("gaussian-blur", kernel)
         if sigma is not None and sigma <= 0:
             raise BadParameter(f"gaussian-blur[sigma={sigma}]: expected a positive number of pixels")
-        self.kernel = kernel
-        self.sigma = 0.3 * ((kernel - 1) / 2 - 1) + 0.8 if sigma is None else sigma
+        self.kernel, self.sigma = kernel, sigma
 
     def purify(self, x: torch.Tensor) -> torch.Tensor:
         """The blurred images, same size."""
-        from kornia.filters import gaussian_blur2d
+        return into_box(gaussian(x, self.kernel, self.sigma))
 
-        check_size(x.shape[2], x.shape[3], self.kernel // 2 + 1, f"an image for a blur kernel of {self.kernel} px")
-        return gaussian_blur2d(x, (self.kernel, self.kernel), (self.sigma, self.sigma))
+
+@register_defense("unsharp", strength=Strength("amount", (0.25, 0.5, 1.0, 2.0, 4.0)))
+class Unsharp(Purification):
+    """Unsharp masking: what a Gaussian blur takes away is added once more.
+
+    `x + amount (x - blur(x))`, clamped to [0,1], in each channel; borders reflected (kornia's blur). The gradient is
+    that of the formula, so that it is zero where the clamp binds. Used on its own and after a learned purification
+    (arXiv 2404.06957).
+
+    Args:
+        kernel: odd side of the blur's kernel in pixels, at least 3; 5 as peers have it.
+        sigma: the blur's standard deviation in pixels; 1 as peers have it.
+        amount: weight of the detail, above 0; 1 as peers have it.
+
+    The metric sees images of the same size.
+    """
+
+    def __init__(self, metric: Metric, kernel: int = 5, sigma: float = 1.0, amount: float = 1.0) -> None:
+        super().__init__(metric)
+        check_kernel("unsharp", kernel)
+        for name, value in (("sigma", sigma), ("amount", amount)):
+            if value <= 0:
+                raise BadParameter(f"unsharp[{name}={value}]: expected a positive number")
+        self.kernel, self.sigma, self.amount = kernel, sigma, amount
+
+    def purify(self, x: torch.Tensor) -> torch.Tensor:
+        """The sharpened images, same size."""
+        return (x + self.amount * (x - gaussian(x, self.kernel, self.sigma))).clamp(0, 1)
