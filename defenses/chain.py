@@ -58,7 +58,7 @@ class Chain(Transform):
         Not every combination: k steps with two gradients each would make 2^k views, and an attack follows each.
         """
         views = [[view for view in step.surrogates() if isinstance(view, Transform)] for step in self.steps]
-        found = [self]
+        found: list[Chain] = [self]
         for i in range(1, max(map(len, views))):
             other = Chain(self.metric, [known[i] if i < len(known) else known[0] for known in views], self.cost)
             other.spec = self.spec
