@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from scipy.stats import t
 
 from ..bench.api import INTERVAL_ERROR, DefendedMetric, Estimate, Metric
 from ..bench.errors import BadParameter
+from ..bench.objective import MAX_PIXELS
 from ..bench.seeds import Streams
 
 
@@ -50,6 +52,30 @@ class Transform(DefendedMetric):
         """Height and width of what the metric sees of an image of this size; here the same."""
         return height, width
 
+    def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
+        """(draws,B) differentiable scores of independent draws; a deterministic transform has one."""
+        return self._scores(self.step_surrogate, x, rng, draws if self.randomised else 1)
+
+    def aggregate(self, scores: torch.Tensor) -> torch.Tensor:
+        """What is deployed is a mean."""
+        return scores.double().mean(0)
+
+    def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
+        scores = self._scores(self.step, x, rng, self.cost if self.randomised else 1)
+        return mean_estimate(scores) if self.randomised else exact(scores[0])
+
+    def _scores(
+        self, step: Callable[[torch.Tensor, Streams], torch.Tensor], x: torch.Tensor, rng: Streams, draws: int
+    ) -> torch.Tensor:
+        """Scores (draws,B), as many draws in one call of the metric as MAX_PIXELS lets in: one call each is slower."""
+        height, width = self.output_size(x.shape[2], x.shape[3])
+        most = max(1, MAX_PIXELS // (len(x) * height * width))
+        parts = []
+        for done in range(0, draws, most):
+            seen = torch.cat([step(x, rng) for _ in range(min(most, draws - done))])
+            parts.append(self.metric(seen).reshape(-1, len(x)))
+        return torch.cat(parts)
+
 
 class Purification(Transform):
     """A deterministic transform of the image in front of the metric."""
@@ -69,13 +95,6 @@ class Purification(Transform):
     def step_surrogate(self, x: torch.Tensor, rng: Streams) -> torch.Tensor:
         """`purify_surrogate`."""
         return self.purify_surrogate(x)
-
-    def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
-        return exact(self.metric(self.purify(x)))
-
-    def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
-        """(1,B) score with the gradient of the surrogate transform."""
-        return self.metric(self.purify_surrogate(x))[None]
 
 
 class RandomPurification(Transform):
@@ -112,14 +131,3 @@ class RandomPurification(Transform):
     def step_surrogate(self, x: torch.Tensor, rng: Streams) -> torch.Tensor:
         """`draw_surrogate`."""
         return self.draw_surrogate(x, rng)
-
-    def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
-        """(draws,B) differentiable scores of independent draws."""
-        return torch.stack([self.metric(self.draw_surrogate(x, rng)) for _ in range(draws)])
-
-    def aggregate(self, scores: torch.Tensor) -> torch.Tensor:
-        """What is deployed is a mean."""
-        return scores.double().mean(0)
-
-    def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
-        return mean_estimate(torch.stack([self.metric(self.draw(x, rng)) for _ in range(self.cost)]))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -107,7 +106,6 @@ def adaptive() -> Iterator[list[str]]:
     """A row a defence and threat: gains of naive, less naive and adaptive attacks, in shares of tiny-iqa's range."""
     yield ["defence", "threat", "naive: found on the bare metric", "one draw a step", "adaptive: auto-iqa", "ratio",
            "images where adaptive is at least naive"]  # fmt: skip
-    registry.load_file(Path(__file__).with_name("random_resize.py"))
     x, metric = photographs(128), load_metric("tiny-iqa")
     bare = load_defense("none", metric)
     for threat in THREATS:
