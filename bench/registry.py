@@ -257,6 +257,8 @@ _BUILTIN = {
         "none": "defenses.identity",
         "jpeg": "defenses.purification.jpeg",
         "gaussian-blur": "defenses.purification.blur",
+        "denoise": "defenses.learned.denoise",
+        "diffusion-purification": "defenses.learned.diffusion",
         "median-smoothing": "defenses.certified.median",
         "denoised-median-smoothing": "defenses.certified.denoised",
         "dms-iqa": "defenses.certified.dms",
