@@ -28,8 +28,8 @@ class Denoise(Purification):
         denoiser: a registered denoiser (light-s0.06, dms-tiny-iqa-s0.06, diffusion-light, or your own plug-in), or the
             path of a weights file: .safetensors of `robustiqa train`, or a DnCNN in KAIR's layout (.pth). auto for the
             light one of the level. It sees the pixels in [0,1]; what it returns is clamped to [0,1].
-        sigma: standard deviation of the noise that it is set to remove, pixels in [0,1]; none for .06, or the one level
-            that it was made for. The light denoisers are made for .06, .12, .18 and .25, dncnn_25 for .098, and
+        sigma: standard deviation of the noise that it is set to remove, pixels in [0,1]; none for .06, which a
+            denoiser for one level ignores. The light ones are made for .06, .12, .18 and .25, dncnn_25 for .098, and
             diffusion-light takes .03 to .3.
 
     The metric sees an image of the same size.
@@ -47,8 +47,8 @@ class Denoise(Purification):
         # Without noise there is nothing that sigma could describe: one that the network ignores is a mistake.
         if sigma is not None and made_for is not None and not math.isclose(sigma, made_for, rel_tol=0.05):
             raise BadParameter(
-                f"denoise[sigma={sigma}]: denoiser {name!r} is made for {made_for:.4g} alone and ignores another level: "
-                "leave sigma out, or give another denoiser (diffusion-light takes 0.03 to 0.3)"
+                f"denoise[sigma={sigma}]: denoiser {name!r} is made for {made_for:.4g} alone and ignores another "
+                "level: leave sigma out, or give another denoiser (diffusion-light takes 0.03 to 0.3)"
             )
         if not low <= level <= high:
             raise BadParameter(
