@@ -39,9 +39,9 @@ class DiffusionPurification(RandomPurification):
     clean image. Peers take a model for 256x256 pixels (guided-diffusion) and t = 5 to 50; some sharpen the result.
 
     Args:
-        t: steps of diffusion, counted as in DiffPure: 1 to the length of the model's table. diffusion-light has the 1000
-            of Ho et al. and takes 16 to 171; t = 20, 35, 50, 75 and 100 is noise with a standard deviation of .038, .062,
-            .086, .13 and .17 (pixels in [0,1]).
+        t: steps of diffusion, counted as in DiffPure: 1 to the length of the model's table. diffusion-light has the
+            1000 of Ho et al. and takes 16 to 171; t = 20, 35, 50, 75 and 100 is noise with a standard deviation of
+            .038, .062, .086, .13 and .17 (pixels in [0,1]).
         steps: evaluations of the network in the reverse process; fewer where t leaves fewer. One is the one-shot
             denoising of Carlini et al. (2023), on one draw.
         sampler: ddpm, which draws noise in every step but the last, or ddim, which draws only that of the diffusion.
