@@ -82,6 +82,11 @@ class Metric(nn.Module):
         low, high = self.score_range or (0.0, 1.0)
         return high - low if math.isfinite(high - low) else 1.0
 
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters lie, and what stands before it should; the CPU for a metric without any."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
     def train(self, mode: bool = True) -> Metric:
         """Stay in eval mode whatever is asked: a metric under test never drifts."""
         return super().train(False)

@@ -271,6 +271,8 @@ _BUILTIN = {
         "random-rotation": "defenses.randomised.rotation",
         "random-flip": "defenses.randomised.flip",
         "chain": "defenses.chain",
+        "denoise": "defenses.learned.denoise",
+        "diffusion-purification": "defenses.learned.diffusion",
         "median-smoothing": "defenses.certified.median",
         "denoised-median-smoothing": "defenses.certified.denoised",
         "dms-iqa": "defenses.certified.dms",

@@ -91,8 +91,7 @@ class Smoothed(DefendedMetric):
         if not (1 <= n <= MOST_DRAWS and 1 <= m <= MOST_DRAWS):
             raise BadParameter(f"{self._name} with n={n}, m={m}: expected 1 to {MOST_DRAWS:,} draws each")
         self.sigma, self.n, self.cost, self._denoiser_name = float(sigma), n, m, denoiser
-        device = next((p.device for p in metric.parameters()), torch.device("cpu"))
-        self.denoiser = None if denoiser is None else load_denoiser(denoiser, sigma).to(device)
+        self.denoiser = None if denoiser is None else load_denoiser(denoiser, sigma).to(metric.device)
 
     def base_score(self, noisy: torch.Tensor) -> torch.Tensor:
         """The function that is smoothed: noisy images (b,3,H,W), not clamped, to scores (b,)."""

@@ -20,6 +20,8 @@ from .kair import load_kair
 from .nets import DnCNN, LightDenoiser
 
 _WEIGHTS = Path(__file__).parent / "weights"
+_ANY_LEVEL = 0.06
+"""Noise level asked for where every step of a diffusion model is wanted: one that any has."""
 
 DENOISERS: MappingProxyType[str, Path] = MappingProxyType(
     {
@@ -71,6 +73,26 @@ def load_denoiser(name_or_path: str, sigma: float) -> nn.Module:
     if plugin.origin != "built-in":
         _check(net, name_or_path)
     return net
+
+
+def load_diffusion_model(name_or_path: str) -> OneShotDiffusion:
+    """A diffusion model, for whatever goes through several of its steps; `load_denoiser` gives one step of it.
+
+    Args:
+        name_or_path: as in `load_denoiser`. The factory of an own plug-in returns an `OneShotDiffusion` of network and
+            table, whatever noise level it is asked for.
+
+    Raises:
+        BadParameter: it is a denoiser that predicts no diffusion's noise; and what `load_denoiser` raises.
+    """
+    model = load_denoiser(name_or_path, _ANY_LEVEL)
+    if not isinstance(model, OneShotDiffusion):
+        raise BadParameter(
+            f"denoiser {name_or_path!r} is a {type(model).__name__}: expected a diffusion model, such as "
+            "diffusion-light, weights of `robustiqa train diffusion-denoiser`, or a plug-in that returns an "
+            "OneShotDiffusion"
+        )
+    return model
 
 
 def _check(net: nn.Module, name: str) -> None:

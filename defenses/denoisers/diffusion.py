@@ -74,6 +74,7 @@ class OneShotDiffusion(nn.Module):
 
     Attributes:
         t: the step, counted from 0.
+        alpha_bar: the table, float64.
         trained_sigma: None: the network adapts to sigma.
         trained_range: the noise levels that it was trained for.
 
@@ -95,8 +96,8 @@ class OneShotDiffusion(nn.Module):
                 f"diffusion model has {float(levels[-1]):.4g} (pixels in [0,1]): take a smaller sigma"
             )
         self.network = network
+        self.alpha_bar = table
         self.t = int((levels < sigma).sum())
-        self._abar = float(table[self.t])
         self.trained_sigma: float | None = None
         self.trained_range: tuple[float, float] = (0.0, math.inf)
 
@@ -106,24 +107,40 @@ class OneShotDiffusion(nn.Module):
         Raises:
             BadParameter: the network returned another shape, or values that are not finite.
         """
-        signal, noise = math.sqrt(self._abar), math.sqrt(1 - self._abar)
-        z = signal * (2 * noisy - 1)
-        t = torch.full((len(noisy),), self.t, dtype=torch.int64, device=noisy.device)
-        epsilon = self._checked(self.network(z, t), noisy)
-        x0 = ((z - noise * epsilon) / signal).clamp(-1, 1)
-        return (x0 + 1) / 2
+        return (self.clean(math.sqrt(float(self.alpha_bar[self.t])) * (2 * noisy - 1), self.t) + 1) / 2
 
-    def _checked(self, epsilon: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-        batch, _, *size = noisy.shape
+    def clean(self, z: torch.Tensor, t: int) -> torch.Tensor:
+        """Estimate of the clean image (B,3,H,W), pixels in [-1,1], of a state at any step, counted from 0.
+
+        Args:
+            z: (B,3,H,W) = sqrt(abar_t) x + sqrt(1 - abar_t) noise, x in [-1,1].
+            t: the step, the same for all images.
+
+        Raises:
+            BadParameter: as `forward`.
+        """
+        kept = float(self.alpha_bar[t])
+        epsilon = self._checked(self.network(z, torch.full((len(z),), t, dtype=torch.int64, device=z.device)), z)
+        return ((z - math.sqrt(1 - kept) * epsilon) / math.sqrt(kept)).clamp(-1, 1)
+
+    @property
+    def trained_steps(self) -> range:
+        """The steps, counted from 0, whose noise is in `trained_range`; empty where none is."""
+        low, high = self.trained_range
+        levels = noise_levels(self.alpha_bar)
+        return range(int((levels < low).sum()), int((levels <= high).sum()))
+
+    def _checked(self, epsilon: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        batch, _, *size = z.shape
         if epsilon.shape not in ((batch, 3, *size), (batch, 6, *size)):
             raise BadParameter(
-                f"one-shot diffusion: the network returned shape {tuple(epsilon.shape)} for images "
-                f"{tuple(noisy.shape)}, expected 3 channels of noise, or 6 with a learned variance"
+                f"diffusion model: the network returned shape {tuple(epsilon.shape)} for images "
+                f"{tuple(z.shape)}, expected 3 channels of noise, or 6 with a learned variance"
             )
         epsilon = epsilon[:, :3]
         # The sum is finite only where every value is: one pass over memory. float32, since float16 overflows.
         if not torch.isfinite(epsilon.detach().sum(dtype=torch.float32)):
-            raise BadParameter("one-shot diffusion: the network returned values that are not finite (NaN or infinity)")
+            raise BadParameter("diffusion model: the network returned values that are not finite (NaN or infinity)")
         return epsilon
 
 

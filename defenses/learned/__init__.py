@@ -1,0 +1,1 @@
+"""Purifiers that are trained networks: denoisers, and diffusion models."""
