@@ -18,7 +18,7 @@ from robustiqa.defenses import load_defense
 from scipy.ndimage import gaussian_filter
 
 DETERMINISTIC = ["none", "jpeg", "jpeg[quality=20,surrogate=identity]", "gaussian-blur", "gaussian-blur[kernel=9]",
-                 "fixed-noise-median-smoothing[m=5]"]  # fmt: skip
+                 "fixed-noise-median-smoothing[m=5]", "ensemble[others=bounded]"]  # fmt: skip
 MEDIANS = ["median-smoothing[n=64,m=9]", "denoised-median-smoothing[n=64,m=9]"]
 RANGE = "low=-5,high=11"  # the linear metric declares none
 SAMPLED = [
@@ -32,7 +32,7 @@ SAMPLED = [
     f"score-bins[n=64,m=9,{RANGE}]",
     f"denoised-score-bins[n=64,m=9,{RANGE}]",
 ]
-RANDOMISED = [*SAMPLED]
+RANDOMISED = [*SAMPLED, "random-metric[others=bounded,m=9]"]
 
 
 def _streams(x: torch.Tensor, seed: int = 0) -> Streams:

@@ -86,7 +86,7 @@ def _bounded(x: np.ndarray, y: np.ndarray, member: np.ndarray, target: np.ndarra
     """
     usual = target.std() / member.std()
     if len(x) == 1:
-        x, y = np.array([x[0], x[0] + member.std()]), np.repeat(y, 2)
+        x, y = x + member.std() * np.array([-1.0, 1.0]), np.repeat(y, 2)
     widths = np.diff(x)
     slopes = np.clip(np.diff(y) / widths, usual / STEEPEST, usual * STEEPEST)
     bounded = np.concatenate([[0.0], np.cumsum(slopes * widths)])
