@@ -288,6 +288,8 @@ _BUILTIN = {
         "center-smoothing": "defenses.certified.center",
         "lipschitz": "defenses.certified.deterministic",
         "interval-bounds": "defenses.certified.deterministic",
+        "ensemble": "defenses.ensembles.ensemble",
+        "random-metric": "defenses.ensembles.random_metric",
     },
     "denoiser": {
         "light-s0.06": "defenses.denoisers.shipped",
@@ -345,9 +347,17 @@ def identity_of(kind: str, text: str) -> str:
     if isinstance(denoiser, str) and denoiser != "auto" and not Path(denoiser).is_file():
         files.append(identity_of("denoiser", denoiser))
     for parameter, of in plugin.meta.get("parts", {}).items():
-        files += [identity_of(of, part) for part in parse_list(str(parameters[parameter])) if part != SELF]
+        named = [part for part in parse_list(str(parameters[parameter])) if part != SELF]
+        files += [identity_of(of, part) for part in named]
+        files += [_content(part) for part in named if of == "dataset"]
     packages = [f"{name} {version_of(name)}" for name in plugin.packages]
     return f"{plugin.identity(spec)}@{plugin.source_hash}{sorted(plugin.meta.items())}{files}{packages}"
+
+
+@functools.cache
+def _content(dataset: str) -> str:
+    """Digest of the images of a data set that a plug-in leans on, taken once a process: its name does not tell."""
+    return resolve_target(f"{PACKAGE}.bench.datasets:load_dataset")(dataset).content_hash
 
 
 def version_of(package: str) -> str | None:

@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 
 DETERMINISTIC = ["none", "jpeg", "jpeg[quality=20,surrogate=identity]", "gaussian-blur", "gaussian-blur[kernel=9]",
                  "fixed-noise-median-smoothing[m=5]", "chain[steps=jpeg;gaussian-blur]",
-                 "denoise"]  # fmt: skip
+                 "denoise", "ensemble[others=bounded]"]  # fmt: skip
 PIXELS = ["diffjpeg", "webp", "resize", "upscale", "flip", "median-blur", "bilateral-blur", "unsharp",
           "color-quantization", "bit-depth", "non-local-means", "total-variation"]  # fmt: skip
 DETERMINISTIC += PIXELS
@@ -38,7 +38,7 @@ SAMPLED = [
 ]
 DRAWN = ["random-noise", "random-crop[m=2]", "random-resize[noise=0.02]", "random-rotation[m=3]", "random-flip[m=5]",
          "chain[steps=random-noise;jpeg,m=2]"]  # fmt: skip
-RANDOMISED = [*SAMPLED, *DRAWN, "diffusion-purification"]
+RANDOMISED = [*SAMPLED, *DRAWN, "diffusion-purification", "random-metric[others=bounded,m=9]"]
 
 
 def _streams(x: torch.Tensor, seed: int = 0) -> Streams:

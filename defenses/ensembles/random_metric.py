@@ -1,0 +1,79 @@
+"""A metric drawn by lot for every score."""
+
+from __future__ import annotations
+
+import torch
+
+from ...bench.api import Estimate, Metric
+from ...bench.errors import BadParameter
+from ...bench.registry import register_defense
+from ...bench.seeds import Streams
+from .align import Align
+from .calibration import CALIBRATION
+from .members import PARTS, SHIPPED, Members
+
+
+@register_defense("random-metric", parts=PARTS)
+class RandomMetric(Members):
+    """A member drawn anew for every score, from the defended metric and others mapped to its scale; all equally likely.
+
+    The randomised ensemble of classifiers (Pinot et al., ICML 2020, arXiv 2002.11565) for scores. The mean over the
+    members, which the draws estimate, is `ensemble`; deployed are draws. EOT attacks it: for classifiers its gradient
+    may mislead (Dbouk & Shanbhag, ICML 2022, arXiv 2206.06737), because their decision is not the mean of the members';
+    the mean of scores is.
+
+    Args:
+        others: see `ensemble`.
+        m: draws averaged in a deployed score.
+        align: see `ensemble`.
+        calibration: see `ensemble`.
+
+    Every member sees the image as it is. `cost` counts a draw as one forward, whatever the size of the member.
+    """
+
+    name = "random-metric"
+    randomised = True
+
+    def __init__(
+        self,
+        metric: Metric,
+        others: str = SHIPPED,
+        m: int = 1,
+        align: Align | None = "quantile",
+        calibration: str = CALIBRATION,
+    ) -> None:
+        if m < 1:
+            raise BadParameter(f"random-metric[m={m}]: expected at least 1 draw")
+        super().__init__(metric, others, align, calibration)
+        self.cost = m
+
+    def _drawn(self, x: torch.Tensor, rng: Streams, draws: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Members drawn (draws,B) on the CPU, and the scores (n,B) of all that were drawn for an image, others 0."""
+        index = (rng.numbers(draws) * self.size).long().T
+        rows = []
+        for k in range(self.size):
+            # A member is deterministic: it runs once on an image, however often it was drawn, and not if it was not.
+            chosen = (index == k).any(0).nonzero().flatten().to(x.device)
+            row = x.new_zeros(len(x))
+            rows.append(row.index_put((chosen,), self.score(k, x[chosen]).to(row)) if len(chosen) else row)
+        return index, torch.stack(rows)
+
+    def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
+        """(draws,B) differentiable scores of members drawn independently."""
+        index, scores = self._drawn(x, rng, draws)
+        return scores.gather(0, index.to(x.device))
+
+    def aggregate(self, scores: torch.Tensor) -> torch.Tensor:
+        """What is deployed is a mean."""
+        return scores.double().mean(0)
+
+    def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
+        index, scores = self._drawn(x, rng, self.cost)
+        values = scores.gather(0, index.to(x.device)).double().mean(0).cpu()
+        # Student's t would call a few draws of one member certain. Nothing is known of a member that was not drawn;
+        # once all were, the mean over them is known.
+        known = torch.stack([(index == k).any(0) for k in range(self.size)]).all(0)
+        mean = scores.double().mean(0).cpu()
+        lo = torch.minimum(values, mean).where(known, -torch.inf)
+        hi = torch.maximum(values, mean).where(known, torch.inf)
+        return Estimate(values.numpy(), lo.numpy(), hi.numpy())
