@@ -272,6 +272,7 @@ _BUILTIN = {
         "center-smoothing": "defenses.certified.center",
         "lipschitz": "defenses.certified.deterministic",
         "interval-bounds": "defenses.certified.deterministic",
+        **{f"{name}-training": "defenses.trained.training" for name in ("gradient-norm", "adversarial", "noise")},
     },
     "denoiser": {
         "light-s0.06": "defenses.denoisers.shipped",

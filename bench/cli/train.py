@@ -13,7 +13,7 @@ from ..registry import PACKAGE
 from .options import Eps, with_plugins
 
 _TRAININGS = {
-    "metric": ("bench.training.metric", "train_metric", "MetricTrainConfig"),
+    "metric": ("bench.training.robust", "train_robust_metric", "RobustTrainConfig"),
     "certified-metric": ("bench.training.certified", "train_certified_metric", "CertifiedTrainConfig"),
     "denoiser": ("defenses.denoisers.training", "train_denoiser", "DenoiserTrainConfig"),
     "diffusion-denoiser": (
