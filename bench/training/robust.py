@@ -40,8 +40,12 @@ OWN = {
 """Settings of each defence by training alone."""
 FGSM_STEP = 1.25
 """Step of the one-step attack, in radii: 5/255 for 4/255, as Chistyakova et al. have it."""
-PGD_STEP = 2.5
-"""All steps of the iterative attack together, in radii (Madry et al. 2018)."""
+PGD_STEP = 0.25
+"""Step of the iterative attack, in radii: 2/255 for 8/255, as Madry et al. (2018) have it.
+
+Longer steps are no substitute for more of them: three of a whole radius gain 19 points on the undefended network, where
+three of a quarter gain 55, and training against the long ones taught the network to mislead those only.
+"""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class RobustTrainConfig(MetricTrainConfig):
         h: gradient-norm: step of the finite difference.
         attack: adversarial: fgsm (one step from the image) or pgd (random start).
         eps: adversarial: l_inf radius in units of 1/255.
-        attack_steps: adversarial: steps of pgd.
+        attack_steps: adversarial: steps of pgd, each of eps/4.
         labels: adversarial: plain (the clean label) or ssim (less by what the attack costs in SSIM).
         label_penalty: adversarial: points in a hundred that labels lose for each point in a hundred of SSIM.
         sigma: noise: standard deviation in [0,1] pixel units.
@@ -78,7 +82,7 @@ class RobustTrainConfig(MetricTrainConfig):
     h: float = 0.01
     attack: str = "fgsm"
     eps: float = 4.0
-    attack_steps: int = 3
+    attack_steps: int = 4
     labels: str = "plain"
     label_penalty: float = 1.0
     sigma: float = 0.06
@@ -245,8 +249,7 @@ class Tuner:
             found = adversarial_images(self._net, x, labels, eps, FGSM_STEP * eps, 1, torch.zeros_like(x))
         else:
             start = eps * (2.0 * torch.rand(x.shape, generator=generator) - 1.0)
-            step = PGD_STEP * eps / config.attack_steps
-            found = adversarial_images(self._net, x, labels, eps, step, config.attack_steps, start)
+            found = adversarial_images(self._net, x, labels, eps, PGD_STEP * eps, config.attack_steps, start)
         return found, labels if config.labels == "plain" else penalised(labels, x, found, config.label_penalty)
 
 
