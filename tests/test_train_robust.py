@@ -124,7 +124,7 @@ def test_labels_fall_with_the_ssim_that_an_attack_costs(x) -> None:
     labels = torch.tensor([60.0, 60.0, 3.0, -7.0])
     options = {"channel_axis": 2, "data_range": 1.0, "gaussian_weights": True, "use_sample_covariance": False}
     similarity = [
-        structural_similarity(a.permute(1, 2, 0).numpy(), b.permute(1, 2, 0).numpy(), **options)
+        float(np.asarray(structural_similarity(a.permute(1, 2, 0).numpy(), b.permute(1, 2, 0).numpy(), **options)))
         for a, b in zip(x, moved, strict=True)
     ]
     assert max(similarity[1:]) < 0.95

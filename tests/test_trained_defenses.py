@@ -58,7 +58,7 @@ def test_every_defence_has_shipped_weights() -> None:
 def test_a_shipped_card_is_of_its_weights(path: Path) -> None:
     card = path.with_suffix(".md").read_text()
     assert f"SHA-256 `{hashlib.sha256(path.read_bytes()).hexdigest()}`" in card
-    assert "robustiqa train metric --data-root DATA_ROOT --photographs PHOTOGRAPHS" in card
+    assert "robustiqa train metric --photographs PHOTOGRAPHS" in card
     assert f"--defense {read_header(path)['defense']}" in card
     rows = {row.split("|")[1].strip(): row.split("|")[3] for row in card.splitlines() if row.startswith("| ")}
     for split in ("val", "test"):

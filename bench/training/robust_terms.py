@@ -14,7 +14,7 @@ SPAN = 100.0
 
 
 def gradient_norm(net: Net, x: torch.Tensor, h: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores, and half the squared l1 norm of their gradient by a finite difference (Liu et al., CVPR 2024, eq. 8).
+    """Scores, and half the squared l1 norm of their gradient by a finite difference (Liu et al., CVPR 2024).
 
     The difference is along the gradient's sign, which is taken as a constant, so that no second derivative is needed.
     The images at its far end may leave [0,1], as in the authors' code.
@@ -67,7 +67,7 @@ def adversarial_images(
 def penalised(labels: torch.Tensor, x: torch.Tensor, adversarial: torch.Tensor, penalty: float) -> torch.Tensor:
     """Labels (B,) of adversarial images by what an attack costs in SSIM (Chistyakova et al., Technologies 12(11):220).
 
-    label - penalty (1 - SSIM) SPAN, not above or below the scale unless the clean label is.
+    label - penalty (1 - SSIM) SPAN, not lowered below the end of the scale, which a teacher's label may lie beyond.
     """
     similarity = torch.tensor([ssim(a, b) for a, b in zip(x, adversarial, strict=True)], dtype=labels.dtype)
     lowered = labels - penalty * (1.0 - similarity) * SPAN
