@@ -290,6 +290,7 @@ _BUILTIN = {
         "interval-bounds": "defenses.certified.deterministic",
         "ensemble": "defenses.ensembles.ensemble",
         "random-metric": "defenses.ensembles.random_metric",
+        **{f"{name}-training": "defenses.trained.training" for name in ("gradient-norm", "adversarial", "noise")},
     },
     "denoiser": {
         "light-s0.06": "defenses.denoisers.shipped",

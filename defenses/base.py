@@ -1,4 +1,4 @@
-"""Bases for defences that change the image before the metric sees it."""
+"""Bases for defences that change the image before the metric sees it, or the network that scores it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from scipy.stats import t
+from torch import nn
 
 from ..bench.api import INTERVAL_ERROR, DefendedMetric, Estimate, Metric
 from ..bench.errors import BadParameter
@@ -131,3 +132,30 @@ class RandomPurification(Transform):
     def step_surrogate(self, x: torch.Tensor, rng: Streams) -> torch.Tensor:
         """`draw_surrogate`."""
         return self.draw_surrogate(x, rng)
+
+
+class Replacement(DefendedMetric):
+    """A deterministic score of another network in the metric's place.
+
+    Args:
+        metric: the metric that is defended; attacks that know no defence see it.
+        network: what scores instead: a module of the same interface, direction, range and smallest image.
+    """
+
+    def __init__(self, metric: Metric, network: nn.Module) -> None:
+        super().__init__(metric)
+        self.replacement = Metric(
+            network,
+            metric.spec,
+            lower_better=metric.lower_better,
+            score_range=metric.score_range,
+            bounded=metric.bounded,
+            min_size=metric.min_size,
+        )
+
+    def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
+        return exact(self.replacement(x))
+
+    def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
+        """(1,B) scores of the other network with their own gradient."""
+        return self.replacement(x)[None]

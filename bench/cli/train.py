@@ -13,7 +13,7 @@ from ..registry import PACKAGE
 from .options import Eps, with_plugins
 
 _TRAININGS = {
-    "metric": ("bench.training.metric", "train_metric", "MetricTrainConfig"),
+    "metric": ("bench.training.robust", "train_robust_metric", "RobustTrainConfig"),
     "certified-metric": ("bench.training.certified", "train_certified_metric", "CertifiedTrainConfig"),
     "denoiser": ("defenses.denoisers.training", "train_denoiser", "DenoiserTrainConfig"),
     "diffusion-denoiser": (
@@ -83,7 +83,11 @@ def _add(name: str, text: str) -> None:
     train.add_command(_Training(name, callback=run, params=own, help=text, short_help=text.split(";")[0]))
 
 
-_add("metric", "Train tiny-iqa on synthetic distortions and on CLIVE's human scores; prints the path of the weights.")
+_add(
+    "metric",
+    "Train tiny-iqa on synthetic distortions and CLIVE's human scores, or fine-tune it with a defence; prints the path "
+    "of the weights.",
+)
 _add(
     "certified-metric",
     "Train lip-iqa or ibp-iqa, whose score changes are bounded without sampling; prints the path of the weights.",

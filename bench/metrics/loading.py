@@ -31,10 +31,7 @@ def load_weights(net: Net, weights: str, name: str, training: str) -> Net:
         BadParameter: the file is not a safetensors file.
     """
     path = Path(weights) if weights else FOLDER / f"{name}.safetensors"
-    if path.suffix != ".safetensors":
-        raise BadParameter(f"weights {str(path)!r}: expected a .safetensors file, as `{training}` writes")
-    if not path.is_file():
-        raise BadData(f"weights {str(path)!r} do not exist: check the path, or train them with `{training}`")
+    check_file(path, training)
     try:
         net.load_state_dict(load_file(path))
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
@@ -44,3 +41,11 @@ def load_weights(net: Net, weights: str, name: str, training: str) -> Net:
             f"with `{training}`"
         ) from error
     return net.eval().requires_grad_(False)
+
+
+def check_file(path: Path, training: str) -> None:
+    """Raise `BadParameter` for a path that is no .safetensors file, `BadData` for one that does not exist."""
+    if path.suffix != ".safetensors":
+        raise BadParameter(f"weights {str(path)!r}: expected a .safetensors file, as `{training}` writes")
+    if not path.is_file():
+        raise BadData(f"weights {str(path)!r} do not exist: check the path, or train them with `{training}`")

@@ -1,0 +1,1 @@
+"""Defences by training: a network of the metric's architecture that was trained to withstand attacks scores instead."""

@@ -1,0 +1,77 @@
+"""The trained networks behind the defences by training: which file, whether it fits, and what can be wrong with it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from ...bench.api import Metric
+from ...bench.errors import BadData, BadParameter, Incompatible
+from ...bench.metrics.loading import check_file
+from ...bench.metrics.tiny_iqa import TinyIQA
+from ...bench.training.variants import file_name
+from ...bench.weights import finite, read_safetensors, readable
+
+FOLDER = Path(__file__).parent / "weights"
+"""The shipped weights; the model card of each is the `.md` beside it."""
+METRIC = "tiny-iqa"
+"""The only metric that weights are shipped for, without parameters: they were trained from its shipped weights."""
+
+
+def trained_network(metric: Metric, defense: str, settings: Mapping[str, str | float], weights: str) -> nn.Module:
+    """A copy of the metric's network with the weights of a defence by training.
+
+    Args:
+        metric: the metric to be defended.
+        defense: gradient-norm, adversarial or noise.
+        settings: which variant (`variants.NAMED_BY`).
+        weights: a safetensors file; empty means the shipped one.
+
+    Raises:
+        BadData: the file is missing, corrupt, or of another defence.
+        BadParameter: no such weights are shipped, or the file is of another variant, or no safetensors file.
+        Incompatible: nothing is shipped for this metric, or the file holds another network than the metric's.
+    """
+    training = f"robustiqa train metric --defense {defense}"
+    path = Path(weights) if weights else _shipped(metric, defense, settings, training)
+    check_file(path, training)
+    with readable(path, "weights", training):
+        about, tensors = read_safetensors(path)
+        finite(tensors)
+    if about.get("defense", defense) != defense:
+        raise BadData(f"weights {str(path)!r} are of the defence {about['defense']!r}, expected {defense!r}")
+    for key, value in settings.items():
+        if about.get(key, value) != value:
+            raise BadParameter(
+                f"{defense}-training[{key}={value}]: expected {key}={about[key]}, as weights {str(path)!r} were trained"
+            )
+    own = {key: value.shape for key, value in metric.module.state_dict().items()}
+    if own != {key: value.shape for key, value in tensors.items()}:
+        raise Incompatible(
+            f"weights {str(path)!r} do not belong to the network of metric {metric.spec!r}: give weights of that "
+            "network"
+        )
+    network = copy.deepcopy(metric.module)
+    network.load_state_dict(tensors)
+    return network.eval().requires_grad_(False)
+
+
+def _shipped(metric: Metric, defense: str, settings: Mapping[str, str | float], training: str) -> Path:
+    if metric.spec != METRIC or not isinstance(metric.module, TinyIQA):
+        raise Incompatible(
+            f"{defense}-training has weights for the metric {METRIC!r} only, not for {metric.spec!r}: train that "
+            f"metric's network (for {METRIC} with other weights: `{training} --start FILE`), and give the result as "
+            "weights=FILE"
+        )
+    path = FOLDER / file_name(defense, settings, METRIC)
+    if not path.is_file():
+        given = ",".join(f"{key}={value}" for key, value in settings.items())
+        known = ", ".join(sorted(p.stem for p in FOLDER.glob(f"{defense}-*.safetensors")))
+        raise BadParameter(
+            f"{defense}-training[{given}]: expected the {', '.join(settings)} of shipped weights ({known}), or "
+            f"weights=FILE from `{training}`"
+        )
+    return path
