@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from ...bench.api import Metric
 from ...bench.registry import register_defense
-from ..denoisers.choose import AUTO, ordinary
+from ..denoisers.choose import AUTO, NOISE, ordinary
 from .bins import ScoreBins
 from .median import MedianSmoothing
 
 
-@register_defense("denoised-median-smoothing")
+@register_defense("denoised-median-smoothing", strength=NOISE)
 class DenoisedMedianSmoothing(MedianSmoothing):
     """Median of metric(denoiser(noisy image)), with a denoiser trained by plain MSE.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ...bench.api import Metric
 from ...bench.registry import register_defense
-from ..denoisers.choose import AUTO, DMS, TIGHT, trained_for
+from ..denoisers.choose import AUTO, DMS, NOISE, TIGHT, trained_for
 from .median import MedianSmoothing
 
 
-@register_defense("dms-iqa")
+@register_defense("dms-iqa", strength=NOISE)
 class DMSIQA(MedianSmoothing):
     """Median of metric(denoiser(noisy image)); the denoiser is trained by image, target and ranking loss.
 
@@ -34,7 +34,7 @@ class DMSIQA(MedianSmoothing):
         return (f"denoiser {self._denoiser_name!r} was not trained for a metric: this is denoised median smoothing",)
 
 
-@register_defense("dms-iqa-tight")
+@register_defense("dms-iqa-tight", strength=NOISE)
 class DMSIQATight(DMSIQA):
     """A variant of ours, not the paper's: dms-iqa whose denoiser is also trained for a small spread of scores.
 

@@ -7,6 +7,7 @@ import torch
 
 from ...bench.api import Decision, Metric
 from ...bench.registry import register_defense
+from ..denoisers.choose import NOISE
 from .decide import decide_quantile
 from .smoothed import Bounds, Draws, Question, Smoothed
 from .stats.bands import dkw_margin
@@ -21,7 +22,7 @@ from .stats.order import (
 )
 
 
-@register_defense("median-smoothing")
+@register_defense("median-smoothing", strength=NOISE)
 class MedianSmoothing(Smoothed):
     """Median of the metric under Gaussian noise; l2-certified by order statistics.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...bench.errors import Incompatible
+from ...bench.registry import Strength
 from ...bench.spec import parse_spec
 from . import DENOISERS
 
@@ -11,6 +12,8 @@ AUTO = "auto"
 
 LEVELS = (0.06, 0.12, 0.18, 0.25)
 """Noise levels for which denoisers are shipped, pixels in [0,1]."""
+NOISE = Strength("sigma", LEVELS)
+"""What makes a smoothing stronger."""
 
 
 def ordinary(sigma: float) -> str:
