@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -463,7 +464,7 @@ def test_deployed_is_the_mean_of_draws_whose_mean_is_the_ensemble(linear, images
 
 def test_members_that_were_not_drawn_do_not_run(linear, images) -> None:
     g = drawn("others=counting,align=none", linear)
-    counting = g.others[0].module
+    counting: Any = g.others[0].module
     x = images[:1].repeat(50, 1, 1, 1)
     chosen = (streams(x).numbers(1) >= 0.5).sum()
     g.estimate(x, streams(x))

@@ -44,6 +44,9 @@ class Ensemble(Members):
         align: "quantile" (decile on decile), "isotonic" (centred isotonic regression), or none.
         calibration: data set, as plug-in string, that the maps are fitted on.
 
+    `robustiqa check` plants a weakness in the defended metric alone; a median of three has none then, so that the flag
+    `planted-missed` says nothing of it.
+
     Every member sees the image as it is. `cost` counts each member as one forward, whatever its size.
     """
 
