@@ -43,7 +43,7 @@ def odd() -> torch.Tensor:
 @pytest.mark.parametrize("text", SIMPLE)
 def test_output_is_an_image_of_the_declared_size(odd, text) -> None:
     g = purification(text)
-    for x in (odd, odd[..., :32, :40], torch.zeros(1, 3, 40, 33), torch.ones(1, 3, 40, 33)):
+    for x in (odd, odd[..., :32, :40], (odd > 0.5).float(), torch.zeros(1, 3, 40, 33), torch.ones(1, 3, 40, 33)):
         y = g.purify(x)
         assert tuple(y.shape) == (*x.shape[:2], *g.output_size(*x.shape[2:]))
         assert y.dtype == x.dtype

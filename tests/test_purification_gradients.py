@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from robustiqa.bench import load_dataset, load_metric
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.base import Purification
 from robustiqa.defenses.purification.gradients import into_box
+from robustiqa.defenses.purification.non_local import NonLocalMeans
 from robustiqa.defenses.purification.quantisation import soft_round
 
 EXACT = ["resize", "upscale", "upscale[height=70,width=50]", "flip", "gaussian-blur", "median-blur",
@@ -90,6 +92,27 @@ def test_every_gradient_comes_with_the_deployed_values_to_the_bit(images, text, 
     )
     assert [view.gradient for view in other.surrogates()] == names[::-1]  # type: ignore[attr-defined]
     assert torch.equal(other.purify(images), deployed)
+
+
+@pytest.mark.parametrize("text", [
+    "non-local-means[distance=3,h=0.3,patch=3,sigma=0.1]", "non-local-means[distance=2,h=0.09]",
+])  # fmt: skip
+def test_differentiable_non_local_means_have_the_deployed_values(images, text) -> None:
+    """In double precision: a distance that rounding takes over the cut-off is worth 0.7% of a pixel."""
+    g = purification(text)
+    assert isinstance(g, NonLocalMeans)
+    x = images.double()
+    assert torch.allclose(g.torch_means(x), g.purify(x), atol=1e-6)
+    assert not torch.allclose(g.purify(x), x, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["color-quantization[levels=4", "bit-depth[bits=2"])
+def test_gradients_of_quantisation(name) -> None:
+    for surrogate, slope in (("identity", lambda u: 1.0), ("soft", lambda u: 2.5 / np.tanh(2.5) / np.cosh(5 * u) ** 2)):
+        x = torch.full((1, 3, 2, 2), 0.4).requires_grad_(True)  # 1.2 of 3 steps: 0.3 before the middle
+        y = purification(f"{name},surrogate={surrogate}]").purify_surrogate(x)
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        assert torch.allclose(gradient, torch.tensor(slope(-0.3), dtype=torch.float32), rtol=1e-4)
 
 
 def test_a_median_shares_its_gradient_among_equal_pixels() -> None:

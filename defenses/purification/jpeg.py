@@ -7,7 +7,7 @@ import torch
 from ...bench.api import Metric
 from ...bench.jpeg import check_jpeg, check_quality, compress, diffjpeg
 from ...bench.registry import Strength, register_defense
-from .gradients import EXACT, SeveralGradients, into_box
+from .gradients import EXACT, SeveralGradients
 
 QUALITIES = Strength("quality", (90, 70, 50, 30, 10))
 
@@ -46,7 +46,7 @@ class DiffJpeg(SeveralGradients):
     """The differentiable JPEG of kornia, itself deployed; its gradient is exact almost everywhere.
 
     It rounds a coefficient u to `r + (u - r)^3`, r = round(u) (Shin and Song 2017, as in Reich et al. 2024, arXiv
-    2309.06978), clips softly, and writes no file. The cubes jump by 3/4 of a step halfway between two integers, which
+    2309.06978), and writes no file. The cubes jump by 3/4 of a step halfway between two integers, which
     no derivative sees, so that finite differences are steeper than the gradient: `smooth` is False. Images are padded
     with their border to whole blocks of 16 px; peers reflect.
 
@@ -69,7 +69,7 @@ class DiffJpeg(SeveralGradients):
     def purify(self, x: torch.Tensor) -> torch.Tensor:
         """The decoded images, same size."""
         # One by one: sums of a larger batch may be ordered otherwise, and rounding makes much of the last bit.
-        return into_box(torch.cat([diffjpeg(image[None], self.quality) for image in x]))
+        return torch.cat([diffjpeg(image[None], self.quality) for image in x])
 
     def stand_in(self, x: torch.Tensor) -> torch.Tensor:
         """The image."""

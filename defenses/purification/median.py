@@ -18,8 +18,9 @@ class MedianBlur(SeveralGradients):
     """Median of the window around each pixel, in each channel.
 
     Borders are reflected without the edge, as for the Gaussian blur. The median is one of the window's pixels, so that
-    its gradient is exact almost everywhere and goes to that pixel alone (to equal ones in equal parts): of random
-    pixels, 4 in 10 get none. Xu et al. 2018 (arXiv 1704.01155) use it against attacks on classifiers.
+    its gradient is exact almost everywhere and goes to that pixel alone (to equal ones in equal parts): in photographs
+    about a quarter of the pixels get none, in noise more than half. Xu et al. 2018 (arXiv
+    1704.01155) use it against attacks on classifiers.
 
     Args:
         kernel: odd side of the window in pixels, at least 3; 3 as peers have it.

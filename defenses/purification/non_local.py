@@ -72,14 +72,14 @@ class NonLocalMeans(SeveralGradients):
         arrays = (image.detach().cpu().numpy() for image in x)
         means = [denoise_nl_means(a, self.patch, self.distance, self.h, **options) for a in arrays]
         value = into_box(torch.stack([torch.from_numpy(m) for m in means]).to(x))
-        return straight_through(value, self._differentiable(x)) if wants_gradient(x) else value
+        return straight_through(value, self.torch_means(x)) if wants_gradient(x) else value
 
     def stand_in(self, x: torch.Tensor) -> torch.Tensor:
         """The Gaussian blur."""
         return gaussian(x, self.patch)
 
-    def _differentiable(self, x: torch.Tensor) -> torch.Tensor:
-        """The means of `purify` by tensor operations."""
+    def torch_means(self, x: torch.Tensor) -> torch.Tensor:
+        """The means of `purify` by tensor operations, (B,3,H,W) alike."""
         weights = fast_exp(torch.zeros_like(x[:, :1]))  # of each pixel for itself
         total = weights * x
         for row in range(self.distance + 1):

@@ -50,12 +50,10 @@ class TotalVariation(SeveralGradients):
         while left:
             count = min(KEPT, left)
             if wants_gradient(x):
-                state = checkpoint(
-                    self._iterate, x, rows, columns, count, use_reentrant=False, preserve_rng_state=False
-                )
+                options = {"use_reentrant": False, "preserve_rng_state": False}
+                rows, columns = checkpoint(self._iterate, x, rows, columns, count, **options)  # type: ignore[misc]
             else:
-                state = self._iterate(x, rows, columns, count)
-            rows, columns = state  # type: ignore[misc]
+                rows, columns = self._iterate(x, rows, columns, count)
             left -= count
         return into_box(x - _divergence(rows, columns))
 
