@@ -185,7 +185,8 @@ def _planted(g: DefendedMetric, x: torch.Tensor, seed: int) -> Finding:
     """Check 12: the metric is replaced by a slope worth a third of the scale over the budget; eot-pgd looks for it.
 
     The pattern is orthogonal to the images, so that all of them score in the middle of the declared range: a clamp to
-    it hides nothing. What counts is how far the attack goes along the pattern: a score in coarse steps may stand still.
+    it hides nothing. What counts is how far the attack goes along the pattern, because a score in coarse steps may stand
+    still, or what the score gains of that, because a defence that moves the image about makes another pattern of it.
     """
     m = g.metric
     low, high = m.score_range or (0.0, 1.0)
@@ -207,4 +208,5 @@ def _planted(g: DefendedMetric, x: torch.Tensor, seed: int) -> Finding:
     except BadScore:  # the attack cannot take a step
         return Finding("planted-missed", raised=True)
     along = ((found.adversarial - x) * pattern).flatten(1).sum(1) / PLANTED_EPS
-    return below("planted-missed", float(along.median()), 1 / 3)
+    gained = torch.from_numpy(found.gain).to(along) / (slope * PLANTED_EPS)
+    return below("planted-missed", float(torch.maximum(along, gained).median()), 1 / 3)
