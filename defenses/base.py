@@ -69,7 +69,7 @@ class Transform(DefendedMetric):
     ) -> torch.Tensor:
         """Scores (draws,B), as many draws in one call of the metric as MAX_PIXELS lets in.
 
-        One call a draw leaves a network idle on few small images: up to half as long again on a CPU core.
+        One call a draw leaves a network idle on a single small image: up to 1.6 times as long on a CPU core.
         """
         height, width = self.output_size(x.shape[2], x.shape[3])
         most = max(1, MAX_PIXELS // (len(x) * height * width))
