@@ -78,10 +78,10 @@ class Chain(Transform):
 def chain(metric: Metric, steps: str = "diffusion-purification;unsharp", m: int = 1) -> Chain:
     """Purifications one after the other; a mean over m draws if one of them is random, else deterministic.
 
-    Combined transforms are the strongest of Guo et al., "Countering Adversarial Images using Input Transformations",
-    ICLR 2018 (arXiv 1711.00117), and of Raff et al., "Barrage of Random Transforms", CVPR 2019, who also draw which
-    ones are taken. Each step hands its exact image to the next one and gradients go back through all of them; random
-    steps take their numbers from the same streams, in the order of the chain.
+    Raff et al., "Barrage of Random Transforms for Adversarially Robust Defense", CVPR 2019, chain weak random
+    transforms, and draw also which ones and their order; here both are given. Each step hands its exact image to the
+    next one and gradients go back through all of them; random steps take their numbers from the same streams, in the
+    order of the chain.
 
     Args:
         steps: plug-in strings with `;` between them: purifications, random or not, and other chains. The default left

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import numpy as np
@@ -39,6 +42,17 @@ def many(image: torch.Tensor, count: int) -> torch.Tensor:
     return image.expand(count, *image.shape)
 
 
+def measure() -> ModuleType:
+    """The script examples/measure_randomness.py."""
+    path = Path(__file__).parents[1] / "examples" / "measure_randomness.py"
+    spec = importlib.util.spec_from_file_location("measure_randomness", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 # What every one of them is.
 
 
@@ -59,18 +73,20 @@ def test_draws_come_from_the_streams_alone_and_an_image_alone_from_its_own(image
 
 
 @pytest.mark.parametrize("text", ALL)
-def test_draws_stay_in_the_box_and_white_keeps_its_gradient(text) -> None:
-    """Interpolation rounds above 1: clamped in value, but not in gradient."""
-    g = load(text)
-    x = torch.ones(4, 3, 37, 41, requires_grad=True)
-    out = g.draw(x, streams(4))
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_draws_stay_in_the_box(text, level) -> None:
+    out = load(text).draw(torch.full((20, 3, 37, 41), level), streams(20))
+    assert 0 <= float(out.min()) <= float(out.max()) <= 1
+    assert float((out == level).double().mean()) > 0.3, "but for padding and noise it is the same"
+
+
+def test_where_rotation_rounds_above_white_its_gradient_is_whole() -> None:
+    """Clamped in value, but not in gradient: each pixel's weights sum to 1."""
+    x = torch.ones(20, 3, 37, 41, requires_grad=True)
+    out = rotate(x, torch.arange(20.0))
     (gradient,) = torch.autograd.grad(out.sum(), x)
-    out = out.detach()
-    assert float(out.min()) >= 0
-    assert float(out.max()) == 1.0
-    if "noise" not in text:
-        inside = out > 0  # not the padding
-        assert float(gradient.sum()) == pytest.approx(float(inside.sum()), rel=0.02)
+    assert float(out.detach().max()) == 1.0
+    assert float(gradient.double().sum()) == pytest.approx(x.numel(), rel=1e-5)
 
 
 @pytest.mark.parametrize("text", ALL)
@@ -280,6 +296,20 @@ def test_following_the_draws_gradients_raises_the_deployed_score(text) -> None:
     adaptive, noise = (load_attack(a)(g, x, Linf(4 / 255)).gain for a in ("eot-pgd", "random-noise"))
     assert np.all(adaptive > 5)
     assert np.all(adaptive > 10 + noise), "in points of 100; noise lowers the score"
+
+
+def test_the_measured_spread_is_that_of_the_draws(images) -> None:
+    """The linear metric under noise: deviation sigma |w|, and a third of it for nine draws."""
+    metric = load_metric("linear")
+    wanted = 0.05 * float(metric.module.weights(images).norm())  # type: ignore[operator]
+    for m in (1, 9):
+        scores = measure().evaluations(load(f"random-noise[sigma=0.05,m={m}]", metric), images, 100)
+        mean, deviation, _ = measure().spread(scores)
+        assert mean == pytest.approx(float(metric(images).mean()), abs=wanted / 2)
+        assert deviation == pytest.approx(wanted / m**0.5, rel=0.12)
+    agree, swap = np.array([[1.0, 2, 3, 4], [2.0, 3, 4, 5]]), np.array([[1.0, 2, 3, 4], [4.0, 3, 2, 1]])
+    assert measure().spread(agree) == pytest.approx((3.0, 0.5**0.5, 1.0))
+    assert measure().spread(swap)[2] == pytest.approx(-1.0)
 
 
 @pytest.mark.parametrize(("text", "words"), [

@@ -13,8 +13,8 @@ from ..base import RandomPurification
 class RandomFlip(RandomPurification):
     """The image mirrored left to right with probability 1/2, and top to bottom with 1/2; the mean of m draws.
 
-    Four images in all, so a few draws tell an attacker everything: the weakest of the randomised defences, and the one
-    that changes quality least. The purification study of arXiv 2404.06957 mirrors always.
+    Four images in all, so a few draws show an attacker everything. The purification study of arXiv 2404.06957 mirrors
+    always.
 
     Args:
         m: draws averaged in a deployed score.

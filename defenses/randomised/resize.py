@@ -7,7 +7,6 @@ from torch.nn import functional as F
 
 from ...bench.api import Metric
 from ...bench.errors import BadParameter
-from ...bench.images import straight_through
 from ...bench.registry import Strength, register_defense
 from ...bench.seeds import Streams
 from ..base import RandomPurification
@@ -46,8 +45,6 @@ class RandomResize(RandomPurification):
         """Padded images, noisy if so wanted."""
         numbers = rng.numbers(3).tolist()
         padded = torch.stack([self._one(image, *three) for image, three in zip(x, numbers, strict=True)])
-        # Interpolation leaves [0,1] by its rounding only; a clamp would hide the gradient of white pixels.
-        padded = straight_through(padded.clamp(0, 1), padded)
         return (padded + self.noise * rng.normal(padded, 1)[0]).clamp(0, 1) if self.noise else padded
 
     def _one(self, image: torch.Tensor, size: float, top: float, left: float) -> torch.Tensor:

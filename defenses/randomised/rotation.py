@@ -19,9 +19,10 @@ from ..base import RandomPurification
 class RandomRotation(RandomPurification):
     """Rotation about the centre by an angle uniform in +-degrees, bilinear; the deployed score is the mean of m draws.
 
-    Athalye et al., "Synthesizing Robust Adversarial Examples", ICML 2018 (arXiv 1707.07397), show that averaging over
-    the angle (EOT) breaks it. The corners are filled with the image mirrored at its edges, where peers leave them
-    black: black wedges, whose size goes with the angle, lower a score more than the rotation does.
+    Purifiers of IQA use it (arXiv 2404.06957); averaging over the angle (EOT, Athalye et al., "Synthesizing Robust
+    Adversarial Examples", ICML 2018, arXiv 1707.07397) is the attack for it. The corners are filled with the image
+    mirrored at its edges, where peers leave them black: wedges whose size goes with the angle would be scored as
+    content.
 
     Args:
         degrees: largest angle, in (0,180]; peers take 15 (10 to 50).
