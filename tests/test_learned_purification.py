@@ -136,7 +136,12 @@ def test_stronger_denoisers_smooth_more(linear, photographs) -> None:
     likeness = [psnr(purify(linear, text, photographs), photographs) for text in strength.specs("denoise")]
     assert likeness == sorted(likeness, reverse=True)
     assert likeness[-1] < 30 < likeness[0] < 40
-    assert psnr(purify(linear, "denoise[denoiser=diffusion-light,sigma=0.03]", photographs), photographs) > likeness[0]
+
+
+def test_denoise_tells_a_network_for_all_levels_which_one(linear, photographs) -> None:
+    for level in (0.03, 0.12):
+        expected = load_denoiser("diffusion-light", level)(photographs)
+        assert torch.equal(purify(linear, f"denoise[denoiser=diffusion-light,sigma={level}]", photographs), expected)
 
 
 @pytest.mark.parametrize("text", ["denoise", DIFFPURE, f"{DIFFPURE}[sampler=ddim,t=35]"])
@@ -300,11 +305,14 @@ def test_gradients_through_all_steps_are_those_of_finite_differences(text) -> No
 
 
 def test_recomputed_steps_give_the_same_gradient(linear, photographs, monkeypatch) -> None:
-    g, found = diffpure(linear, "t=35"), []
-    for most in (8, 1):
+    g, found, evaluations = diffpure(linear, "t=35"), [], []
+    g.model.network.register_forward_hook(lambda *_: evaluations.append(1))  # pyright: ignore
+    for most, expected in ((8, 3), (2, 6)):
         monkeypatch.setattr(learned, "MOST_KEPT", most)
+        evaluations.clear()
         x = photographs.clone().requires_grad_(True)
         found.append(torch.autograd.grad(g.surrogate(x, streams(x)).sum(), x)[0])
+        assert len(evaluations) == expected
     assert torch.equal(*found)
 
 
