@@ -35,8 +35,8 @@ class Transform(DefendedMetric):
     """A transform of the image in front of the metric, deterministic (`Purification`) or drawn (`RandomPurification`).
 
     Attributes:
-        smooth: whether the gradient that attacks follow is that of the deployed transform itself, almost everywhere;
-            False where it is a surrogate (BPDA), which checks do not compare with finite differences.
+        smooth: whether the gradient that attacks follow is that of the deployed transform itself, and finite
+            differences show it; False where it is a surrogate (BPDA), or the slope jumps everywhere.
     """
 
     smooth: bool = True

@@ -78,7 +78,7 @@ def _shown(g: DefendedMetric, x: torch.Tensor, folder: Path, name: str) -> list[
     with torch.inference_mode():
         out = step(x, Streams.create(keys, Role.EVALUATION))
     size = tuple(out.shape[2:])
-    facts += ["exact gradient" if getattr(g, "smooth", True) else "surrogate gradient (BPDA)"]
+    facts += ["smooth" if getattr(g, "smooth", True) else "not smooth"]
     if size != tuple(x.shape[2:]):
         facts += [f"the metric sees {size[1]}x{size[0]} px of {x.shape[3]}x{x.shape[2]}"]
         out = F.interpolate(out, x.shape[2:], mode="bilinear", align_corners=False)

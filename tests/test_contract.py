@@ -65,13 +65,13 @@ class Broken(Purification):
 
 
 class Steep(Purification):
-    """The right values with a gradient ten percent too large, declared to be the operation's own."""
+    """The right values with a gradient half too large, declared to be the operation's own."""
 
     def purify(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
     def purify_surrogate(self, x: torch.Tensor) -> torch.Tensor:
-        return straight_through(x, 1.1 * x)
+        return straight_through(x, 1.5 * x)
 
 
 class Rough(Purification):

@@ -185,8 +185,8 @@ def _planted(g: DefendedMetric, x: torch.Tensor, seed: int) -> Finding:
     """Check 12: the metric is replaced by a slope worth a third of the scale over the budget; eot-pgd looks for it.
 
     The pattern is orthogonal to the images, so that all of them score in the middle of the declared range: a clamp to
-    it hides nothing. What counts is how far the attack goes along the pattern, because a score in coarse steps may stand
-    still, or what the score gains of that, because a defence that moves the image about makes another pattern of it.
+    it hides nothing. What counts is how far the attack goes along the pattern, because a score in coarse steps may
+    stand still, or what the score gains of that, because a defence that moves the image about makes another pattern of it.
     """
     m = g.metric
     low, high = m.score_range or (0.0, 1.0)

@@ -99,7 +99,7 @@ RULES: dict[str, Rule] = {
         "attacks climb another function than the one that is deployed", "exact forward, surrogate backward (BPDA)",
     ),
     "slope-mismatch": Rule(
-        17, "the slopes of a transform that is declared smooth differ from finite differences by more than 5 %",
+        17, "the slopes of a transform that is declared smooth differ from finite differences by more than 20 %",
         "its gradient is wrong, or it is not smooth", "mend the gradient, or say `smooth = False`",
     ),
     "cost-misdeclared": Rule(
