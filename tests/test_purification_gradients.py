@@ -47,7 +47,8 @@ def slopes(f: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, step: flo
 @pytest.mark.parametrize("text", EXACT)
 def test_exact_gradients_are_those_of_central_differences(images, text) -> None:
     g = purification(text)
-    assert g.smooth
+    # In double precision and random images no two pixels change places; in photographs the slope jumps.
+    assert g.smooth != text.startswith("median-blur")
     x = images.double()
     weights = torch.randn(g.purify(x).shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     by_gradient, by_difference = slopes(lambda z: (g.purify_surrogate(z) * weights).sum(), x, 1e-5)
@@ -85,7 +86,7 @@ def test_every_gradient_comes_with_the_deployed_values_to_the_bit(images, text, 
         values = view.purify_surrogate(x)
         assert torch.equal(values, deployed)
         found.append(torch.autograd.grad(load_metric("linear")(values).sum(), x)[0])
-        assert view.smooth == (view.gradient == "exact" and text != "diffjpeg")  # type: ignore[attr-defined]
+        assert view.smooth == (view.gradient == "exact" and text not in ("diffjpeg", "median-blur"))  # type: ignore[attr-defined]
     assert not torch.allclose(found[0], found[1])
     other = purification(
         f"{text.rstrip(']')},surrogate={names[1]}]" if "[" in text else f"{text}[surrogate={names[1]}]"

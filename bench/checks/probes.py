@@ -186,7 +186,8 @@ def _planted(g: DefendedMetric, x: torch.Tensor, seed: int) -> Finding:
 
     The pattern is orthogonal to the images, so that all of them score in the middle of the declared range: a clamp to
     it hides nothing. What counts is how far the attack goes along the pattern, because a score in coarse steps may
-    stand still, or what the score gains of that, because a defence that moves the image about makes another pattern of it.
+    stand still, or what the score gains of that, because a defence that moves the image about makes
+    another pattern of it.
     """
     m = g.metric
     low, high = m.score_range or (0.0, 1.0)
