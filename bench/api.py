@@ -84,8 +84,8 @@ class Metric(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters lie, and what stands before it should; the CPU for a metric without any."""
-        return next((p.device for p in self.parameters()), torch.device("cpu"))
+        """Where its weights lie, and what stands before it should; the CPU for a metric without any."""
+        return next((held.device for held in (*self.parameters(), *self.buffers())), torch.device("cpu"))
 
     def train(self, mode: bool = True) -> Metric:
         """Stay in eval mode whatever is asked: a metric under test never drifts."""

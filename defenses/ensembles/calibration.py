@@ -68,7 +68,7 @@ def _qualities(metric: Metric, data: Dataset, calibration: str) -> np.ndarray:
 
 
 def _scores(metric: Metric, data: Dataset, calibration: str) -> np.ndarray:
-    device = device_of(metric)
+    device = metric.device
     try:
         with torch.inference_mode():
             # One by one: sizes differ, and a score must not depend on its neighbours.
@@ -86,7 +86,7 @@ def _scores(metric: Metric, data: Dataset, calibration: str) -> np.ndarray:
 
 def _content(metric: Metric) -> str:
     """Digest of what a metric computes: the name does not tell, a check may put a toy under it."""
-    digest = hashlib.sha256(f"{metric.spec}|{device_of(metric)}".encode())
+    digest = hashlib.sha256(f"{metric.spec}|{metric.device}".encode())
     for name, module in metric.module.named_modules():
         settings = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str)}
         digest.update(f"{name}|{type(module).__module__}.{type(module).__qualname__}|{settings}\n".encode())
@@ -94,12 +94,6 @@ def _content(metric: Metric) -> str:
         held = value.detach().cpu().contiguous().flatten()
         digest.update(f"{name}|{held.dtype}|{tuple(value.shape)}".encode() + held.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def device_of(metric: Metric) -> torch.device:
-    """Where a metric's weights are; the CPU where it has none."""
-    held = [*metric.parameters(), *metric.buffers()]
-    return held[0].device if held else torch.device("cpu")
 
 
 def _warn(sentence: str) -> None:

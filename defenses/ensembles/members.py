@@ -13,7 +13,7 @@ from ...bench.metrics import load_metric
 from ...bench.registry import registry
 from ...bench.spec import parse_list
 from .align import Align, MonotoneMap
-from .calibration import CALIBRATION, device_of, fit_maps
+from .calibration import CALIBRATION, fit_maps
 
 SHIPPED = "tiny-iqa;lip-iqa;ibp-iqa"
 PARTS = {"others": "metric", "calibration": "dataset"}
@@ -45,7 +45,7 @@ class Members(DefendedMetric):
         if align is not None and align not in get_args(Align):
             raise BadParameter(f"{self.name}[align={align}]: expected {', '.join(get_args(Align))} or none")
         registry.resolve("dataset", calibration)  # an unknown one is told now, not at the first image
-        device = str(device_of(metric))
+        device = str(metric.device)
         self.others = nn.ModuleList(load_metric(text, device) for text in self._named(others))
         self._align: Align | None = align
         self._calibration = calibration
