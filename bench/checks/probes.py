@@ -16,7 +16,7 @@ from ..build import load_attack, load_defense
 from ..errors import BadScore, Incompatible
 from ..measures import FEW_GROUPS, srocc
 from ..seeds import Role, Streams, generator, image_key
-from .contract import contract
+from .contract import Transforming, contract
 from .reliability import Finding, above, below, share_above
 
 CALLS = 5
@@ -186,8 +186,8 @@ def _planted(g: DefendedMetric, x: torch.Tensor, seed: int) -> Finding:
 
     The pattern is orthogonal to the images, so that all of them score in the middle of the declared range: a clamp to
     it hides nothing. What counts is how far the attack goes along the pattern, because a score in coarse steps may
-    stand still, or what the score gains of that, because a defence that moves the image about makes
-    another pattern of it.
+    stand still, or, behind a transform, what the score gains of that: one that moves the image about
+    makes another pattern of it.
     """
     m = g.metric
     low, high = m.score_range or (0.0, 1.0)
@@ -209,5 +209,6 @@ def _planted(g: DefendedMetric, x: torch.Tensor, seed: int) -> Finding:
     except BadScore:  # the attack cannot take a step
         return Finding("planted-missed", raised=True)
     along = ((found.adversarial - x) * pattern).flatten(1).sum(1) / PLANTED_EPS
-    gained = torch.from_numpy(found.gain).to(along) / (slope * PLANTED_EPS)
-    return below("planted-missed", float(torch.maximum(along, gained).median()), 1 / 3)
+    if isinstance(g, Transforming):  # behind others the score may rise for other reasons than the pattern
+        along = torch.maximum(along, torch.from_numpy(found.gain).to(along) / (slope * PLANTED_EPS))
+    return below("planted-missed", float(along.median()), 1 / 3)

@@ -103,7 +103,7 @@ RULES: dict[str, Rule] = {
         "its gradient is wrong, or it is not smooth", "mend the gradient, or say `smooth = False`",
     ),
     "cost-misdeclared": Rule(
-        18, "a deployed score takes another number of forward passes than `cost` says",
+        18, "a deployed score takes more forward passes than `cost` says",
         "budgets in forwards and queries cannot be compared", "set `cost` to the forwards of one deployed score",
     ),
 }  # fmt: skip
