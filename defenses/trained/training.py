@@ -11,7 +11,7 @@ from ..base import Replacement
 from .networks import trained_network
 
 
-@register_defense("gradient-norm-training", strength=Strength("penalty", (0.0001, 0.001)))
+@register_defense("gradient-norm-training", strength=Strength("penalty", (0.001, 0.01)))
 class GradientNormTraining(Replacement):
     """The score of a network that was trained for a small l1 norm of its gradient, the first-order l_inf change.
 
@@ -32,7 +32,7 @@ class GradientNormTraining(Replacement):
         super().__init__(metric, trained_network(metric, "gradient-norm", {"penalty": penalty}, weights))
 
 
-@register_defense("adversarial-training", strength=Strength("eps", (2, 4, 8)))
+@register_defense("adversarial-training", strength=Strength("eps", (1, 2, 4)))
 class AdversarialTraining(Replacement):
     """The score of a network that was trained on clean images and on images under attack.
 
