@@ -32,7 +32,7 @@ class GradientNormTraining(Replacement):
         super().__init__(metric, trained_network(metric, "gradient-norm", {"penalty": penalty}, weights))
 
 
-@register_defense("adversarial-training", strength=Strength("eps", (1, 2, 4)))
+@register_defense("adversarial-training", strength=Strength("eps", (2, 4)))
 class AdversarialTraining(Replacement):
     """The score of a network that was trained on clean images and on images under attack.
 
