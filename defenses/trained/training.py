@@ -11,7 +11,7 @@ from ..base import Replacement
 from .networks import trained_network
 
 
-@register_defense("gradient-norm-training", strength=Strength("penalty", (0.001, 0.01)))
+@register_defense("gradient-norm-training", strength=Strength("penalty", (0.001, 0.01, 0.1)))
 class GradientNormTraining(Replacement):
     """The score of a network that was trained for a small l1 norm of its gradient, the first-order l_inf change.
 
