@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from robustiqa.bench.cli.train import train
 from robustiqa.bench.errors import BadData, BadParameter
 from robustiqa.bench.metrics.tiny_iqa import tiny_iqa
-from robustiqa.bench.training import evaluate
+from robustiqa.bench.training import evaluate, robust
 from robustiqa.bench.training.metric import MetricTrainConfig, train_metric
 from robustiqa.bench.training.robust import RobustTrainConfig, train_robust_metric
 from robustiqa.bench.training.robust_terms import adversarial_images, gradient_norm, penalised
@@ -203,9 +203,27 @@ def test_a_strong_penalty_lowers_the_gradient_norm(tmp_path: Path) -> None:
     assert after < 0.7 * before, (before, after)
 
 
+@pytest.mark.parametrize(("ramp", "expected"), [(0.0, [4, 4, 4, 4]), (0.5, [2, 4, 4, 4]), (1.0, [1, 2, 3, 4])])
+def test_the_radius_rises_in_a_share_of_the_steps(
+    tmp_path: Path, monkeypatch, ramp: float, expected: list[int]
+) -> None:
+    radii: list[tuple[float, float]] = []
+
+    def attack(net, x, labels, eps, step, steps, start):
+        radii.append((255 * eps, 255 * step))
+        return x
+
+    monkeypatch.setattr(robust, "adversarial_images", attack)
+    train_robust_metric(toy(tmp_path, "out", defense="adversarial", attack="pgd", tune_steps=4, ramp=ramp), silent)
+    assert radii[::2] == radii[1::2], "rated crops and groups are attacked alike"
+    assert [eps for eps, _ in radii[::2]] == pytest.approx(expected)
+    assert [step for _, step in radii[::2]] == pytest.approx([eps / 4 for eps in expected])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"ramp": 1.5}, "ramp must be in"),
         ({"defense": "magic"}, "defense must be empty or one of gradient-norm, adversarial, noise"),
         ({"sigma": 0.1}, "sigma is no setting of the defence adversarial"),
         ({"mos_lr": 0.1}, "mos_lr is no setting of the defence adversarial"),

@@ -61,8 +61,9 @@ def test_a_shipped_card_is_of_its_weights(path: Path) -> None:
     assert "robustiqa train metric --photographs PHOTOGRAPHS" in card
     assert f"--defense {read_header(path)['defense']}" in card
     rows = {row.split("|")[1].strip(): row.split("|")[3] for row in card.splitlines() if row.startswith("| ")}
-    for split in ("val", "test"):
-        assert 0.45 < float(rows[split].split("[")[0]) < 0.8, "SROCC to human scores"
+    # A floor only: 67 images tell an SROCC to about .2, and robust variants cost accuracy, as their cards show.
+    for split, least in (("val", 0.35), ("test", 0.6)):
+        assert least < float(rows[split].split("[")[0]) < 0.8, "SROCC to human scores"
     assert "Score change by PGD l_inf 4/255" in card
     assert "/tmp" not in card
 

@@ -34,7 +34,7 @@ COMMON = (
 """Settings of every defence by training, beside those of the one alone and the places."""
 OWN = {
     "gradient-norm": ("penalty", "h"),
-    "adversarial": ("attack", "eps", "attack_steps", "labels", "label_penalty"),
+    "adversarial": ("attack", "eps", "ramp", "attack_steps", "labels", "label_penalty"),
     "noise": ("sigma",),
 }
 """Settings of each defence by training alone."""
@@ -64,6 +64,7 @@ class RobustTrainConfig(MetricTrainConfig):
         h: gradient-norm: step of the finite difference.
         attack: adversarial: fgsm (one step from the image) or pgd (random start).
         eps: adversarial: l_inf radius in units of 1/255.
+        ramp: adversarial: share of the steps in which the radius rises from zero; 0 for the whole radius at once.
         attack_steps: adversarial: steps of pgd, each of eps/4.
         labels: adversarial: plain (the clean label) or ssim (less by what the attack costs in SSIM).
         label_penalty: adversarial: points in a hundred that labels lose for each point in a hundred of SSIM.
@@ -82,6 +83,7 @@ class RobustTrainConfig(MetricTrainConfig):
     h: float = 0.01
     attack: str = "fgsm"
     eps: float = 4.0
+    ramp: float = 0.0
     attack_steps: int = 4
     labels: str = "plain"
     label_penalty: float = 1.0
@@ -160,6 +162,7 @@ def check_robust_settings(config: RobustTrainConfig) -> None:
         "h must be positive": config.h <= 0,
         "attack must be fgsm or pgd": config.attack not in ("fgsm", "pgd"),
         "eps must be in [0.1,255], in units of 1/255": not 0.1 <= config.eps <= 255,
+        "ramp must be in [0,1]": not 0 <= config.ramp <= 1,
         "attack_steps must be positive": config.attack_steps < 1,
         "labels must be plain or ssim": config.labels not in ("plain", "ssim"),
         "label_penalty must not be negative": config.label_penalty < 0,
@@ -221,7 +224,9 @@ class Tuner:
             found["norm"] = torch.stack(norms).mean()
             loss = loss + config.penalty * found["norm"]
         else:
-            others, wanted = zip(*map(self._perturbed, images, labels, [generator] * 2), strict=True)
+            others, wanted = zip(
+                *(self._perturbed(x, y, number, generator) for x, y in zip(images, labels, strict=True)), strict=True
+            )
             clean, found = self._loss([self._net(x) for x in images], labels, strengths)
             found["perturbed"], _ = self._loss([self._net(x) for x in others], wanted, strengths)
             loss = 0.5 * (clean + found["perturbed"])
@@ -238,13 +243,14 @@ class Tuner:
         return rated_sum(losses, self._config.group_weight) + losses["anchor"], losses
 
     def _perturbed(
-        self, x: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+        self, x: torch.Tensor, labels: torch.Tensor, number: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The batch under attack or noise, and the labels that it gets."""
+        """Images of step `number` under attack or noise, and the labels that they get."""
         config = self._config
         if config.defense == "noise":
             return x + config.sigma * torch.randn(x.shape, generator=generator), labels
-        eps = config.eps / 255
+        risen = min(1.0, (number + 1) / (config.ramp * config.tune_steps)) if config.ramp else 1.0
+        eps = risen * config.eps / 255
         if config.attack == "fgsm":
             found = adversarial_images(self._net, x, labels, eps, FGSM_STEP * eps, 1, torch.zeros_like(x))
         else:

@@ -11,7 +11,7 @@ from ..base import Replacement
 from .networks import trained_network
 
 
-@register_defense("gradient-norm-training", strength=Strength("penalty", (0.0001, 0.001)))
+@register_defense("gradient-norm-training", strength=Strength("penalty", (0.001, 0.01, 0.1)))
 class GradientNormTraining(Replacement):
     """The score of a network that was trained for a small l1 norm of its gradient, the first-order l_inf change.
 
@@ -32,7 +32,7 @@ class GradientNormTraining(Replacement):
         super().__init__(metric, trained_network(metric, "gradient-norm", {"penalty": penalty}, weights))
 
 
-@register_defense("adversarial-training", strength=Strength("eps", (2, 4, 8)))
+@register_defense("adversarial-training", strength=Strength("eps", (2, 4)))
 class AdversarialTraining(Replacement):
     """The score of a network that was trained on clean images and on images under attack.
 
@@ -44,7 +44,7 @@ class AdversarialTraining(Replacement):
     Args:
         metric: tiny-iqa without parameters, unless `weights` are given; attacks that know no defence see it.
         attack: attack of the training: fgsm, one step of 1.25 eps, as in the paper; or pgd, steps of eps/4, as Madry's.
-        labels: labels of attacked images, plain or ssim.
+        labels: labels of attacked images, plain or ssim; for ssim no weights are shipped.
         eps: l_inf radius of the training in units of 1/255; the paper's is 4.
         weights: safetensors file of your own training of the metric's network; empty means the shipped one.
 
