@@ -114,7 +114,7 @@ def _slopes(g: Transforming, x: torch.Tensor, draws: Any, seed: int) -> float:
 
 
 def _cost(g: DefendedMetric, x: torch.Tensor, draws: Any) -> Finding:
-    """Check 18: forwards of metrics in one deployed score over the declared cost; fewer are no breach, some are drawn."""
+    """Check 18: forwards of metrics in one deployed score, over the declared cost; fewer are no breach."""
     with _forwards(g) as counted:
         g.estimate(x, draws())
     return above("cost-misdeclared", sum(counted) / len(x) / g.cost, 1.0 + 1e-9)
