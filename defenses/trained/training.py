@@ -44,7 +44,7 @@ class AdversarialTraining(Replacement):
     Args:
         metric: tiny-iqa without parameters, unless `weights` are given; attacks that know no defence see it.
         attack: attack of the training: fgsm, one step of 1.25 eps, as in the paper; or pgd, steps of eps/4, as Madry's.
-        labels: labels of attacked images, plain or ssim; for ssim no weights are shipped.
+        labels: labels of attacked images, plain or ssim.
         eps: l_inf radius of the training in units of 1/255; the paper's is 4.
         weights: safetensors file of your own training of the metric's network; empty means the shipped one.
 
