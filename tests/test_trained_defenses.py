@@ -181,13 +181,23 @@ def test_bad_weights_are_named(metric, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("adversarial-training[eps=5]", r"expected the attack, labels, eps of shipped weights \(adversarial-"),
+        ("gradient-norm-training[penalty=7]", r"shipped weights \(gradient-norm-.*weights=FILE from `robustiqa train"),
+        ("noise-training[sigma=0.123]", r"shipped weights \(noise-"),
+    ],
+)
+def test_variants_without_weights_are_left_to_others(metric, text: str, message: str) -> None:
+    with pytest.raises(Incompatible, match=message):
+        load_defense(text, metric)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
         ("adversarial-training[attack=apgd]", r"\[attack=apgd\]: expected fgsm or pgd"),
         ("adversarial-training[labels=lpips]", r"\[labels=lpips\]: expected plain or ssim"),
         ("adversarial-training[eps=0]", r"\[eps=0\.0\]: expected a number > 0"),
-        ("adversarial-training[eps=5]", r"expected the attack, labels, eps of shipped weights \(adversarial-"),
         ("gradient-norm-training[penalty=-1]", r"\[penalty=-1\.0\]: expected a number > 0"),
-        ("gradient-norm-training[penalty=7]", r"shipped weights \(gradient-norm-.*weights=FILE from `robustiqa train"),
-        ("noise-training[sigma=0.123]", r"shipped weights \(noise-"),
     ],
 )
 def test_bad_parameters_are_named(metric, text: str, message: str) -> None:

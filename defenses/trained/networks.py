@@ -32,8 +32,8 @@ def trained_network(metric: Metric, defense: str, settings: Mapping[str, str | f
 
     Raises:
         BadData: the file is missing, corrupt, or of another defence.
-        BadParameter: no such weights are shipped, or the file is of another variant, or no safetensors file.
-        Incompatible: nothing is shipped for this metric, or the file holds another network than the metric's.
+        BadParameter: the file is of another variant, or no safetensors file.
+        Incompatible: no such weights are shipped for this metric, or the file holds another network than the metric's.
     """
     training = f"robustiqa train metric --defense {defense}"
     path = Path(weights) if weights else _shipped(metric, defense, settings, training)
@@ -70,7 +70,8 @@ def _shipped(metric: Metric, defense: str, settings: Mapping[str, str | float], 
     if not path.is_file():
         given = ",".join(f"{key}={value}" for key, value in settings.items())
         known = ", ".join(sorted(p.stem for p in FOLDER.glob(f"{defense}-*.safetensors")))
-        raise BadParameter(
+        # Not the user's mistake in a tuning, which asks for every strength: it goes on with those that there are.
+        raise Incompatible(
             f"{defense}-training[{given}]: expected the {', '.join(settings)} of shipped weights ({known}), or "
             f"weights=FILE from `{training}`"
         )
