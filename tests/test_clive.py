@@ -82,6 +82,17 @@ def test_splits_are_disjoint_and_a_limit_is_a_prefix(release: Path) -> None:
     assert [i.id for i in Clive(str(release), split="train", limit=3).items] == [i.id for i in whole.items[:3]]
 
 
+def test_a_crop_is_the_middle_and_another_data_set(release: Path) -> None:
+    whole, part = Clive(str(release), split="all"), Clive(str(release), split="all", crop=40)
+    assert torch.equal(part.load(3), whole.load(3)[:, 12:52, 20:60])
+    assert part.content_hash != whole.content_hash
+    assert part.truth_name == "MOS of the whole image"
+    with pytest.raises(BadImage, match="at least 70x70"):
+        Clive(str(release), split="all", crop=70).load(0)
+    with pytest.raises(BadParameter, match="crop"):
+        Clive(str(release), crop=8)
+
+
 def test_content_hash_sees_the_bytes_of_the_files(release: Path) -> None:
     first = Clive(str(release), split="all")
     assert first.content_hash == Clive(str(release / clive.RELEASE), split="all").content_hash

@@ -180,3 +180,26 @@ def test_checks_that_fail_are_a_flag_not_a_pass(tmp_path: Path) -> None:
     assert "unchecked" in flags.split()
     errors = pd.read_csv(tmp_path / "out" / "leaderboard" / "errors.csv")
     assert (errors["kind"] == "check").sum() == 1
+
+
+def test_several_defences_are_summed_up() -> None:
+    words = ["check", "--metric", "tiny-iqa", "--images", "2", "--no-ladder", "--plugin", str(BROKEN)]
+    result = CliRunner().invoke(cli, [*words, "--defense", "flip", "--defense", "lipschitz"])
+    assert result.exit_code == 0, result.output
+    assert "| flip" in result.output
+    assert "left out: lipschitz" in result.output
+    result = CliRunner().invoke(cli, [*words, "--defense", "flip", "--defense", "broken-dice"])
+    assert result.exit_code == 1
+    row = next(line for line in result.output.splitlines() if "broken-dice" in line)
+    assert "irreproducible (" in row
+    assert "random-undeclared (" in row
+    result = CliRunner().invoke(cli, [*words, "--defense", "flip", "--defense", "broken-dice", "--json"])
+    assert set(json.loads(result.output)) == {"flip", "broken-dice"}
+
+
+@pytest.mark.slow
+def test_all_registered_defences_are_gone_through() -> None:
+    result = CliRunner().invoke(cli, ["check", "--defense", "all", "--no-ladder", "--images", "2"])
+    named = {line.split("|")[1].strip() for line in result.output.splitlines() if line.startswith("| ")} - {"defence"}
+    left = {line.split(": ")[1] for line in result.output.splitlines() if line.startswith("left out")}
+    assert named | left == set(registry.names("defense"))

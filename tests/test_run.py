@@ -375,3 +375,15 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     _, text = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on" in text
+
+
+def test_an_attack_may_name_its_data_sets() -> None:
+    attacks = [{"attack": "fgsm", "linf": ["4/255"], "datasets": ["noise[count=4]"]}, {"attack": "pgd", "l2": [0.1]}]
+    suite = make_suite(datasets=["noise", "noise[count=4]"], attacks=attacks, defenses=["none"], certify=None)
+    cells = [(c.attack, c.dataset) for c in make_plan(suite).cells if c.kind == "attack"]
+    assert set(cells) == {("fgsm", "noise[count=4]"), ("pgd", "noise"), ("pgd", "noise[count=4]")}
+    # On another data set than the suite's own every attack runs.
+    other = suite.override(metrics=(), defenses=(), datasets=("noise[count=2]",), attacks=())
+    assert {c.attack for c in make_plan(other).cells if c.kind == "attack"} == {"fgsm", "pgd"}
+    with pytest.raises(ValueError, match="not among its data sets"):
+        make_suite(attacks=attacks)
