@@ -9,7 +9,7 @@ import pytest
 import torch
 from robustiqa.attacks import L2, Linf, load_attack
 from robustiqa.attacks.auto import _room, members
-from robustiqa.bench import load_metric
+from robustiqa.bench import load_dataset, load_metric
 from robustiqa.bench.objective import Objective
 from robustiqa.bench.registry import registry
 from robustiqa.bench.seeds import Role, Streams, image_key
@@ -27,10 +27,10 @@ def _plugins() -> None:
 
 def test_members_are_those_that_the_docstring_names(linear) -> None:
     names = {text: [m.spec for m in members(load_defense(text, linear))] for text in ("none", "jpeg", RANDOMISED)}
-    plain = ["apgd", "apgd-random", "pgd", "momentum", "transfer", "quantised", "square"]
+    plain = ["apgd", "apgd-random", "pgd", "momentum", "naive", "transfer", "quantised", "square"]
     assert names["none"] == [f"auto-iqa/{name}" for name in plain]
     assert names["jpeg"] == [f"auto-iqa/{name}" for name in [*plain, "surrogates"]]
-    noisy = ["eot-pgd", "apgd-eot", "apgd-kernel", "transfer", "quantised"]
+    noisy = ["eot-pgd", "apgd-eot", "apgd-kernel", "naive", "transfer", "quantised"]
     assert names[RANDOMISED] == [f"auto-iqa/{name}" for name in noisy]
     kernel = members(load_defense(RANDOMISED, linear))[2]
     assert kernel.centre == "kernel"  # type: ignore[attr-defined]
@@ -39,12 +39,13 @@ def test_members_are_those_that_the_docstring_names(linear) -> None:
 def test_each_member_is_run(linear, images) -> None:
     """The passes of all members together, counted by hand: steps, last looks, draws, and the choices between them."""
     result = load_attack("auto-iqa")(load_defense("none", linear), images, Linf(4 / 255))
-    # (gradients, values): APGD twice, PGD twice, transfer, quantised, Square; and a look at each result and the clean.
-    assert result.backwards.tolist() == [101 + 101 + 100 + 100 + 20 + 20] * 3
-    looks = 7 + 1 + 3  # the last points of PGD, PGD with momentum and quantised are looked at once more
-    assert result.forwards.tolist() == [442 + 1000 + looks] * 3
+    # (gradients, values): APGD twice, PGD twice, naive, transfer, quantised, Square; a look at each and at the clean.
+    gradients = 101 + 101 + 100 + 100 + 101 + 20 + 20
+    assert result.backwards.tolist() == [gradients] * 3
+    looks = 8 + 1 + 3  # the last points of PGD, PGD with momentum and quantised are looked at once more
+    assert result.forwards.tolist() == [gradients + 1000 + looks] * 3
     noisy = load_attack("auto-iqa")(load_defense(RANDOMISED, linear), images, Linf(4 / 255))
-    assert noisy.backwards.tolist() == [20 * 8 + 21 * 8 + 21 * 8 + 20 + 20 * 8] * 3
+    assert noisy.backwards.tolist() == [100 * 8 + 101 * 8 + 51 * 8 + 101 + 20 + 20 * 8] * 3
 
 
 def test_where_the_gradient_is_missing_square_searches(images) -> None:
@@ -101,3 +102,28 @@ def test_no_search_sees_the_draws_that_judge(images) -> None:
     draws = torch.stack([rng.normal(images, 1)[0, :, 0, 0, 0] for rng in seen]).double()
     for i in range(len(images)):
         assert len(set(draws[:, i].tolist())) == len(seen)
+
+
+@pytest.mark.parametrize("defense", ["jpeg[quality=30]", "bit-depth[bits=3]", "chain[steps=gaussian-blur;webp]"])
+def test_on_no_image_it_finds_less_than_who_does_not_know_the_defence(defense: str) -> None:
+    data, metric = load_dataset("photos[size=128,subset=references]"), load_metric("tiny-iqa")
+    x = torch.stack([data.load(i)[:, 30:94, 30:94] for i in range(2)])
+    g = load_defense(defense, metric)
+    auto, naive = (load_attack(a)(g, x, Linf(4 / 255)) for a in ("auto-iqa", "naive"))
+    assert np.all(auto.gain >= naive.gain - 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("defense", ["random-crop[m=8]", "random-rotation[m=8]", "random-noise[m=8,sigma=0.05]",
+                                     "random-resize[grow=1.05,m=8]"])  # fmt: skip
+def test_behind_chance_it_finds_what_a_long_search_with_averages_finds(defense: str) -> None:
+    """Twenty steps found half as much on crops: a randomised defence must not look good by an attack cut short."""
+    data, metric = load_dataset("photos[size=128,subset=references]"), load_metric("tiny-iqa")
+    x = torch.stack([data.load(i)[:, 20:108, 20:108] for i in range(2)])
+    g = load_defense(defense, metric)
+    gains = []
+    for name in ("auto-iqa", "eot-pgd[steps=100,draws=8]"):
+        found = load_attack(name)(g, x, Linf(4 / 255)).adversarial
+        streams = [Streams.create([image_key(i) for i in x], Role.EVALUATION, seed) for seed in range(100, 108)]
+        gains.append(np.mean([g.estimate(found, s.fork()).score - g.estimate(x, s).score for s in streams], axis=0))
+    assert np.all(gains[0] >= gains[1] - 2.0)
