@@ -109,10 +109,13 @@ def make_plan(suite: Suite) -> Plan:
     skipped: list[tuple[str, str]] = []
     for dataset_name, dataset, metric, names in _present(suite, skipped):
         for defense in unique("defense", ("none", *names)):
+            what = f"{defense} on {metric.spec}"
             try:
-                g = load_defense(defense, metric)
+                g = _unless_absent(suite, what, partial(_built, defense, metric), skipped)
             except Incompatible as error:
-                skipped.append((f"{defense} on {metric.spec}", str(error)))
+                skipped.append((what, str(error)))
+                continue
+            if g is None:
                 continue
             base = {"metric": metric.spec, "defense": defense, "dataset": dataset_name, "seed": suite.seed}
             for job in _jobs(suite, g, dataset_name, len(dataset), defense in names, skipped):
@@ -139,6 +142,12 @@ def _present(suite: Suite, skipped: list[tuple[str, str]]) -> Iterator[tuple[str
                 absent.add(metric_text)
             else:
                 yield dataset_text, dataset, metric, defenses
+
+
+def _built(defense: str, metric: Metric) -> DefendedMetric:
+    """The defended metric; raises `Absent` also where something is not there that the defence leans on only later."""
+    identity_of("defense", defense)
+    return load_defense(defense, metric)
 
 
 def _unless_absent(suite: Suite, what: str, load: Callable[[], T], skipped: list[tuple[str, str]]) -> T | None:

@@ -387,3 +387,13 @@ def test_an_attack_may_name_its_data_sets() -> None:
     assert {c.attack for c in make_plan(other).cells if c.kind == "attack"} == {"fgsm", "pgd"}
     with pytest.raises(ValueError, match="not among its data sets"):
         make_suite(attacks=attacks)
+
+
+def test_a_defence_that_leans_on_an_absent_data_set_is_left_out(tmp_path: Path) -> None:
+    lost = f"ensemble[others=bounded,calibration=clive[root={tmp_path / 'nowhere'}]]"
+    suite = make_suite(defenses=["none", lost], absent="skip", certify=None)
+    plan = make_plan(suite)
+    assert {c.defense for c in plan.cells} == {"none"}
+    assert any("nowhere" in why for _, why in plan.skipped)
+    with pytest.raises(BadData, match="nowhere"):
+        make_plan(make_suite(defenses=["none", lost], certify=None))
