@@ -18,9 +18,9 @@ class RandomFlip(RandomPurification):
     """The image mirrored left to right with probability 1/2, and top to bottom with 1/2; the mean of m draws.
 
     Four versions in all, so a few draws show an attacker everything; and a version runs through the metric once,
-    however often it was drawn: four forwards an image at most, of which `cost` = m is an upper bound beyond four. The
-    interval of a deployed score is infinite until all four were drawn, and then holds with certainty (m = 8 draws all
-    four for 62 of 100 images, m = 16 for 96).
+    however often it was drawn: four forwards an image at most, and `cost`, m, is an upper bound. The interval of a
+    deployed score is infinite until all four were drawn, and then holds with certainty (m = 8 draws all four for 62 of
+    100 images, m = 16 for 96).
 
     The purification study of arXiv 2404.06957 mirrors always.
 
