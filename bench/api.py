@@ -106,7 +106,9 @@ class Metric(nn.Module):
 class Estimate(NamedTuple):
     """Deployed scores (B,) with an interval [lo, hi] for what they estimate; equal to the score if deterministic.
 
-    The interval is wrong with probability `INTERVAL_ERROR` at most.
+    The interval is wrong with probability `INTERVAL_ERROR` at most; certainly so for the smoothed defences (order
+    statistics, or bounds for the mean of bounded scores), `random-flip`, `random-metric` and what is deterministic. For
+    means over other draws it is Student's t, which is approximate (`defenses.base.mean_estimate`).
     """
 
     score: np.ndarray

@@ -338,21 +338,30 @@ def identity_of(kind: str, text: str) -> str:
     """Plug-in with version, parameters, declarations, and the hashes of its source and of what it is given: files, and
     other plug-ins."""
     plugin, spec, parameters = registry.resolve(kind, text)
+    parts = plugin.meta.get("parts", {})
     files = [
         hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
-        for value in parameters.values()
-        if isinstance(value, str) and value and Path(value).is_file()
+        for name, value in parameters.items()
+        if name not in parts and isinstance(value, str) and _is_file(value)
     ]
     denoiser = parameters.get("denoiser")
     # What `auto` stands for comes with the package, which `code_digest` covers.
-    if isinstance(denoiser, str) and denoiser != "auto" and not Path(denoiser).is_file():
+    if isinstance(denoiser, str) and denoiser != "auto" and not _is_file(denoiser):
         files.append(identity_of("denoiser", denoiser))
-    for parameter, of in plugin.meta.get("parts", {}).items():
+    for parameter, of in parts.items():
         named = [part for part in parse_list(str(parameters[parameter])) if part != SELF]
         files += [identity_of(of, part) for part in named]
         files += [_content(part) for part in named if of == "dataset"]
     packages = [f"{name} {version_of(name)}" for name in plugin.packages]
     return f"{plugin.identity(spec)}@{plugin.source_hash}{sorted(plugin.meta.items())}{files}{packages}"
+
+
+def _is_file(value: str) -> bool:
+    """Whether a parameter's value is the path of a file; one too long for the system is none."""
+    try:
+        return bool(value) and Path(value).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 @functools.cache

@@ -14,6 +14,15 @@ from ..bench.errors import BadParameter
 from ..bench.objective import MAX_PIXELS
 from ..bench.seeds import Streams
 
+MOST_DRAWS = 10_000
+"""Most draws that a deployed score may average; more would run for hours on one image."""
+
+
+def check_draws(given: str, m: int) -> None:
+    """Raise `BadParameter` for an impossible number of draws; `given` is what the user wrote, for the error."""
+    if not 1 <= m <= MOST_DRAWS:
+        raise BadParameter(f"{given}: expected 1 to {MOST_DRAWS} draws for a deployed score")
+
 
 def exact(scores: torch.Tensor) -> Estimate:
     """Estimate of a deterministic score: the interval is the score itself."""
@@ -21,8 +30,54 @@ def exact(scores: torch.Tensor) -> Estimate:
     return Estimate(values, values, values)
 
 
+def scores_of_drawn(
+    x: torch.Tensor, index: torch.Tensor, count: int, score: Callable[[int, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Scores (count,B) of the versions that were drawn for an image, others 0.
+
+    A version is deterministic: it is scored once on an image, however often it was drawn, and not if it was not.
+
+    Args:
+        x: (B,3,H,W).
+        index: (m,B) the versions drawn, 0 to count - 1, on the CPU.
+        count: number of versions.
+        score: version k on images (b,3,H,W) to (b,).
+    """
+    rows = []
+    for k in range(count):
+        chosen = (index == k).any(0).nonzero().flatten().to(x.device)
+        row = x.new_zeros(len(x))
+        rows.append(row.index_put((chosen,), score(k, x[chosen]).to(row)) if len(chosen) else row)
+    return torch.stack(rows)
+
+
+def estimate_of_few(index: torch.Tensor, scores: torch.Tensor) -> Estimate:
+    """Estimate of the mean over n equally likely versions of a score, some of them drawn; exact, unlike Student's t.
+
+    A few draws of one version agree and say nothing of the others: nothing is known until every version was drawn, and
+    then the mean over them is.
+
+    Args:
+        index: (m,B) the versions drawn, on the CPU.
+        scores: (n,B) the score of each version; of one that was not drawn for an image, anything finite.
+    """
+    held = scores.double().cpu()
+    values, mean = held.gather(0, index).mean(0), held.mean(0)
+    known = torch.stack([(index == k).any(0) for k in range(len(scores))]).all(0)
+    lo = torch.minimum(values, mean).where(known, -torch.inf)
+    hi = torch.maximum(values, mean).where(known, torch.inf)
+    return Estimate(values.numpy(), lo.numpy(), hi.numpy())
+
+
 def mean_estimate(draws: torch.Tensor) -> Estimate:
-    """Estimate of a mean from draws (m,B): their mean, with Student's t interval; of a single draw nothing is known."""
+    """Estimate of a mean from draws (m,B): their mean, with Student's t interval; of a single draw nothing is known.
+
+    The interval is exact for normal scores and otherwise approximate: with tiny-iqa on five photographs of 128 px,
+    where `INTERVAL_ERROR` promises .001, those of random-crop, random-rotation, random-resize and random-noise missed
+    the mean of all draws in up to .0043 of the cases for m = 8, up to .0018 for m = 32 and up to .007 for m = 2. Draws
+    with a few values only, such as mirrored images in a chain, may happen to agree; an interval without width is then
+    wrong.
+    """
     values = draws.double().cpu()
     m, score = len(values), values.mean(0)
     half = torch.full_like(score, torch.inf)
@@ -113,8 +168,7 @@ class RandomPurification(Transform):
 
     def __init__(self, metric: Metric, m: int = 1) -> None:
         super().__init__(metric)
-        if m < 1:
-            raise BadParameter(f"m={m} draws for a deployed score: expected at least 1")
+        check_draws(f"m={m}", m)
         self.cost = m
 
     @abstractmethod

@@ -14,7 +14,7 @@ from ..bench.errors import BadImage, BadParameter
 from ..bench.registry import register_defense
 from ..bench.seeds import Streams
 from ..bench.spec import parse_list
-from .base import Transform
+from .base import Transform, check_draws
 
 T = TypeVar("T")
 
@@ -36,8 +36,9 @@ class Chain(Transform):
         self.randomised = any(step.randomised for step in steps)
         self.smooth = all(step.smooth for step in steps)
         self.differentiable = all(step.differentiable for step in steps)
-        if m < 1 or (m > 1 and not self.randomised):
-            raise BadParameter(f"chain[m={m}]: expected 1, or more where a step is random")
+        check_draws(f"chain[m={m}]", m)
+        if m > 1 and not self.randomised:
+            raise BadParameter(f"chain[m={m}]: expected 1 where no step is random")
         self.cost = m
 
     def step(self, x: torch.Tensor, rng: Streams) -> torch.Tensor:

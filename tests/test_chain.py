@@ -137,6 +137,20 @@ def test_what_a_step_is_counts_in_the_chains_identity() -> None:
     assert all("jpeg-v1" in text for text in known)
 
 
+def test_a_long_chain_has_an_identity() -> None:
+    """Its steps are no file's name, and longer than one may be."""
+    steps = ";".join(["gaussian-blur[kernel=5,sigma=1.25]"] * 12)
+    assert len(steps) > 255
+    assert identity_of("defense", f"chain[steps={steps}]").count("gaussian-blur-v1[kernel=5,sigma=1.25]") == 12
+    assert identity_of("defense", f"chain[steps=chain[steps={steps}];jpeg]").count("gaussian-blur-v1") == 12
+
+
+def test_a_parameter_too_long_for_a_path_is_no_file() -> None:
+    with pytest.raises(UnknownName):
+        identity_of("defense", f"denoise[denoiser={'x' * 5000}]")
+    assert "x" * 5000 in identity_of("dataset", f"folder[root={'x' * 5000}]")
+
+
 def test_a_chains_networks_move_with_it(linear) -> None:
     """Steps are modules of the chain, also those of views."""
     g = load_defense("chain[steps=jpeg;random-noise]", linear)
@@ -153,7 +167,8 @@ def test_a_chains_networks_move_with_it(linear) -> None:
     ("chain[steps=jpeg[quality=0]]", BadParameter, r"jpeg\[quality=0\]"),
     ("chain[steps=jpeg;median-smoothing]", BadParameter, "median-smoothing.* only gives a score"),
     ("chain[steps=jpeg;random-noise[m=4]]", BadParameter, r"give the draws to the chain: chain\[steps=...,m=4\]"),
-    ("chain[steps=jpeg,m=2]", BadParameter, r"chain\[m=2\]: expected 1, or more where a step is random"),
+    ("chain[steps=jpeg,m=2]", BadParameter, r"chain\[m=2\]: expected 1 where no step is random"),
+    ("chain[steps=random-noise,m=10001]", BadParameter, r"chain\[m=10001\]: expected 1 to 10000 draws"),
     ("chain[steps=random-noise,m=0]", BadParameter, r"chain\[m=0\]"),
 ])  # fmt: skip
 def test_impossible_chains_are_named(linear, text, error, words) -> None:

@@ -213,13 +213,18 @@ def test_total_variation_is_scikit_images(odd, weight, iterations) -> None:
     ("resize[scale=1.0]", "below 1"),
     ("upscale[scale=1.5]", r"upscale\[scale=1.5\]"),
     ("upscale[height=384]", "two sides"),
+    ("upscale[height=8193,width=5]", "two sides of 1 to 8192 px"),
+    ("upscale[height=5,width=8193]", "two sides of 1 to 8192 px"),
     ("upscale[height=-1,width=-1]", "two sides"),
     ("flip[axes=diagonal]", "expected both or horizontal or vertical"),
     ("median-blur[kernel=4]", r"median-blur\[kernel=4\]: expected an odd number"),
     ("median-blur[kernel=1]", "at least 3"),
     ("bilateral-blur[kernel=2]", "odd"),
-    ("bilateral-blur[sigma_color=0.0]", r"sigma_color=0.0\]: expected a positive"),
+    ("bilateral-blur[sigma_color=0.0]", r"sigma_color=0.0\]: expected a number from 0.001 to 1000"),
+    ("bilateral-blur[sigma_color=1e-30]", "sigma_color=1e-30"),
     ("bilateral-blur[sigma_space=-1.0]", "sigma_space"),
+    ("gaussian-blur[sigma=1e-30]", r"gaussian-blur\[sigma=1e-30\]: expected a number from 0.001"),
+    ("median-blur[kernel=33]", r"median-blur\[kernel=33\]: expected a number from 3 to 31"),
     ("unsharp[kernel=6]", "odd"),
     ("unsharp[sigma=0.0]", r"unsharp\[sigma=0.0\]"),
     ("unsharp[amount=0.0]", r"unsharp\[amount=0.0\]"),
@@ -228,12 +233,14 @@ def test_total_variation_is_scikit_images(odd, weight, iterations) -> None:
     ("bit-depth[bits=0]", r"bit-depth\[bits=0\]: expected 1 to 8"),
     ("bit-depth[bits=9]", "expected 1 to 8"),
     ("bit-depth[surrogate=exact]", r"bit-depth\[surrogate=exact\]: expected soft or identity"),
-    ("non-local-means[h=0.0]", r"h=0.0\]: expected a positive"),
+    ("non-local-means[h=0.0]", r"h=0.0\]: expected a number from 0.001 to 1000"),
     ("non-local-means[patch=4]", "odd"),
     ("non-local-means[distance=0]", "at least 1"),
     ("non-local-means[sigma=-0.1]", "sigma"),
-    ("total-variation[weight=0.0]", "positive"),
-    ("total-variation[iterations=1]", "at least 2"),
+    ("non-local-means[sigma=1.1]", r"sigma=1.1\]: expected a number from 0 to 1"),
+    ("total-variation[weight=0.0]", "from 0.001 to 1000"),
+    ("total-variation[iterations=1]", "from 2 to 10000"),
+    ("total-variation[iterations=10001]", "from 2 to 10000"),
 ])  # fmt: skip
 def test_bad_parameters_are_named(text, words) -> None:
     with pytest.raises(BadParameter, match=words):
@@ -242,8 +249,8 @@ def test_bad_parameters_are_named(text, words) -> None:
 
 @pytest.mark.parametrize(("text", "smallest"), [
     ("median-blur[kernel=7]", 4), ("bilateral-blur[kernel=7]", 4), ("unsharp[kernel=7]", 4),
-    ("non-local-means[distance=4,patch=5]", 8), ("diffjpeg", 1), ("webp", 1), ("resize[scale=0.1]", 1),
-    ("upscale[scale=0.1]", 1), ("flip", 1), ("bit-depth", 1), ("total-variation", 1),
+    ("non-local-means[distance=4,patch=5]", 8), ("diffjpeg", 1), ("webp", 1), ("flip", 1),
+    ("bit-depth", 1), ("total-variation", 1),
 ])  # fmt: skip
 def test_smallest_images(text, smallest) -> None:
     g = purification(text)
@@ -260,5 +267,37 @@ def test_smallest_images(text, smallest) -> None:
 
 def test_an_image_that_resize_makes_too_small_for_the_metric_is_named() -> None:
     g = purification("resize[scale=0.25]", "tiny-iqa")
-    with pytest.raises(BadImage, match=r"200x100 px after resize\[scale=0.25\] is 50x25 px: expected at least 64x64"):
+    with pytest.raises(BadImage, match="metric 'tiny-iqa' is 50x25 px: expected at least 64x64"):
         g(torch.zeros(1, 3, 100, 200))
+
+
+def test_a_later_step_may_enlarge_what_resize_made_too_small_for_the_metric() -> None:
+    g = load_defense("chain[steps=resize[scale=0.25];upscale[height=64,width=80]]", load_metric("tiny-iqa"))
+    x = torch.rand(1, 3, 100, 200, generator=torch.Generator().manual_seed(1))
+    assert bool(torch.isfinite(g(x)).all())
+
+
+@pytest.mark.parametrize("name", ["resize", "upscale"])
+def test_an_image_of_which_no_pixel_would_be_left_is_named(name: str) -> None:
+    """Sides are rounded, halves to even: 6 px at a tenth are one pixel, 5 px none."""
+    g = purification(f"{name}[scale=0.1]")
+    assert g.purify(torch.zeros(1, 3, 6, 40)).shape == ((1, 3, 1, 4) if name == "resize" else (1, 3, 6, 40))
+    with pytest.raises(BadImage, match=rf"40x5 px after {name}\[scale=0.1\] is 4x0 px: expected at least 1x1"):
+        g.purify(torch.zeros(1, 3, 5, 40))
+
+
+@pytest.mark.parametrize("text", [
+    "bilateral-blur[sigma_color=0.001,sigma_space=0.001]", "bilateral-blur[sigma_color=1000,sigma_space=1000]",
+    "gaussian-blur[sigma=0.001]", "gaussian-blur[sigma=1000]", "unsharp[sigma=0.001,amount=1000]",
+    "unsharp[sigma=1000,amount=0.001]", "non-local-means[h=0.001,sigma=1]", "non-local-means[h=1000]",
+    "total-variation[weight=0.001]", "total-variation[weight=1000]",
+])  # fmt: skip
+def test_values_and_gradients_are_finite_at_the_ends_of_what_is_allowed(text: str) -> None:
+    """Also where patches are flat, so that all distances are zero."""
+    x = torch.rand(1, 3, 24, 26, generator=torch.Generator().manual_seed(1))
+    x[..., :8], x[..., 8:16] = 0.0, 1.0
+    x.requires_grad_(True)
+    y = purification(text).purify_surrogate(x)
+    (gradient,) = torch.autograd.grad((y * torch.rand_like(y)).sum(), x)
+    assert bool(torch.isfinite(y).all())
+    assert bool(torch.isfinite(gradient).all())

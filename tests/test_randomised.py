@@ -235,6 +235,33 @@ def test_flips_are_four_images_alike_likely(images) -> None:
 # The deployed score.
 
 
+def test_the_interval_of_flips_is_infinite_until_all_four_were_drawn_and_then_certain(images) -> None:
+    metric = load_metric("linear")
+    versions = torch.cat([metric(images[:1].flip(axes)) for axes in ([], [2], [3], [2, 3])]).double()
+    assert float(versions.std()) > 0.05
+    truth = float(versions.mean())
+    for m, share in ((2, 0.0), (3, 0.0), (8, 0.623), (16, 0.960)):
+        found = load(f"random-flip[m={m}]", metric).estimate(many(images[0], 1000), streams(1000))
+        known = np.isfinite(found.lo)
+        assert known.mean() == pytest.approx(share, abs=0.05)
+        assert np.array_equal(known, np.isfinite(found.hi))
+        assert np.all((found.lo <= truth + 1e-5) & (truth - 1e-5 <= found.hi))
+        assert np.all((found.lo <= found.score) & (found.score <= found.hi))
+        ends = np.sort(np.stack([found.score[known], np.full(known.sum(), truth)]), axis=0)
+        assert np.allclose([found.lo[known], found.hi[known]], ends, atol=1e-5), "no wider than need be"
+
+
+def test_a_flip_that_came_up_before_is_not_scored_again(images) -> None:
+    metric = load_metric("counting")
+    counting = metric.module
+    for m, seen in ((1, 1), (200, 4)):
+        counting.seen = 0  # type: ignore[assignment]
+        g = load(f"random-flip[m={m}]", metric)
+        g.estimate(images, streams(3))
+        assert counting.seen == 3 * seen
+        assert np.allclose(g.estimate(images, streams(3)).score, g.surrogate(images, streams(3), m).double().mean(0))
+
+
 def test_the_interval_of_a_deployed_score_holds_as_often_as_it_says(images) -> None:
     """The linear metric under noise draws exactly normal scores: mean <w,x>, deviation sigma |w|."""
     metric = load_metric("linear")
@@ -315,7 +342,8 @@ def test_the_measured_spread_is_that_of_the_draws(images) -> None:
 @pytest.mark.parametrize(("text", "words"), [
     ("random-noise[sigma=0]", r"random-noise\[sigma=0.0\]: expected a number in \(0, 1\]"),
     ("random-noise[sigma=1.5]", r"sigma=1.5\]: expected"),
-    ("random-noise[m=0]", "m=0 draws .* at least 1"),
+    ("random-noise[m=0]", "m=0: expected 1 to 10000 draws"),
+    ("random-flip[m=10001]", "m=10001: expected 1 to 10000"),
     ("random-crop[share=0]", r"share=0.0\]: expected a number in \(0, 1\]"),
     ("random-crop[share=1.01]", "share=1.01"),
     ("random-crop[size=0]", "at least 1 px"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -135,7 +136,8 @@ def test_the_planted_weakness_does_not_concern_a_defence_of_one_network(metric, 
 def test_weights_of_ones_own_are_those_that_score(name, metric, crops, tmp_path: Path) -> None:
     tensors = load_file(tiny_iqa.__globals__["WEIGHTS"])
     tensors["out.bias"] = tensors["out.bias"] + 1.0  # twenty points
-    save_file(tensors, tmp_path / "own.safetensors")
+    about = {"robustiqa": json.dumps({"defense": name.removesuffix("-training")})}
+    save_file(tensors, tmp_path / "own.safetensors", about)
     g = load_defense(f"{name}[weights={tmp_path / 'own.safetensors'}]", metric)
     torch.testing.assert_close(g(crops), metric(crops) + 20, rtol=0, atol=1e-3)
     # A metric with parameters has no shipped weights, but may have its own.
@@ -153,6 +155,21 @@ def test_another_metric_is_refused(name, linear, metric, tmp_path: Path) -> None
     save_weights(metric.module, tmp_path / "own.safetensors")
     with pytest.raises(Incompatible, match="do not belong to the network of metric 'linear'"):
         load_defense(f"{name}[weights={tmp_path / 'own.safetensors'}]", linear)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_that_name_no_defence_are_refused_or_on_trust(
+    name: str, metric, linear, images, tmp_path: Path
+) -> None:
+    """The plain tiny-iqa weights are no defence; a network of one's own was trained elsewhere, which says nothing."""
+    path = tmp_path / "own.safetensors"
+    save_weights(metric.module, path)
+    with pytest.raises(BadData, match=f"name no defence in their header, expected '{name.removesuffix('-training')}'"):
+        load_defense(f"{name}[weights={path}]", metric)
+    save_weights(linear.module, path)
+    with pytest.warns(UserWarning, match="on trust"):
+        g = load_defense(f"{name}[weights={path}]", linear)
+    torch.testing.assert_close(g(images), linear(images))
 
 
 def test_bad_weights_are_named(metric, tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from ...bench.api import Estimate, Metric
-from ...bench.errors import BadParameter
 from ...bench.registry import register_defense
 from ...bench.seeds import Streams
+from ..base import check_draws, estimate_of_few, scores_of_drawn
 from .align import Align
 from .calibration import CALIBRATION
 from .members import PARTS, SHIPPED, Members
@@ -42,21 +42,14 @@ class RandomMetric(Members):
         align: Align | None = "quantile",
         calibration: str = CALIBRATION,
     ) -> None:
-        if m < 1:
-            raise BadParameter(f"random-metric[m={m}]: expected at least 1 draw")
+        check_draws(f"random-metric[m={m}]", m)
         super().__init__(metric, others, align, calibration)
         self.cost = m
 
     def _drawn(self, x: torch.Tensor, rng: Streams, draws: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Members drawn (draws,B) on the CPU, and the scores (n,B) of all that were drawn for an image, others 0."""
         index = (rng.numbers(draws) * self.size).long().T
-        rows = []
-        for k in range(self.size):
-            # A member is deterministic: it runs once on an image, however often it was drawn, and not if it was not.
-            chosen = (index == k).any(0).nonzero().flatten().to(x.device)
-            row = x.new_zeros(len(x))
-            rows.append(row.index_put((chosen,), self.score(k, x[chosen]).to(row)) if len(chosen) else row)
-        return index, torch.stack(rows)
+        return index, scores_of_drawn(x, index, self.size, self.score)
 
     def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
         """(draws,B) differentiable scores of members drawn independently."""
@@ -69,11 +62,4 @@ class RandomMetric(Members):
 
     def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
         index, scores = self._drawn(x, rng, self.cost)
-        values = scores.gather(0, index.to(x.device)).double().mean(0).cpu()
-        # Student's t would call a few draws of one member certain. Nothing is known of a member that was not drawn;
-        # once all were, the mean over them is known.
-        known = torch.stack([(index == k).any(0) for k in range(self.size)]).all(0)
-        mean = scores.double().mean(0).cpu()
-        lo = torch.minimum(values, mean).where(known, -torch.inf)
-        hi = torch.maximum(values, mean).where(known, torch.inf)
-        return Estimate(values.numpy(), lo.numpy(), hi.numpy())
+        return estimate_of_few(index, scores)

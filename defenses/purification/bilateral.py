@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 
 from ...bench.api import Metric
-from ...bench.errors import BadParameter
 from ...bench.registry import Strength, register_defense
 from ..base import Purification
-from .gradients import check_blurred, check_kernel, into_box, windows
+from .gradients import check_between, check_blurred, check_kernel, into_box, windows
 
 
 @register_defense("bilateral-blur", strength=Strength("sigma_color", (0.02, 0.05, 0.1, 0.2, 0.4)))
@@ -21,8 +20,8 @@ class BilateralBlur(Purification):
 
     Args:
         kernel: odd side of the window in pixels, at least 3.
-        sigma_color: standard deviation in colour, for pixels in [0,1]; OpenCV's unit is 255 times smaller.
-        sigma_space: standard deviation in pixels.
+        sigma_color: standard deviation in colour, .001 to 1000 for pixels in [0,1]; OpenCV's unit is 255 times smaller.
+        sigma_space: standard deviation in pixels, .001 to 1000.
 
     The metric sees images of the same size.
     """
@@ -31,8 +30,7 @@ class BilateralBlur(Purification):
         super().__init__(metric)
         check_kernel("bilateral-blur", kernel)
         for name, value in (("sigma_color", sigma_color), ("sigma_space", sigma_space)):
-            if value <= 0:
-                raise BadParameter(f"bilateral-blur[{name}={value}]: expected a positive number")
+            check_between("bilateral-blur", name, value, 1e-3, 1e3)
         self.kernel, self.sigma_color, self.sigma_space = kernel, sigma_color, sigma_space
 
     def purify(self, x: torch.Tensor) -> torch.Tensor:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 
 from ...bench.api import Metric
-from ...bench.errors import BadParameter
 from ...bench.registry import Strength, register_defense
 from ..base import Purification
-from .gradients import check_blurred, check_kernel, into_box
+from .gradients import check_between, check_blurred, check_kernel, into_box
 
 
 def gaussian(x: torch.Tensor, kernel: int, sigma: float | None = None) -> torch.Tensor:
@@ -26,14 +25,14 @@ class GaussianBlur(Purification):
 
     Args:
         kernel: odd side of the kernel in pixels, at least 3.
-        sigma: standard deviation in pixels; none for OpenCV's rule 0.3 ((kernel - 1)/2 - 1) + 0.8.
+        sigma: standard deviation in pixels, .001 to 1000; none for OpenCV's rule 0.3 ((kernel - 1)/2 - 1) + 0.8.
     """
 
     def __init__(self, metric: Metric, kernel: int = 5, sigma: float | None = None) -> None:
         super().__init__(metric)
         check_kernel("gaussian-blur", kernel)
-        if sigma is not None and sigma <= 0:
-            raise BadParameter(f"gaussian-blur[sigma={sigma}]: expected a positive number of pixels")
+        if sigma is not None:
+            check_between("gaussian-blur", "sigma", sigma, 1e-3, 1e3)
         self.kernel, self.sigma = kernel, sigma
 
     def purify(self, x: torch.Tensor) -> torch.Tensor:
@@ -51,8 +50,8 @@ class Unsharp(Purification):
 
     Args:
         kernel: odd side of the blur's kernel in pixels, at least 3; 5 as peers have it.
-        sigma: the blur's standard deviation in pixels; 1 as peers have it.
-        amount: weight of the detail, above 0; 1 as peers have it.
+        sigma: the blur's standard deviation in pixels, .001 to 1000; 1 as peers have it.
+        amount: weight of the detail, .001 to 1000; 1 as peers have it.
 
     The metric sees images of the same size.
     """
@@ -61,8 +60,7 @@ class Unsharp(Purification):
         super().__init__(metric)
         check_kernel("unsharp", kernel)
         for name, value in (("sigma", sigma), ("amount", amount)):
-            if value <= 0:
-                raise BadParameter(f"unsharp[{name}={value}]: expected a positive number")
+            check_between("unsharp", name, value, 1e-3, 1e3)
         self.kernel, self.sigma, self.amount = kernel, sigma, amount
 
     def purify(self, x: torch.Tensor) -> torch.Tensor:

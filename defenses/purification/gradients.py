@@ -74,6 +74,12 @@ def wants_gradient(x: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and x.requires_grad
 
 
+def check_between(name: str, parameter: str, value: float, low: float, high: float) -> None:
+    """Raise `BadParameter` for a number outside [low,high], or NaN: beyond, float32 no longer tells what is meant."""
+    if not low <= value <= high:
+        raise BadParameter(f"{name}[{parameter}={value}]: expected a number from {low:g} to {high:g}")
+
+
 def check_kernel(name: str, kernel: int) -> None:
     """Raise `BadParameter` unless `kernel` is an odd side of at least 3 px; `name` is that of the plug-in."""
     if kernel < 3 or kernel % 2 == 0:

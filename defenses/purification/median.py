@@ -10,7 +10,10 @@ from ...bench.api import Metric
 from ...bench.images import straight_through
 from ...bench.registry import Strength, register_defense
 from .blur import gaussian
-from .gradients import EXACT, SeveralGradients, check_blurred, check_kernel, wants_gradient, windows
+from .gradients import EXACT, SeveralGradients, check_between, check_blurred, check_kernel, wants_gradient, windows
+
+LARGEST = 31
+"""Largest side of a window: each pixel of it is one copy of the image in memory, 3 GB in all for 512 px."""
 
 
 @register_defense("median-blur", strength=Strength("kernel", (3, 5, 7, 9, 11)))
@@ -23,7 +26,7 @@ class MedianBlur(SeveralGradients):
     1704.01155) use it against attacks on classifiers.
 
     Args:
-        kernel: odd side of the window in pixels, at least 3; 3 as peers have it.
+        kernel: odd side of the window in pixels, 3 to 31; 3 as peers have it.
         surrogate: gradient that an adaptive attack uses: "exact", or "gaussian", that of the Gaussian blur of the same
             kernel, which reaches every pixel. `surrogates` gives both.
 
@@ -37,6 +40,7 @@ class MedianBlur(SeveralGradients):
     def __init__(self, metric: Metric, kernel: int = 3, surrogate: str = EXACT) -> None:
         super().__init__(metric, "median-blur", surrogate)
         check_kernel("median-blur", kernel)
+        check_between("median-blur", "kernel", kernel, 3, LARGEST)
         self.kernel = kernel
 
     def purify(self, x: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from ...bench.errors import BadParameter
 from ...bench.images import check_size, straight_through
 from ...bench.registry import Strength, register_defense
 from .blur import gaussian
-from .gradients import EXACT, SeveralGradients, into_box, wants_gradient
+from .gradients import EXACT, SeveralGradients, check_between, into_box, wants_gradient
 
 CUTOFF = 5.0
 """Distance from which scikit-image gives a patch no weight."""
@@ -30,10 +30,10 @@ class NonLocalMeans(SeveralGradients):
     approximate exponential. The noise is never estimated from the image, which an attack would move.
 
     Args:
-        h: decay of the weights with the distance of two patches, for pixels in [0,1]; larger is smoother.
+        h: decay of the weights with the distance of two patches, .001 to 1000 for pixels in [0,1]; larger is smoother.
         patch: odd side of the patches in pixels, at least 3.
         distance: how many rows and columns away a patch is looked for, at least 1; the time grows with its square.
-        sigma: standard deviation of the noise that is taken off the distances, for pixels in [0,1]; 0 for none.
+        sigma: standard deviation of the noise that is taken off the distances, pixels in [0,1], 0 to 1; 0 for none.
         surrogate: gradient that an adaptive attack uses: "exact", that of the same means in torch (values to 1e-6), or
             "gaussian", that of the Gaussian blur of a patch's side, which is cheap and weak. `surrogates` gives both.
 
@@ -52,14 +52,12 @@ class NonLocalMeans(SeveralGradients):
         surrogate: str = EXACT,
     ) -> None:
         super().__init__(metric, "non-local-means", surrogate)
-        if h <= 0:
-            raise BadParameter(f"non-local-means[h={h}]: expected a positive number")
+        check_between("non-local-means", "h", h, 1e-3, 1e3)
         if patch < 3 or patch % 2 == 0:
             raise BadParameter(f"non-local-means[patch={patch}]: expected an odd number of at least 3")
         if distance < 1:
             raise BadParameter(f"non-local-means[distance={distance}]: expected at least 1")
-        if sigma < 0:
-            raise BadParameter(f"non-local-means[sigma={sigma}]: expected 0 or a positive number")
+        check_between("non-local-means", "sigma", sigma, 0, 1)
         self.h, self.patch, self.distance, self.sigma = h, patch, distance, sigma
 
     def purify(self, x: torch.Tensor) -> torch.Tensor:

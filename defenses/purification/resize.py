@@ -14,6 +14,9 @@ from .gradients import into_box
 
 SCALES = Strength("scale", (0.9, 0.75, 0.5, 0.25, 0.1))
 
+LARGEST = 8192
+"""Longest side in pixels that is enlarged to: 0.8 GB an image."""
+
 
 @register_defense("resize", strength=SCALES)
 class Resize(Purification):
@@ -24,7 +27,7 @@ class Resize(Purification):
     Args:
         scale: fraction of each side, above 0 and below 1; 0.5 as peers have it.
 
-    The metric sees `round(scale H)` by `round(scale W)` pixels, at least one.
+    The metric sees `round(scale H)` by `round(scale W)` pixels, which have to be at least one each.
     """
 
     def __init__(self, metric: Metric, scale: float = 0.5) -> None:
@@ -34,14 +37,11 @@ class Resize(Purification):
 
     def purify(self, x: torch.Tensor) -> torch.Tensor:
         """The small images."""
-        height, width = self.output_size(*x.shape[2:])
-        what = f"an image of {x.shape[3]}x{x.shape[2]} px after resize[scale={self.scale}]"
-        check_size(height, width, self.metric.min_size, what)
-        return _resized(x, height, width)
+        return _resized(x, *self.output_size(*x.shape[2:]))
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """The scaled sides."""
-        return _scaled(height, width, self.scale)
+        """The scaled sides; raises `BadImage` where one would have no pixel."""
+        return _scaled("resize", height, width, self.scale)
 
 
 @register_defense("upscale", strength=SCALES)
@@ -62,14 +62,16 @@ class Upscale(Purification):
     def __init__(self, metric: Metric, scale: float = 0.5, height: int = 0, width: int = 0) -> None:
         super().__init__(metric)
         _check_scale("upscale", scale)
-        if min(height, width) < 0 or (height == 0) != (width == 0):
-            raise BadParameter(f"upscale[height={height},width={width}]: expected two sides in pixels, or 0 for both")
+        if min(height, width) < 0 or max(height, width) > LARGEST or (height == 0) != (width == 0):
+            raise BadParameter(f"upscale[height={height},width={width}]: expected two sides of 1 to {LARGEST} px, or 0 "
+                               "for both")  # fmt: skip
         self.scale, self.fixed = scale, (height, width)
 
     def purify(self, x: torch.Tensor) -> torch.Tensor:
         """The images, reduced and enlarged."""
         height, width = x.shape[2:]
-        return _resized(_resized(x, *_scaled(height, width, self.scale)), *self.output_size(height, width))
+        small = _scaled("upscale", height, width, self.scale)
+        return _resized(_resized(x, *small), *self.output_size(height, width))
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """The size that was asked for, or that of the image."""
@@ -81,8 +83,11 @@ def _check_scale(name: str, scale: float) -> None:
         raise BadParameter(f"{name}[scale={scale}]: expected a number above 0 and below 1")
 
 
-def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
-    return max(1, round(height * scale)), max(1, round(width * scale))
+def _scaled(name: str, height: int, width: int, scale: float) -> tuple[int, int]:
+    """Scaled sides; the metric's own smallest size is its to check, another step of a chain may come before it."""
+    check_size(round(height * scale), round(width * scale), 1, f"an image of {width}x{height} px "
+               f"after {name}[scale={scale}]")  # fmt: skip
+    return round(height * scale), round(width * scale)
 
 
 def _resized(x: torch.Tensor, height: int, width: int) -> torch.Tensor:

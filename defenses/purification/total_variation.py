@@ -6,9 +6,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from ...bench.api import Metric
-from ...bench.errors import BadParameter
 from ...bench.registry import Strength, register_defense
-from .gradients import EXACT, SeveralGradients, into_box, wants_gradient
+from .gradients import EXACT, SeveralGradients, check_between, into_box, wants_gradient
 
 STEP = 0.25
 """Step of the dual ascent in two dimensions, as in scikit-image; Chambolle 2004 proves convergence up to 1/8."""
@@ -26,8 +25,8 @@ class TotalVariation(SeveralGradients):
     iterations. The gradient is that of the iterations.
 
     Args:
-        weight: above 0; larger is smoother. 0.1 as in scikit-image.
-        iterations: at least 2; more come nearer to the minimiser.
+        weight: .001 to 1000; larger is smoother. 0.1 as in scikit-image.
+        iterations: 2 to 10000; more come nearer to the minimiser.
         surrogate: gradient that an adaptive attack uses: "exact" or "identity". `surrogates` gives both.
 
     The metric sees images of the same size.
@@ -37,10 +36,8 @@ class TotalVariation(SeveralGradients):
 
     def __init__(self, metric: Metric, weight: float = 0.1, iterations: int = 50, surrogate: str = EXACT) -> None:
         super().__init__(metric, "total-variation", surrogate)
-        if weight <= 0:
-            raise BadParameter(f"total-variation[weight={weight}]: expected a positive number")
-        if iterations < 2:
-            raise BadParameter(f"total-variation[iterations={iterations}]: expected at least 2")
+        check_between("total-variation", "weight", weight, 1e-3, 1e3)
+        check_between("total-variation", "iterations", iterations, 2, 10_000)
         self.weight, self.iterations = weight, iterations
 
     def purify(self, x: torch.Tensor) -> torch.Tensor:

@@ -19,9 +19,9 @@ SHARE = 0.75
 class RandomCrop(RandomPurification):
     """A crop of fixed size at a random place, every place alike likely; the deployed score is the mean of m crops.
 
-    Guo et al., "Countering Adversarial Images using Input Transformations", ICLR 2018 (arXiv 1711.00117), section 3.1,
-    without their rescaling of the crop to the image's size, which would blur it. By default the crop is a share of each
-    side, not a number of pixels as with peers: it keeps the image's shape and means the same for 128 px and 500 px.
+    Guo et al., "Countering Adversarial Images using Input Transformations", ICLR 2018 (arXiv 1711.00117), without
+    their rescaling of the crop to the image's size, which would blur it. By default the crop is a share of each side,
+    not a number of pixels as with peers: it keeps the image's shape and means the same for 128 px and 500 px.
 
     Args:
         share: height and width of the crop as shares of the image's, in (0,1]; 1 is the image itself.

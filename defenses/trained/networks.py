@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def trained_network(metric: Metric, defense: str, settings: Mapping[str, str | f
         weights: a safetensors file; empty means the shipped one.
 
     Raises:
-        BadData: the file is missing, corrupt, or of another defence.
+        BadData: the file is missing, corrupt, of another defence, or of none though the network is a tiny-iqa.
         BadParameter: the file is of another variant, or no safetensors file.
         Incompatible: no such weights are shipped for this metric, or the file holds another network than the metric's.
     """
@@ -41,22 +42,33 @@ def trained_network(metric: Metric, defense: str, settings: Mapping[str, str | f
     with readable(path, "weights", training):
         about, tensors = read_safetensors(path)
         finite(tensors)
-    if about.get("defense", defense) != defense:
-        raise BadData(f"weights {str(path)!r} are of the defence {about['defense']!r}, expected {defense!r}")
-    for key, value in settings.items():
-        if about.get(key, value) != value:
-            raise BadParameter(
-                f"{defense}-training[{key}={value}]: expected {key}={about[key]}, as weights {str(path)!r} were trained"
-            )
     own = {key: value.shape for key, value in metric.module.state_dict().items()}
     if own != {key: value.shape for key, value in tensors.items()}:
         raise Incompatible(
             f"weights {str(path)!r} do not belong to the network of metric {metric.spec!r}: give weights of that "
             "network"
         )
+    _check_defense(about.get("defense"), defense, metric, f"weights {str(path)!r}", training)
+    for key, value in settings.items():
+        if about.get(key, value) != value:
+            raise BadParameter(
+                f"{defense}-training[{key}={value}]: expected {key}={about[key]}, as weights {str(path)!r} were trained"
+            )
     network = copy.deepcopy(metric.module)
     network.load_state_dict(tensors)
     return network.eval().requires_grad_(False)
+
+
+def _check_defense(named: object, defense: str, metric: Metric, what: str, training: str) -> None:
+    """Raise `BadData` unless the file names this defence; a network of one's own, which no training of ours writes, may
+    name none, and is warned of."""
+    if named == defense:
+        return
+    if named is not None:
+        raise BadData(f"{what} are of the defence {named!r}, expected {defense!r}")
+    if isinstance(metric.module, TinyIQA):
+        raise BadData(f"{what} name no defence in their header, expected {defense!r}: give a file of `{training}`")
+    warnings.warn(f"{what} name no defence in their header: taken for {defense!r} on trust", stacklevel=2)
 
 
 def _shipped(metric: Metric, defense: str, settings: Mapping[str, str | float], training: str) -> Path:
