@@ -50,8 +50,10 @@ def members(g: DefendedMetric) -> list[Attack]:
             "square": Square(queries=1000),
         }
     )
-    if len(g.surrogates()) > 1:
-        named["surrogates"] = SurrogatePgd(steps=50, momentum=0.75)
+    views = len(g.surrogates())
+    if views > 1:
+        # Many gradients are declared where no single one leads far, such as those of an ensemble's majorities.
+        named["surrogates"] = SurrogatePgd(steps=50 if views == 2 else 100, momentum=0.75)
     for name, attack in named.items():
         attack.spec = f"auto-iqa/{name}"
     return list(named.values())
