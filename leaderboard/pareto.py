@@ -85,7 +85,7 @@ def _point(judged: Sequence[Group], all_of_it: Sequence[Group], headline: Headli
             if found["norm"] == headline.norm and np.isclose(found["eps"], headline.eps):
                 planned += found["n_planned_adaptive"]
                 row |= {f"gain_{part}": found[f"adaptive_gain_{part}"] for part in ("mean", "lo", "hi")}
-                row |= {"gain_own": own_gain(found["adaptive_gain_mean"], min(1.0, ratio))}
+                row |= {"gain_own": own_gain(found["adaptive_gain_mean"], float(np.minimum(1, ratio)))}
                 row |= {"rscore_mean": found["rscore_mean"], "n_attacked": found["n_adaptive"]}
     scored, asked = sum(len(g.clean) for g in all_of_it), sum(g.n_planned("score") for g in all_of_it)
     reason = _missing(scored, asked, row["n_attacked"], planned) or _unusable(row)

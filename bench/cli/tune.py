@@ -54,7 +54,7 @@ def tune(
     if not resolve_target(f"{PACKAGE}.leaderboard.threats:is_adaptive")(attack):
         raise BadParameter(f"--attack {attack}: expected an attack that asks the defended metric, such as auto-iqa")
     points = grid(defenses)
-    _warn_of_few(accuracy or (attacked,), attacked)
+    warn_of_few(accuracy or (attacked,), attacked)
     suite = tuning_suite(metric, list(points), accuracy, attacked, attack, (norm, eps), seed)
     result = run_suite(suite, out, device=device)
     table: Any = resolve_target(f"{PACKAGE}.leaderboard.pareto:tuning_table")(out, points, keep)
@@ -87,7 +87,7 @@ def tune(
     sys.exit(1 if without or result.failed else 0)
 
 
-def _warn_of_few(accuracy: Sequence[str], attacked: str) -> None:
+def warn_of_few(accuracy: Sequence[str], attacked: str) -> None:
     """Say that points can hardly be told apart where there are few photographs; the choice is made all the same."""
     of = {"accuracy": accuracy, "worst gain": (attacked,)}
     for what, names in of.items():
