@@ -123,14 +123,16 @@ def test_the_best_complete_point_is_chosen_where_accuracy_stays(tuned: Path) -> 
     assert (tuned / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_keep_decides_how_much_accuracy_may_go(tuned: Path) -> None:
-    before = (tuned / "tuning.csv").read_bytes()
-    words = ("--dataset", ATTACKED, "--accuracy", ACCURACY)
-    loose = tune(tuned, *words, "--keep", "0", defenses=FAMILIES)
-    assert "resuming" in loose.output, "a second call computes nothing"
-    assert read_tuned(tuned).chosen["blinded"] == "blinded[rows=8]"
-    tune(tuned, *words, defenses=FAMILIES)
-    assert (tuned / "tuning.csv").read_bytes() == before
+def test_keep_decides_how_much_accuracy_may_go(tmp_path: Path) -> None:
+    words = ("--dataset", ATTACKED)
+    assert tune(tmp_path, *words, defenses=("blinded",)).exit_code == 0
+    before = (tmp_path / "tuning.csv").read_bytes()
+    assert read_tuned(tmp_path).chosen == {"blinded": "blinded[rows=32]"}
+    loose = tune(tmp_path, *words, "--keep", "0", defenses=("blinded",))
+    assert "resuming: 18 of 18" in loose.output, "a second call computes nothing"
+    assert read_tuned(tmp_path).chosen == {"blinded": "blinded[rows=8]"}
+    tune(tmp_path, *words, defenses=("blinded",))
+    assert (tmp_path / "tuning.csv").read_bytes() == before
 
 
 def test_the_floor_is_a_share_of_the_undefended_srocc() -> None:
