@@ -149,6 +149,9 @@ def test_a_family_without_a_point_is_a_failure(tmp_path: Path) -> None:
     assert "no point of fragile has a result for every image" in result.stderr
     assert "5 photographs for the accuracy (noise[count=10]): with fewer than 20 points" in result.stderr
     assert "5 photographs for the worst gain (noise[count=10]): with fewer than 20 points" in result.stderr
+    result = tune(tmp_path / "c", *words, defenses=("picky",))
+    assert result.exit_code == 0, result.output
+    assert read_tuned(tmp_path / "c").incomplete == {"picky[share=0.25]": "no weights for this strength"}
     result = tune(tmp_path / "b", *words, defenses=("none",))
     assert result.exit_code == 0, result.output
     assert "is not chosen" not in result.stderr
@@ -174,7 +177,7 @@ def test_too_few_images_have_no_range(tmp_path: Path) -> None:
     assert "faded[share=1.0] is not chosen: has no range of scores" in result.stderr
 
 
-@pytest.mark.parametrize("attack", ["naive", "transfer[source=self]", "random-noise", "single-sign", "uap", "facpa"])
+@pytest.mark.parametrize("attack", [" naive", "transfer[source=self]", "random-noise", "single-sign", "uap", "facpa"])
 def test_only_adaptive_attacks_tune(tmp_path: Path, attack: str) -> None:
     result = tune(tmp_path / "out", "--attack", attack, defenses=("faded",))
     assert result.exit_code == 1

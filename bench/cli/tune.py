@@ -15,6 +15,7 @@ from ..datasets import load_dataset
 from ..errors import BadParameter
 from ..files import write_atomically
 from ..measures import FEW_GROUPS
+from ..plan import canonical
 from ..registry import PACKAGE, resolve_target
 from ..run import run_suite
 from ..tune import chosen_of, grid, incomplete_of, tuning_suite
@@ -51,7 +52,7 @@ def tune(
     Writes tuning.csv, pareto.png and tuned.json into OUT; `robustiqa run --tuned OUT` then evaluates the chosen points
     on other images. Called again it goes on where it was interrupted.
     """  # fmt: skip
-    if not resolve_target(f"{PACKAGE}.leaderboard.threats:is_adaptive")(attack):
+    if not resolve_target(f"{PACKAGE}.leaderboard.threats:is_adaptive")(canonical("attack", attack)):
         raise BadParameter(f"--attack {attack}: expected an attack that asks the defended metric, such as auto-iqa")
     points = grid(defenses)
     warn_of_few(accuracy or (attacked,), attacked)

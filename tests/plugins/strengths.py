@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from robustiqa.bench import Dataset, Item, Metric, register_dataset, register_defense
-from robustiqa.bench.errors import BadImage
+from robustiqa.bench.errors import BadImage, Incompatible
 from robustiqa.bench.registry import Strength
 from robustiqa.defenses.base import Purification
 
@@ -34,6 +34,16 @@ class Fragile(Faded):
         if self.share < 0.5:
             raise BadImage("too small for this strength")
         return super().purify(x)
+
+
+@register_defense("picky", strength=Strength("share", (0.5, 0.25)))
+class Picky(Faded):
+    """Does not fit any metric at its strongest."""
+
+    def __init__(self, metric: Metric, share: float = 0.5) -> None:
+        if share < 0.5:
+            raise Incompatible("no weights for this strength")
+        super().__init__(metric, share)
 
 
 @register_defense("windowed", strength=Strength("rows", (32, 16, 8)))
