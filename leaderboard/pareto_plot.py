@@ -46,7 +46,7 @@ def plot_fronts(table: pd.DataFrame, path: Path, keep: float) -> Path:
             panel.set_visible(False)
         threat = table["threat"].iloc[0] if len(table) else ""
         figure.supxlabel("SROCC to the ground truth (development images)")
-        figure.supylabel(f"worst gain at {threat}, share of R\nor of the defended range if that is smaller")
+        figure.supylabel(f"worst gain at {threat}\n(share of R, or of the\ndefended range if smaller)")
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=110)
     write_atomically(path, buffer.getvalue())

@@ -146,7 +146,7 @@ def test_a_family_without_a_point_is_a_failure(tmp_path: Path) -> None:
     words = ("--dataset", "noise[count=10]")
     result = tune(tmp_path / "a", *words, defenses=("fragile[share=0.25]",))
     assert result.exit_code == 1
-    assert "no point of fragile has a result for every image" in result.stderr
+    assert "no point of fragile is complete" in result.stderr
     assert "5 photographs for the accuracy (noise[count=10]): with fewer than 20 points" in result.stderr
     assert "5 photographs for the worst gain (noise[count=10]): with fewer than 20 points" in result.stderr
     result = tune(tmp_path / "c", *words, defenses=("picky",))

@@ -79,7 +79,7 @@ def tune(
     for point, reason in incomplete.items():
         click.echo(f"robustiqa: {point} is not chosen: {reason}", err=True)
     for family in without:
-        click.echo(f"robustiqa: no point of {family} has a result for every image: none is chosen", err=True)
+        click.echo(f"robustiqa: no point of {family} is complete: none is chosen", err=True)
     for cell, message in result.failed.items():
         click.echo(f"robustiqa: cell {cell} failed: {message}", err=True)
     if not result.ok:
