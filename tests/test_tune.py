@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,8 +54,8 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, plugins: None) -> Path:
     return out
 
 
-def table_of(tuned: Path) -> pd.DataFrame:
-    return pd.read_csv(tuned / "tuning.csv", keep_default_na=True).set_index("defense")
+def table_of(tuned: Path) -> Any:
+    return pd.read_csv(tuned / "tuning.csv").set_index("defense")
 
 
 def scores(dataset: str, top: int = 0, rows: int = 32) -> np.ndarray:
@@ -97,7 +98,7 @@ def test_robustness_shows_in_the_own_range(tuned: Path) -> None:
         assert row["gain_mean"] == pytest.approx(optimum(top, rows), rel=1e-3)
         assert row["range_ratio"] == pytest.approx(ratio, rel=1e-4)
         assert row["gain_own"] == pytest.approx(optimum(top, rows) / min(1, ratio), rel=1e-3)
-        assert row["srocc"] == pytest.approx(spearmanr(scores(ACCURACY, top, rows), truth).statistic, abs=1e-6)
+        assert row["srocc"] == pytest.approx(spearmanr(scores(ACCURACY, top, rows), truth)[0], abs=1e-6)
         assert (row["n_accuracy"], row["n_attacked"], row["complete"]) == (30, 24, True)
     assert table.loc["windowed[rows=8]", "gain_own"] < 0.4 * table.loc["none", "gain_own"]
     # What loses accuracy looks more robust in any unit, and still is not taken.
