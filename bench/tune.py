@@ -1,45 +1,16 @@
-"""Tuning a defence fairly: a grid over its strength on development images, and the point that the board then uses."""
+"""Tuning a defence fairly: a grid over its strength on development images, and the choice on it."""
 
 from __future__ import annotations
 
-import json
+import inspect
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any
 
 from .api import Norm
-from .datasets import load_dataset
-from .errors import BadData, BadSuite
-from .files import write_json
-from .plan import canonical, unique
+from .plan import unique
 from .registry import Strength, registry
 from .spec import Spec, parse_spec
 from .suite import AttackEntry, Headline, Suite
-
-FILE = "tuned.json"
-
-
-class Tuned(BaseModel):
-    """The outcome of a tuning, as `tuned.json` holds it.
-
-    Attributes:
-        metric: canonical plug-in string of the metric behind the defences.
-        rule: how the points were chosen, in words.
-        threat: the threat under which they were attacked, in words.
-        development: canonical data set -> the references of its images: no evaluation may be on these.
-        chosen: family -> canonical plug-in string of its tuned point.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: Literal[1] = 1
-    metric: str
-    rule: str
-    threat: str
-    development: dict[str, list[str]]
-    chosen: dict[str, str]
 
 
 def strength_of(text: str) -> Strength | None:
@@ -48,9 +19,17 @@ def strength_of(text: str) -> Strength | None:
 
 
 def family_of(text: str) -> str:
-    """A canonical plug-in string without the parameter of its strength: points of one family are compared."""
-    spec, strength = parse_spec(canonical("defense", text)), strength_of(text)
-    return str(Spec(spec.name, {k: v for k, v in spec.params.items() if not strength or k != strength.parameter}))
+    """A plug-in string without its strength and without what equals a default: points of one family are compared."""
+    plugin, spec, values = registry.resolve("defense", text)
+    strength, defaults = strength_of(text), inspect.signature(plugin.factory).parameters
+    named = {k: values[k] for k in spec.params if values[k] != defaults[k].default}
+    return str(Spec(spec.name, {k: v for k, v in named.items() if not strength or k != strength.parameter}))
+
+
+def tunable(text: str) -> bool:
+    """Whether a defence declares a strength that its plug-in string leaves open."""
+    strength = strength_of(text)
+    return strength is not None and strength.parameter not in parse_spec(text).params
 
 
 def grid(defenses: Sequence[str]) -> dict[str, str]:
@@ -111,74 +90,11 @@ def tuning_suite(
     )
 
 
-def write_tuned(path: Path, suite: Suite, chosen: Mapping[str, str], rule: str) -> Path:
-    """Write `tuned.json` for the choice of a tuning that was run; returns its path."""
-    entry = suite.attacks[0]
-    tuned = Tuned(
-        metric=canonical("metric", suite.metrics[0]),
-        rule=rule,
-        threat=f"{entry.attack} at {', '.join(str(t) for t in entry.threats())}",
-        development={canonical("dataset", d): _references(d) for d in suite.datasets},
-        chosen=dict(chosen),
-    )
-    write_json(path, tuned.model_dump(mode="json"))
-    return path
-
-
-def read_tuned(path: Path) -> Tuned:
-    """Read `tuned.json`, or the one in a folder.
-
-    Raises:
-        BadData: it is missing or damaged.
-    """
-    path = path / FILE if path.is_dir() else path
-    try:
-        return Tuned.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadData(f"tuning {str(path)!r} cannot be read ({reason}): give the {FILE} that `robustiqa tune` wrote, "
-                      "or its folder") from error  # fmt: skip
-
-
-def tuned_suite(suite: Suite, tuned: Tuned) -> Suite:
-    """The suite with every defence of a tuned family, where no strength is given, at its tuned point.
-
-    Raises:
-        BadSuite: no defence of the suite was tuned, another metric was, or the suite evaluates on images that the
-            tuning has seen.
-    """
-    if unique("metric", suite.metrics) != [tuned.metric]:
-        raise BadSuite(
-            f"the tuning was made for the metric {tuned.metric!r}, the suite has {', '.join(suite.metrics)}: a "
-            "strength that suits one metric need not suit another; tune for that one"
-        )
-    for name in suite.datasets:
-        seen = _overlap(name, tuned)
-        if seen:
-            raise BadSuite(
-                f"data set {name!r} has {seen} photographs on which the defences were tuned: evaluate on others, for "
-                "example on the test split"
-            )
-    changed = tuple(tuned.chosen.get(canonical("defense", text), text) for text in suite.defenses)
-    if changed == suite.defenses:
-        raise BadSuite(
-            f"none of the suite's defences was tuned (tuned are {', '.join(tuned.chosen) or 'none'}): name them "
-            "without their strength"
-        )
-    return suite.model_copy(update={"defenses": changed})
-
-
-def _references(dataset: str) -> list[str]:
-    return sorted({item.reference for item in load_dataset(dataset).items})
-
-
-def _overlap(dataset: str, tuned: Tuned) -> int:
-    """Photographs of a data set that a development set of the same name has, too."""
-    mine = set(_references(dataset))
-    same = [refs for name, refs in tuned.development.items() if parse_spec(name).name == parse_spec(dataset).name]
-    return len(mine & {reference for refs in same for reference in refs})
-
-
 def chosen_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Family -> chosen point, from the rows of `tuning.csv`; the undefended metric is not a choice."""
     return {row["family"]: row["defense"] for row in rows if row["chosen"] and row["defense"] != "none"}
+
+
+def incomplete_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Point -> why it could not be chosen, from the rows of `tuning.csv`."""
+    return {row["defense"]: row["reason"] for row in rows if not row["complete"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,10 +89,11 @@ def _own(group: Group) -> list[dict[str, Any]]:
         counts = {"n": len(delta), "n_planned": group.n_planned("certify")}
         rows.append({"measure": name, **found._asdict(), "p": np.nan, **counts})
     # No correlation leaves [-1,1], whatever a jackknife of five photographs says.
-    return [row | _clipped(row) if row["measure"] in MEASURES else row for row in rows]
+    return [row | clipped(row) if row["measure"] in MEASURES else row for row in rows]
 
 
-def _clipped(row: dict[str, Any]) -> dict[str, float]:
+def clipped(row: Mapping[str, Any]) -> dict[str, float]:
+    """The ends of an interval of a correlation, within [-1,1]."""
     return {key: float(np.clip(row[key], -1, 1)) for key in ("lo", "hi")}
 
 

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..bench.files import write_atomically
+from .pareto import accuracy_floor
 
 _ACROSS = 5
 _GREY, _BLUE, _RED = "0.75", "#1f5fa8", "#c23b22"
@@ -38,14 +39,14 @@ def plot_fronts(table: pd.DataFrame, path: Path, keep: float) -> Path:
         for panel in axes[: len(families) + 1]:
             if len(plain):
                 first = plain.iloc[0]
-                panel.plot(first["srocc"], first["gain_mean"], marker="*", color="black", markersize=9, zorder=5)
-                panel.axvline(keep * first["srocc"], color="0.5", linestyle="--", linewidth=0.8)
+                panel.plot(first["srocc"], first["gain_own"], marker="*", color="black", markersize=9, zorder=5)
+                panel.axvline(accuracy_floor(usable, keep), color="0.5", linestyle="--", linewidth=0.8)
             panel.grid(alpha=0.25)
         for panel in axes[len(families) + 1 :]:
             panel.set_visible(False)
         threat = table["threat"].iloc[0] if len(table) else ""
         figure.supxlabel("SROCC to the ground truth (development images)")
-        figure.supylabel(f"worst gain at {threat}, share of R")
+        figure.supylabel(f"worst gain at {threat}\n(share of R, or of the\ndefended range if smaller)")
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=110)
     write_atomically(path, buffer.getvalue())
@@ -54,19 +55,20 @@ def plot_fronts(table: pd.DataFrame, path: Path, keep: float) -> Path:
 
 def _overview(panel: Axes, usable: pd.DataFrame) -> None:
     front = usable[usable["front_all"].astype(bool)].sort_values("srocc")
-    panel.plot(usable["srocc"], usable["gain_mean"], "o", color=_GREY, markersize=4)
-    panel.plot(front["srocc"], front["gain_mean"], "o", color=_RED, markersize=4)
-    panel.step(front["srocc"], front["gain_mean"], where="pre", color=_RED, linewidth=1)
+    panel.plot(usable["srocc"], usable["gain_own"], "o", color=_GREY, markersize=4)
+    panel.plot(front["srocc"], front["gain_own"], "o", color=_RED, markersize=4)
+    panel.step(front["srocc"], front["gain_own"], where="pre", color=_RED, linewidth=1)
     panel.set_title("all; front in red, undefended: star")
 
 
 def _family(panel: Axes, usable: pd.DataFrame, name: str) -> None:
     mine = usable[usable["family"] == name]
-    panel.plot(usable["srocc"], usable["gain_mean"], "o", color=_GREY, markersize=3)
+    own = mine["range_ratio"].clip(upper=1)
+    panel.plot(usable["srocc"], usable["gain_own"], "o", color=_GREY, markersize=3)
     panel.errorbar(
         mine["srocc"],
-        mine["gain_mean"],
-        yerr=[mine["gain_mean"] - mine["gain_lo"], mine["gain_hi"] - mine["gain_mean"]],
+        mine["gain_own"],
+        yerr=[(mine["gain_mean"] - mine["gain_lo"]) / own, (mine["gain_hi"] - mine["gain_mean"]) / own],
         fmt="o-",
         color=_BLUE,
         markersize=4,
@@ -75,7 +77,7 @@ def _family(panel: Axes, usable: pd.DataFrame, name: str) -> None:
     )
     for _, row in mine.iterrows():
         text = str(row["defense"]).removeprefix(name.removesuffix("]")).strip("[],").split("=")[-1]
-        panel.annotate(text, (row["srocc"], row["gain_mean"]), xytext=(3, 3), textcoords="offset points", fontsize=6)
+        panel.annotate(text, (row["srocc"], row["gain_own"]), xytext=(3, 3), textcoords="offset points", fontsize=6)
     chosen = mine[mine["chosen"].astype(bool)]
-    panel.plot(chosen["srocc"], chosen["gain_mean"], "o", markersize=9, markerfacecolor="none", color=_BLUE)
+    panel.plot(chosen["srocc"], chosen["gain_own"], "o", markersize=9, markerfacecolor="none", color=_BLUE)
     panel.set_title(name)

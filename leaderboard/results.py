@@ -16,6 +16,10 @@ from ..bench.plan import Cell, Plan, combinations, plan_from_json
 from ..bench.store import Store
 from ..bench.suite import Suite
 
+EMPIRICAL_RANGE = "p99-p1 of clean scores"
+FEWEST = 10
+"""Images below which percentiles of their scores say nothing about the range."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -44,6 +48,17 @@ class Group:
     def unit(self) -> float:
         """R, the length of the range."""
         return self.ends[1] - self.ends[0]
+
+    @property
+    def range_ratio(self) -> float:
+        """p99-p1 of the defended clean scores over that of the undefended metric on the same data set.
+
+        NaN with fewer than 10 images, or where the unit is not taken from scores.
+        """
+        if len(self.clean) < FEWEST or self.range_source != EMPIRICAL_RANGE:
+            return float("nan")
+        low, high = score_range(self.clean["quality"].to_numpy(dtype=float))
+        return (high - low) / self.unit
 
     @property
     def key(self) -> dict[str, Any]:
@@ -122,14 +137,14 @@ def _unit(plain: pd.DataFrame, sign: float) -> tuple[tuple[float, float], str]:
     """Oriented range of the undefended metric's clean scores, or the declared one if that is a point."""
     if len(plain):
         low, high = score_range(sign * plain["clean"].to_numpy())
-        if high > low and len(plain) >= 10:
-            return (low, high), "p99-p1 of clean scores"
+        if high > low and len(plain) >= FEWEST:
+            return (low, high), EMPIRICAL_RANGE
         first = plain.iloc[0]
         if np.isfinite(float(first["range_lo"])) and np.isfinite(float(first["range_hi"])):
             low, high = sorted((sign * float(first["range_lo"]), sign * float(first["range_hi"])))
             return (low, high), "declared range"
         if high > low:
-            return (low, high), "p99-p1 of clean scores"
+            return (low, high), EMPIRICAL_RANGE
     return (np.nan, np.nan), "unknown"
 
 

@@ -15,7 +15,7 @@ from ..plan import make_plan
 from ..registry import resolve_target
 from ..run import COLLECT, run_suite
 from ..suite import Suite, load_suite
-from ..tune import read_tuned, tuned_suite
+from ..tuned import outdated, read_tuned, tuned_suite
 from .options import with_plugins
 
 Command = Callable[..., Any]
@@ -56,7 +56,12 @@ def plan(suite: str, **lists: tuple[str, ...]) -> None:
 def run(suite: str, out: str, device: str, tuned: str | None, executor: str, **lists: tuple[str, ...]) -> None:
     """Run a suite and write its tables; run it again to go on where it was interrupted."""
     asked = _suite(suite, lists)
-    result = run_suite(tuned_suite(asked, read_tuned(Path(tuned))) if tuned else asked, out, device=device)
+    if tuned:
+        found = read_tuned(Path(tuned))
+        asked = tuned_suite(asked, found)
+        for text in outdated(found):
+            click.echo(f"robustiqa: warning: {text}", err=True)
+    result = run_suite(asked, out, device=device)
     click.echo(Path(result.tables["board"]).read_text(encoding="utf-8"))
     click.echo(f"{result.computed} cells computed, {result.resumed} already complete, {len(result.failed)} failed")
     for table in result.tables.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,20 @@ import click
 from tabulate import tabulate
 
 from ..api import Norm
+from ..datasets import load_dataset
+from ..errors import BadParameter
 from ..files import write_atomically
+from ..measures import FEW_GROUPS
+from ..plan import canonical
 from ..registry import PACKAGE, resolve_target
 from ..run import run_suite
-from ..tune import FILE, chosen_of, grid, tuning_suite, write_tuned
+from ..tune import chosen_of, grid, incomplete_of, tuning_suite
+from ..tuned import FILE, references, write_tuned
 from .options import Eps, with_plugins
 
 _SHOWN = {"family": "family", "defense": "point", "srocc": "SROCC", "gain_mean": "worst gain", "gain_lo": "from",
-          "gain_hi": "to", "rscore_mean": "R-score", "front": "front", "chosen": "chosen"}  # fmt: skip
+          "gain_hi": "to", "range_ratio": "range / R", "gain_own": "in own range", "rscore_mean": "R-score",
+          "front": "front", "chosen": "chosen"}  # fmt: skip
 
 
 @click.command()
@@ -45,7 +52,10 @@ def tune(
     Writes tuning.csv, pareto.png and tuned.json into OUT; `robustiqa run --tuned OUT` then evaluates the chosen points
     on other images. Called again it goes on where it was interrupted.
     """  # fmt: skip
+    if not resolve_target(f"{PACKAGE}.leaderboard.threats:is_adaptive")(canonical("attack", attack)):
+        raise BadParameter(f"--attack {attack}: expected an attack that asks the defended metric, such as auto-iqa")
     points = grid(defenses)
+    warn_of_few(accuracy or (attacked,), attacked)
     suite = tuning_suite(metric, list(points), accuracy, attacked, attack, (norm, eps), seed)
     result = run_suite(suite, out, device=device)
     table: Any = resolve_target(f"{PACKAGE}.leaderboard.pareto:tuning_table")(out, points, keep)
@@ -54,22 +64,38 @@ def tune(
     write_atomically(root / "tuning.csv", csv.encode())
     picture = resolve_target(f"{PACKAGE}.leaderboard.pareto_plot:plot_fronts")(table, root / "pareto.png", keep)
     rule = (
-        f"smallest worst gain among the points that keep at least {keep:g} of the undefended SROCC; where none does, "
-        "the one with the largest SROCC"
+        "smallest worst gain, in units of R or of the defended range if that is smaller, among the points that keep at "
+        f"least {keep:g} of the undefended SROCC; where none does, the one with the largest SROCC"
     )
-    chosen = chosen_of(table.to_dict("records"))
-    write_tuned(root / FILE, suite, chosen, rule)
+    records = table.to_dict("records")
+    chosen, incomplete = chosen_of(records), incomplete_of(records)
+    write_tuned(root / FILE, suite, chosen, incomplete, rule)
     rows = table[list(_SHOWN)].to_numpy().tolist()
     click.echo(tabulate(rows, headers=list(_SHOWN.values()), tablefmt="github", floatfmt=".3f"))
     click.echo(f"chosen: {rule}")
     for path in (root / "tuning.csv", picture, root / FILE):
         click.echo(str(path))
-    without = sorted(set(points.values()) - set(chosen))
+    without = sorted(set(points.values()) - {"none", *chosen})
+    for point, reason in incomplete.items():
+        click.echo(f"robustiqa: {point} is not chosen: {reason}", err=True)
     for family in without:
-        click.echo(f"robustiqa: no point of {family} has a result for every image: none is chosen", err=True)
+        click.echo(f"robustiqa: no point of {family} is complete: none is chosen", err=True)
     for cell, message in result.failed.items():
         click.echo(f"robustiqa: cell {cell} failed: {message}", err=True)
     if not result.ok:
-        where = f"see {result.tables['errors']}" if "errors" in result.tables else f"see {root / 'errors'}"
-        click.echo(f"robustiqa: some points failed on some images and are not chosen: {where}", err=True)
+        where = result.tables.get("errors", root / "errors")
+        click.echo(f"robustiqa: what failed, and why: see {where}", err=True)
     sys.exit(1 if without or result.failed else 0)
+
+
+def warn_of_few(accuracy: Sequence[str], attacked: str) -> None:
+    """Say that points can hardly be told apart where there are few photographs; the choice is made all the same."""
+    of = {"accuracy": accuracy, "worst gain": (attacked,)}
+    for what, names in of.items():
+        count = sum(len(references(load_dataset(name))) for name in dict.fromkeys(names))
+        if count < FEW_GROUPS:
+            click.echo(
+                f"robustiqa: {count} photographs for the {what} ({', '.join(names)}): with fewer than {FEW_GROUPS} "
+                "points can hardly be told apart",
+                err=True,
+            )
