@@ -387,7 +387,7 @@ def test_every_preset_is_within_the_shipped_model(linear) -> None:
     (f"{DIFFPURE}[steps=0]", r"\[steps=0\]: expected at least 1"),
     (f"{DIFFPURE}[sampler=euler]", r"\[sampler=euler\]: expected ddpm or ddim"),
     (f"{DIFFPURE}[surrogate=bpda]", r"\[surrogate=bpda\]: expected full or one-shot or identity"),
-    (f"{DIFFPURE}[m=0]", "m=0 draws"),
+    (f"{DIFFPURE}[m=0]", "m=0: expected 1 to 10000 draws"),
     (f"{DIFFPURE}[denoiser=light-s0.06]", "is a LightDenoiser: expected a diffusion model, such as diffusion-light"),
     (f"{DIFFPURE}[denoiser=brightener]", "is a Brightener: expected a diffusion model"),
     (f"{DIFFPURE}[denoiser={DENOISERS['light-s0.06']}]", "is a LightDenoiser: expected a diffusion model"),
