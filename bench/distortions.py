@@ -6,16 +6,15 @@ the weakest that the kind can be; `distort` takes a level, `distort_strength` an
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from .errors import BadParameter, UnknownName
+from .images import through_codec
 
 LEVELS = 5
 """Number of levels of each kind: 1 is just visible, 5 is severe."""
@@ -51,21 +50,14 @@ def _white_noise(image: np.ndarray, sigma: float, rng: np.random.Generator) -> n
     return _uint8(image + sigma * rng.standard_normal(image.shape))
 
 
-def _through_codec(image: np.ndarray, **options: object) -> np.ndarray:
-    with io.BytesIO() as buffer:
-        Image.fromarray(image).save(buffer, **options)  # type: ignore[arg-type]
-        with Image.open(buffer) as decoded:
-            return np.array(decoded.convert("RGB"))
-
-
 def _jpeg(image: np.ndarray, quality: float, rng: np.random.Generator) -> np.ndarray:
     # Chroma subsampling is fixed: Pillow's default for it has changed with the version.
-    return _through_codec(image, format="JPEG", quality=round(quality), subsampling="4:2:0")
+    return through_codec(image, format="JPEG", quality=round(quality), subsampling="4:2:0")
 
 
 def _jpeg2000(image: np.ndarray, psnr: float, rng: np.random.Generator) -> np.ndarray:
     # A target PSNR, not a rate: at the same rate a smooth crop stays flawless while a textured one falls apart.
-    return _through_codec(image, format="JPEG2000", quality_mode="dB", quality_layers=[psnr], irreversible=True)
+    return through_codec(image, format="JPEG2000", quality_mode="dB", quality_layers=[psnr], irreversible=True)
 
 
 def _contrast(image: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:

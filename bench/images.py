@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from pathlib import Path
@@ -106,6 +107,14 @@ def from_uint8(array: np.ndarray) -> torch.Tensor:
 def to_uint8(image: torch.Tensor) -> np.ndarray:
     """(3,H,W) in [0,1] to (H,W,3) uint8, rounded to the nearest grey level (never truncated)."""
     return image.detach().cpu().clamp(0, 1).mul(255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def through_codec(image: np.ndarray, **options: object) -> np.ndarray:
+    """(H,W,3) uint8, encoded and decoded by Pillow with the options of its `save`."""
+    with io.BytesIO() as buffer:
+        Image.fromarray(image).save(buffer, **options)  # type: ignore[arg-type]
+        with Image.open(buffer) as decoded:
+            return np.array(decoded.convert("RGB"))
 
 
 def quantise(x: torch.Tensor) -> torch.Tensor:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import Literal, get_args
 
-import numpy as np
 import torch
-from PIL import Image
 
 from .errors import BadParameter
-from .images import from_uint8, straight_through, to_uint8
+from .images import from_uint8, straight_through, through_codec, to_uint8
 
 Surrogate = Literal["diffjpeg", "identity"]
 """Gradient of the compression: kornia's differentiable JPEG (a codec with a differentiable rounding, some 40 dB away
@@ -21,7 +18,8 @@ MOST = 95
 
 def compress(x: torch.Tensor, quality: int) -> torch.Tensor:
     """Images (B,3,H,W), rounded to 8 bits, encoded (4:2:0) and decoded by Pillow."""
-    return torch.stack([from_uint8(_roundtrip(to_uint8(image), quality)) for image in x]).to(x)
+    options = {"format": "JPEG", "quality": quality, "subsampling": "4:2:0"}
+    return torch.stack([from_uint8(through_codec(to_uint8(image), **options)) for image in x]).to(x)
 
 
 def compress_surrogate(x: torch.Tensor, quality: int, surrogate: Surrogate = "diffjpeg") -> torch.Tensor:
@@ -40,13 +38,6 @@ def check_quality(what: str, quality: int) -> None:
     """Raise `BadParameter` for a quality that there is not; `what` names the plug-in."""
     if not 1 <= quality <= MOST:
         raise BadParameter(f"{what}[quality={quality}]: expected 1 to {MOST}")
-
-
-def _roundtrip(array: np.ndarray, quality: int) -> np.ndarray:
-    buffer = io.BytesIO()
-    Image.fromarray(array, "RGB").save(buffer, format="JPEG", quality=quality, subsampling="4:2:0")
-    with Image.open(buffer) as image:
-        return np.asarray(image, dtype=np.uint8)
 
 
 def diffjpeg(x: torch.Tensor, quality: int) -> torch.Tensor:

@@ -76,9 +76,14 @@ def empirical_rows(group: Group) -> list[dict[str, Any]]:
     return found
 
 
+def name_of(attack: str | None) -> str:
+    """The name in an attack's plug-in string; "" for none."""
+    return (attack or "").split("[")[0]
+
+
 def is_standard(attack: str) -> bool:
     """Whether an attack's plug-in string names the standard worst case."""
-    return attack.split("[")[0] == STANDARD
+    return name_of(attack) == STANDARD
 
 
 def _excess(at: pd.DataFrame, under: pd.DataFrame, group: Group, direction: str | None) -> np.ndarray:

@@ -10,7 +10,7 @@ import pandas as pd
 from ..bench.measures import bootstrap_mean, krocc, plcc_logistic, r_score, srocc
 from ..bench.suite import Headline
 from .checks import check_flags
-from .empirical import is_standard, worst_case
+from .empirical import is_standard, name_of, worst_case
 from .results import Group
 
 NOT_ATTACKED = "not-attacked"
@@ -109,7 +109,7 @@ def _flags(
         baseline = noise.get((row["norm"], row["eps"], row["direction"]))
         toward = row["gain_mean"] if row["direction"] == "up" else -row["gain_mean"]
         if baseline is not None and row["n_ok"] and not _is_noise(row) and not toward > baseline:
-            flags.append(f"no-op:{row['attack'].split('[')[0]}@{row['norm']}:{row['eps']:.3g}")
+            flags.append(f"no-op:{name_of(row['attack'])}@{row['norm']}:{row['eps']:.3g}")
     return list(dict.fromkeys(flags))
 
 
@@ -124,4 +124,4 @@ def _at_headline(row: dict[str, Any], headline: Headline) -> bool:
 
 
 def _is_noise(row: dict[str, Any]) -> bool:
-    return row["attack"].split("[")[0] == "random-noise"
+    return name_of(row["attack"]) == "random-noise"

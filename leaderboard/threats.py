@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..bench.measures import bootstrap_mean, r_score
 from ..bench.plan import Cell
-from .empirical import NOTICEABLE, is_standard
+from .empirical import NOTICEABLE, is_standard, name_of
 from .results import Group
 
 COLUMNS = (
@@ -28,7 +28,7 @@ NOT_ADAPTIVE = (NAIVE, "transfer", "uap", "facpa", "random-noise", "single-sign"
 
 def is_adaptive(attack: str) -> bool:
     """Whether an attack's plug-in string names one that asks the defended metric itself."""
-    return _name(attack) not in NOT_ADAPTIVE
+    return name_of(attack) not in NOT_ADAPTIVE
 
 
 def threat_rows(group: Group) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def threat_rows(group: Group) -> list[dict[str, Any]]:
         planned = [c for c in cells if (c.norm, c.eps[0], c.direction) == (norm, eps, direction)]
         at = attacks[(attacks["norm"] == norm) & (attacks["eps"] == eps) & (attacks["direction"] == direction)]
         at = at.assign(toward=at["gain"] * (1.0 if direction == "up" else -1.0) / group.unit)
-        naive_cells = [c for c in planned if _name(c.attack) == NAIVE]
+        naive_cells = [c for c in planned if name_of(c.attack) == NAIVE]
         adaptive_cells = [c for c in planned if is_adaptive(c.attack or "")]
         naive, adaptive = _strongest(at, naive_cells), _strongest(at, adaptive_cells)
         counts = {"n_naive": len(naive), "n_adaptive": len(adaptive), "n_common": 0}
@@ -88,10 +88,6 @@ def threat_rows(group: Group) -> list[dict[str, Any]]:
 def own_gain(gain: float, ratio: float) -> float:
     """A gain in units of R, over a ratio of ranges; NaN for constant scores, which have no range."""
     return gain / ratio if ratio > 0 else float("nan")
-
-
-def _name(attack: str | None) -> str:
-    return (attack or "").split("[")[0]
 
 
 def _images(cells: Sequence[Cell]) -> set[int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from ..api import DefendedMetric, Metric
 from ..seeds import Role, Streams, generator
 from .reliability import Finding, above
 
+Draws = Callable[[], Streams]
+"""Gives the same streams anew in every call."""
 DIRECTIONS = 4
 STEPS = (1e-3, 3e-4, 1e-4)
 """Lengths of finite differences per pixel, a quarter of a grey level and less: curvature spoils long ones, float32
@@ -64,7 +66,7 @@ def contract(g: DefendedMetric, x: torch.Tensor, keys: list[str], scale: float, 
     return found
 
 
-def _output(g: Transforming, x: torch.Tensor, draws: Any) -> Finding:
+def _output(g: Transforming, x: torch.Tensor, draws: Draws) -> Finding:
     """Check 15: share of images that come out in another size than declared, or outside [0,1]."""
     with torch.inference_mode():
         out = g.step(x, draws())
@@ -74,7 +76,7 @@ def _output(g: Transforming, x: torch.Tensor, draws: Any) -> Finding:
     return above("output-invalid", float((~inside.flatten(1).all(1)).double().mean()), 0.0)
 
 
-def _inexact(g: DefendedMetric, x: torch.Tensor, draws: Any, scale: float) -> Finding:
+def _inexact(g: DefendedMetric, x: torch.Tensor, draws: Draws, scale: float) -> Finding:
     """Check 16: deployed scores against the surrogate's of the same draws."""
     deployed = g.estimate(x, draws()).score
     with torch.no_grad():
@@ -83,7 +85,7 @@ def _inexact(g: DefendedMetric, x: torch.Tensor, draws: Any, scale: float) -> Fi
     return above("surrogate-inexact", float(np.abs(values - deployed).max()) / scale, 1e-4)
 
 
-def _slopes(g: Transforming, x: torch.Tensor, draws: Any, seed: int) -> float:
+def _slopes(g: Transforming, x: torch.Tensor, draws: Draws, seed: int) -> float:
     """Check 17: largest relative error of directional slopes of the transform over the images.
 
     A random weighting of all output pixels is derived along random directions, by autograd and by central differences.
@@ -113,7 +115,7 @@ def _slopes(g: Transforming, x: torch.Tensor, draws: Any, seed: int) -> float:
     return float(best.max())
 
 
-def _cost(g: DefendedMetric, x: torch.Tensor, draws: Any) -> Finding:
+def _cost(g: DefendedMetric, x: torch.Tensor, draws: Draws) -> Finding:
     """Check 18: forwards of metrics in one deployed score, over the declared cost; fewer are no breach."""
     with _forwards(g) as counted:
         g.estimate(x, draws())

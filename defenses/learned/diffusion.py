@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -82,11 +83,8 @@ class DiffusionPurification(RandomPurification):
                 f"diffusion-purification[t={t}]: expected {trained.start + 1} to {trained.stop}, the steps that "
                 f"{denoiser!r} has and was trained for (noise of {low:g} to {high:g}, pixels in [0,1])"
             )
-        self._given = t, steps, sampler, m, denoiser
         self.moves = moves(self.model.alpha_bar, spaced(trained.start, t - 1, steps), float(sampler == "ddpm"))
-        # A single step is the jump itself.
-        self._surrogate: Surrogate = "full" if surrogate == "one-shot" and len(self.moves) == 1 else surrogate
-        self.smooth = self._surrogate == "full"
+        self._follow(surrogate)
 
     def draw(self, x: torch.Tensor, rng: Streams) -> torch.Tensor:
         """Diffuse, and come back; the gradient is the exact one through all steps."""
@@ -108,10 +106,14 @@ class DiffusionPurification(RandomPurification):
         others: list[Surrogate] = [name for name in get_args(Surrogate) if name != self._surrogate]
         if len(self.moves) == 1:
             others.remove("one-shot")
-        views = [DiffusionPurification(self.metric, *self._given, surrogate=name) for name in others]
-        for view in views:
-            view.spec = self.spec
-        return [self, *views]
+        # Copies: an attack asks for the views in every step, and a new one would read its weights again.
+        return [self, *(copy.copy(self)._follow(name) for name in others)]
+
+    def _follow(self, surrogate: Surrogate) -> Self:
+        # A single step is the jump itself.
+        self._surrogate: Surrogate = "full" if surrogate == "one-shot" and len(self.moves) == 1 else surrogate
+        self.smooth = self._surrogate == "full"
+        return self
 
     def _diffused(self, x: torch.Tensor, rng: Streams) -> torch.Tensor:
         """The state at step t, pixels in [-1,1]."""

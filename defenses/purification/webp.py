@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import torch
-from PIL import Image, features
+from PIL import features
 
 from ...bench.api import Metric
 from ...bench.errors import Absent, BadImage, BadParameter
-from ...bench.images import from_uint8, to_uint8
+from ...bench.images import from_uint8, through_codec, to_uint8
 from ...bench.jpeg import diffjpeg
 from ...bench.registry import Strength, register_defense
 from .gradients import SeveralGradients
@@ -48,18 +46,14 @@ class Webp(SeveralGradients):
         """Encode and decode each image with Pillow."""
         if max(x.shape[2:]) > LONGEST:
             raise BadImage(f"webp: an image of {x.shape[3]}x{x.shape[2]} px: expected sides of at most {LONGEST} px")
-        return torch.stack([from_uint8(_roundtrip(to_uint8(image), self.quality)) for image in x]).to(x)
+        return torch.stack([from_uint8(self._coded(to_uint8(image))) for image in x]).to(x)
+
+    def _coded(self, image: np.ndarray) -> np.ndarray:
+        return through_codec(image, format="WEBP", lossless=False, quality=self.quality, method=4)
 
     def stand_in(self, x: torch.Tensor) -> torch.Tensor:
         """The image, or kornia's JPEG of it."""
         return x if self.gradient == "identity" else diffjpeg(x, matched(self.quality))
-
-
-def _roundtrip(array: np.ndarray, quality: int) -> np.ndarray:
-    buffer = io.BytesIO()
-    Image.fromarray(array, "RGB").save(buffer, format="WEBP", lossless=False, quality=quality, method=4)
-    with Image.open(buffer) as image:
-        return np.asarray(image, dtype=np.uint8)
 
 
 def matched(quality: int) -> int:
