@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
-from types import ModuleType
 from unittest import mock
 
 import numpy as np
@@ -22,6 +19,7 @@ from robustiqa.defenses.randomised.places import place
 from robustiqa.defenses.randomised.rotation import rotate
 from scipy.ndimage import map_coordinates
 from scipy.stats import chisquare, kstest, norm
+from support import example
 
 ALL = ["random-noise[sigma=0.05]", "random-crop[share=0.75]", "random-crop[size=32]",
        "random-resize[grow=1.25,noise=0.02]", "random-rotation", "random-flip"]  # fmt: skip
@@ -40,17 +38,6 @@ def load(text: str, metric: Metric | None = None) -> RandomPurification:
 def many(image: torch.Tensor, count: int) -> torch.Tensor:
     """The same image again and again, each with a stream of its own."""
     return image.expand(count, *image.shape)
-
-
-def measure() -> ModuleType:
-    """The script examples/measure_randomness.py."""
-    path = Path(__file__).parents[1] / "examples" / "measure_randomness.py"
-    spec = importlib.util.spec_from_file_location("measure_randomness", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # What every one of them is.
@@ -330,13 +317,13 @@ def test_the_measured_spread_is_that_of_the_draws(images) -> None:
     metric = load_metric("linear")
     wanted = 0.05 * float(metric.module.weights(images).norm())  # type: ignore[operator]
     for m in (1, 9):
-        scores = measure().evaluations(load(f"random-noise[sigma=0.05,m={m}]", metric), images, 100)
-        mean, deviation, _ = measure().spread(scores)
+        scores = example("measure_randomness").evaluations(load(f"random-noise[sigma=0.05,m={m}]", metric), images, 100)
+        mean, deviation, _ = example("measure_randomness").spread(scores)
         assert mean == pytest.approx(float(metric(images).mean()), abs=wanted / 2)
         assert deviation == pytest.approx(wanted / m**0.5, rel=0.12)
     agree, swap = np.array([[1.0, 2, 3, 4], [2.0, 3, 4, 5]]), np.array([[1.0, 2, 3, 4], [4.0, 3, 2, 1]])
-    assert measure().spread(agree) == pytest.approx((3.0, 0.5**0.5, 1.0))
-    assert measure().spread(swap)[2] == pytest.approx(-1.0)
+    assert example("measure_randomness").spread(agree) == pytest.approx((3.0, 0.5**0.5, 1.0))
+    assert example("measure_randomness").spread(swap)[2] == pytest.approx(-1.0)
 
 
 @pytest.mark.parametrize(("text", "words"), [
