@@ -7,6 +7,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint con
 .PHONY: help install install-dev demo gallery test soundness lint types clean
 
 help:
+	@echo "make install   make .venv and install into it"
 	@echo "make demo   install, run the quick suite on the embedded data, print the board (minutes)"
 	@echo "make soundness   hold every certified method against known truths and attacks (minutes)"
 	@echo "make gallery   write docs/attacks.md and docs/defenses.md again, with pictures (minutes)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from .api import L2, AttackResult, Certificate, DefendedMetric, Linf, Metric, Threat
 from .datasets import Dataset, Item, load_dataset
 from .metrics import load_metric
-from .registry import register_attack, register_dataset, register_defense, register_denoiser, register_metric
+from .registry import Strength, register_attack, register_dataset, register_defense, register_denoiser, register_metric
 from .run import RunResult, run_suite
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Linf",
     "Metric",
     "RunResult",
+    "Strength",
     "Threat",
     "load_dataset",
     "load_metric",

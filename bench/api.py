@@ -37,7 +37,6 @@ __all__ = [
     "Progress",
     "Threat",
     "check_batch",
-    "check_finite",
 ]  # fmt: skip
 
 
@@ -153,10 +152,23 @@ class DefendedMetric(nn.Module, ABC):
     def estimate(self, x: torch.Tensor, rng: Streams | None = None) -> Estimate:
         """Deployed scores with their intervals; raises `BadScore` for NaN or infinity."""
         rng = rng or Streams.create([image_key(i) for i in x], Role.EVALUATION)
+        before = None if x.is_inference() else x._version  # counts what is done to it in place
         with torch.inference_mode():
             estimate = self._estimate(x, rng)
-        check_finite(estimate.score, self.metric.spec)
+        if before is not None and x._version != before:
+            raise BadPlugin(f"defence {self.spec!r} writes into the images that it is given: work on a copy, x.clone()")
+        self.check_finite(estimate.score)
         return estimate
+
+    def check_finite(self, scores: np.ndarray) -> None:
+        """Raise `BadScore` if a score is NaN or infinite."""
+        bad = int((~np.isfinite(scores)).sum())
+        if bad:
+            raise BadScore(
+                f"{bad} of {scores.size} scores of {self.metric.spec!r} behind {self.spec!r} are NaN or infinite; "
+                "the image is recorded as an error, not scored: `robustiqa score` with --defense none shows whether it "
+                "is the metric"
+            )
 
     @abstractmethod
     def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
@@ -296,16 +308,6 @@ def check_batch(x: torch.Tensor) -> None:
                        "different sizes are certified in one call for each size")  # fmt: skip
     if x.ndim != 4 or x.shape[1] != 3 or not len(x) or not (float(x.min()) >= 0 and float(x.max()) <= 1):
         raise BadImage(f"got images of shape {tuple(x.shape)}: expected (B,3,H,W) with values in [0,1]")
-
-
-def check_finite(scores: np.ndarray, metric: str) -> None:
-    """Raise `BadScore` if a score is NaN or infinite."""
-    bad = int((~np.isfinite(scores)).sum())
-    if bad:
-        raise BadScore(
-            f"metric {metric!r} returned {bad} NaN or infinite of {scores.size} scores: "
-            "the image is recorded as an error, not scored; check the metric on it with `robustiqa score`"
-        )
 
 
 @dataclass(frozen=True)

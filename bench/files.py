@@ -53,5 +53,5 @@ def no_os_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         advice = "free some space and run again: what is complete is kept" if error.errno == errno.ENOSPC else (
-            "check the folder's permissions, or choose another --out")  # fmt: skip
+            "check the permissions, or choose another folder")  # fmt: skip
         raise BadData(f"cannot write {str(path)!r} ({error.strerror}): {advice}") from error

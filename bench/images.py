@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from skimage.metrics import structural_similarity
 
 from .errors import BadImage
+from .files import make_folder, write_atomically
 
 MIN_SIDE = 16
 """Smallest side in pixels that is taken for a photograph at all; a metric may ask for more."""
@@ -129,15 +129,12 @@ def straight_through(value: torch.Tensor, surrogate: torch.Tensor) -> torch.Tens
 
 
 def save_png(image: torch.Tensor, path: str | Path) -> Path:
-    """Write (3,H,W) in [0,1] as 8-bit PNG, atomically."""
+    """Write (3,H,W) in [0,1] as 8-bit PNG, atomically; raises `BadData` where that is impossible."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        Image.fromarray(to_uint8(image), "RGB").save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    make_folder(path.parent)
+    with io.BytesIO() as buffer:
+        Image.fromarray(to_uint8(image), "RGB").save(buffer, format="PNG")
+        write_atomically(path, buffer.getvalue())
     return path
 
 

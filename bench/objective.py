@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy.stats import beta
 
-from .api import DefendedMetric, Direction, Estimate, check_finite
+from .api import DefendedMetric, Direction, Estimate
 from .errors import BadParameter, BadScore, Incompatible
 from .seeds import Role, Streams
 
@@ -156,7 +156,7 @@ class Objective:
         with torch.inference_mode():
             chunks = self._chunks(x, draws, self._selection.fork())
             scores = torch.cat([self.g.surrogate(x, rng, d) for d, rng in chunks])
-        check_finite(scores.cpu().numpy(), self.g.metric.spec)
+        self.g.check_finite(scores.cpu().numpy())
         return self.sign * self.g.aggregate(scores).double().cpu()
 
     def gradient(
@@ -210,7 +210,7 @@ class Objective:
             leaf, done = leaf.detach(), done + d
         passes = draws if self.g.randomised else self.g.cost
         self._count(passes, backwards=passes)
-        check_finite(total.numpy(), self.g.metric.spec)
+        self.g.check_finite(total.numpy())
         self._check_gradient(gradient)
         return self.sign * total, self.sign * gradient
 

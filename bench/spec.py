@@ -66,7 +66,8 @@ def parse_spec(text: str) -> Spec:
     for part in filter(None, _outside_brackets(match["params"] or "", ",")):
         key, eq, value = part.partition("=")
         if not eq or not key.strip().isidentifier():
-            raise BadParameter(f"cannot read {part!r} in {text!r}: expected key=value")
+            hint = "; between the names of a list stands ';', not ','" if params else ""
+            raise BadParameter(f"cannot read {part!r} in {text!r}: expected key=value{hint}")
         if key.strip() in params:
             raise BadParameter(f"parameter {key.strip()!r} is given twice in {text!r}")
         parsed = parse_value(value)

@@ -161,6 +161,10 @@ class Suite(_Strict):
                 )
                 for name in attacks
             )
+        if changes:
+            given = {"metrics": metrics, "defenses": defenses, "data sets": datasets, "attacks": attacks}
+            replaced = ", ".join(what for what, names in given.items() if names)
+            changes["description"] = f"Suite {self.name!r} with other {replaced} than its own."
         return self.model_copy(update=changes)
 
 

@@ -55,7 +55,7 @@ class Tuned(BaseModel):
         """Where the points come from, in a sentence or two for the record of a run."""
         points = "; ".join(f"{family} -> {point}" for family, point in self.chosen.items())
         return (
-            f"Strengths as tuned behind {self.metric_identity} on {', '.join(self.development)} under {self.threat}, "
+            f"Strengths as tuned behind {self.metric} on {', '.join(self.development)} under {self.threat}, "
             f"code {self.code}: {points}. Rule: {self.rule}."
         )
 

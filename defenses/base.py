@@ -11,6 +11,7 @@ from torch import nn
 
 from ..bench.api import INTERVAL_ERROR, DefendedMetric, Estimate, Metric
 from ..bench.errors import BadParameter
+from ..bench.images import check_size
 from ..bench.objective import MAX_PIXELS
 from ..bench.seeds import Streams
 
@@ -128,11 +129,13 @@ class Transform(DefendedMetric):
         One call a draw leaves a network idle on a single small image: up to 1.6 times as long on a CPU core.
         """
         height, width = self.output_size(x.shape[2], x.shape[3])
+        what = f"what {self.spec!r} leaves of {x.shape[3]}x{x.shape[2]} px for the metric {self.metric.spec!r}"
+        check_size(height, width, self.metric.min_size, what)
         most = max(1, MAX_PIXELS // (len(x) * height * width))
         parts = []
         for done in range(0, draws, most):
-            seen = torch.cat([step(x, rng) for _ in range(min(most, draws - done))])
-            parts.append(self.metric(seen).reshape(-1, len(x)))
+            drawn = torch.cat([step(x, rng) for _ in range(min(most, draws - done))])
+            parts.append(self.metric(drawn).reshape(-1, len(x)))
         return torch.cat(parts)
 
 

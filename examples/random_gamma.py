@@ -13,9 +13,8 @@ from __future__ import annotations
 import math
 
 import torch
-from robustiqa.bench import Metric, register_defense
+from robustiqa.bench import Metric, Strength, register_defense
 from robustiqa.bench.errors import BadParameter
-from robustiqa.bench.registry import Strength
 from robustiqa.bench.seeds import Streams
 from robustiqa.defenses.base import RandomPurification
 

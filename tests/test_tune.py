@@ -205,7 +205,7 @@ def test_the_board_uses_the_tuned_points(tuned: Path, tmp_path: Path) -> None:
     wanted = {"none", "windowed[rows=8]", "fragile[share=0.9]", "faded[share=1.0]", "blinded[rows=32]"}
     assert set(board["defense"]) == wanted, "what was named stays"
     record = json.loads((tmp_path / "run" / "run.json").read_text())["suite"]["description"]
-    assert record.startswith("Mine. Strengths as tuned behind linear-v1[")
+    assert record.startswith("Mine. Strengths as tuned behind linear on banded")
     for part in (code_digest(), "windowed -> windowed[rows=8]", ATTACKED, "pgd[steps=3] at linf(0.0156863)"):
         assert part in record
     assert record in (tmp_path / "run" / "leaderboard" / "board.md").read_text()

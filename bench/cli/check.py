@@ -12,10 +12,11 @@ from ..build import load_defense
 from ..checks.examine import examine
 from ..checks.reliability import Finding
 from ..datasets import load_dataset
-from ..errors import Absent, Incompatible
+from ..errors import Absent, Incompatible, RobustIQAError
 from ..metrics import load_metric
 from ..registry import registry
 from .options import with_plugins
+from .single import raised
 
 
 @click.command()
@@ -45,6 +46,7 @@ def check(
     names = [n for text in defenses for n in (registry.names("defense") if text == "all" else [text])]
     found: dict[str, list[Finding]] = {}
     left_out: dict[str, str] = {}
+    failed: list[str] = []
     for name in dict.fromkeys(names):
         try:
             g = load_defense(name, loaded)
@@ -53,7 +55,14 @@ def check(
                 raise
             left_out[name] = str(error)  # made for other metrics, or for a package that is not here
             continue
-        found[name] = examine(g, data, images, ladder, seed, device)
+        try:
+            found[name] = examine(g, data, images, ladder, seed, device)
+        except Exception as error:
+            text = str(error) if isinstance(error, RobustIQAError) else raised(error)
+            failed.append(name)
+            click.echo(f"robustiqa: metric {metric!r} behind {name!r} cannot be checked: {text}", err=True)
+    if failed and not found:
+        sys.exit(1)
     if as_json:
         records = {name: [_record(f) for f in findings] for name, findings in found.items()}
         click.echo(json.dumps(records if len(names) > 1 else next(iter(records.values())), indent=2))
@@ -64,7 +73,9 @@ def check(
         click.echo(tabulate(rows, headers=["defence", "ok", "not checked", "raised"], tablefmt="github"))
         for name, reason in left_out.items():
             click.echo(f"left out: {name}: {reason}")
-    if any(f.raised for findings in found.values() for f in findings):
+        for name in failed:
+            click.echo(f"failed: {name}")
+    if failed or any(f.raised for findings in found.values() for f in findings):
         sys.exit(1)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tabulate import tabulate
 from ..api import DefendedMetric, Direction, Norm, Threat
 from ..build import load_attack, load_defense
 from ..errors import Incompatible, RobustIQAError
+from ..files import make_folder
 from ..images import load_image, quantise, save_png
 from ..metrics import load_metric
 from ..seeds import Role, Streams, image_key
@@ -41,7 +43,7 @@ def score(images: tuple[str, ...], metric: str, defense: str, device: str, seed:
 
 @click.command()
 @single_image
-@click.option("--attack", "attack_text", required=True, help="Attack, e.g. pgd or eot-pgd[steps=20].")
+@click.option("--attack", "attack_text", default="auto-iqa", show_default=True, help="The default takes a minute.")
 @click.option("--norm", type=click.Choice(["l2", "linf"]), default="linf", show_default=True)
 @click.option("--eps", type=Eps(), default="4/255", show_default=True, help="Budget in [0,1] pixel units.")
 @click.option("--direction", type=click.Choice(["up", "down"]), default="up", show_default=True)
@@ -58,6 +60,8 @@ def attack(
     reason = attacker.skip(g, threat)
     if reason:
         raise Incompatible(reason)
+    if save is not None:
+        make_folder(Path(save))  # before the work, not after it
     paths: set[str] = set()
 
     def one(x: torch.Tensor, head: Record) -> Record:
@@ -103,10 +107,11 @@ def each_image(
             records.append(one(x, {"image": path, "metric": g.metric.spec, "defense": g.spec}))
         except Incompatible:
             raise
-        except RobustIQAError as error:
+        except Exception as error:
             failed += 1
-            where = "" if path in str(error) else f"{path}: "
-            click.echo(f"robustiqa: {where}{error}", err=True)
+            text = str(error) if isinstance(error, RobustIQAError) else raised(error)
+            where = "" if path in text else f"{path}: "
+            click.echo(f"robustiqa: {where}{text}", err=True)
     if as_json:
         click.echo(json.dumps(records, indent=2, allow_nan=False))
     elif records:
@@ -115,6 +120,12 @@ def each_image(
     if failed:
         click.echo(f"robustiqa: {failed} of {len(images)} images failed", err=True)
         sys.exit(1)
+
+
+def raised(error: Exception) -> str:
+    """What a plug-in's own exception says, and the line that raised it; the rest of the run goes on."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    return f"{type(error).__name__}: {error} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
 
 
 def finite(value: float) -> float | None:

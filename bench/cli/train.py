@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..docstrings import described
+from ..errors import Absent
 from ..registry import PACKAGE
 from .options import Eps, with_plugins
 
@@ -76,7 +77,12 @@ def _add(name: str, text: str) -> None:
     @with_plugins
     def run(**settings: Any) -> None:
         function, config = _load(name)
-        click.echo(str(function(config(**settings))))
+        try:
+            click.echo(str(function(config(**settings))))
+        except Absent as error:
+            if "data_root" not in settings:
+                raise
+            raise Absent(f"{error} (a training takes it as --data-root FOLDER)") from error
 
     # `with_plugins` leaves its option on the function, where only click's own decorator would find it.
     own = list(reversed(getattr(run, "__click_params__", [])))

@@ -18,7 +18,7 @@ from ..measures import FEW_GROUPS
 from ..plan import canonical
 from ..registry import PACKAGE, resolve_target
 from ..run import run_suite
-from ..tune import chosen_of, grid, incomplete_of, tuning_suite
+from ..tune import chosen_of, grid, incomplete_of, strength_of, tuning_suite
 from ..tuned import FILE, references, write_tuned
 from .options import Eps, with_plugins
 
@@ -55,6 +55,17 @@ def tune(
     if not resolve_target(f"{PACKAGE}.leaderboard.threats:is_adaptive")(canonical("attack", attack)):
         raise BadParameter(f"--attack {attack}: expected an attack that asks the defended metric, such as auto-iqa")
     points = grid(defenses)
+    for name in accuracy or (attacked,):
+        if load_dataset(name).truth_name is None:
+            raise BadParameter(
+                f"data set {name!r} has no human scores to measure accuracy by: give --accuracy a data set that has, "
+                "such as clive[split=val], or photos[size=128,split=dev]"
+            )
+    for text in defenses:
+        if strength_of(text) is None:
+            click.echo(
+                f"robustiqa: {text} declares no strength: it is measured as it is, with nothing to choose", err=True
+            )
     warn_of_few(accuracy or (attacked,), attacked)
     suite = tuning_suite(metric, list(points), accuracy, attacked, attack, (norm, eps), seed)
     result = run_suite(suite, out, device=device)
@@ -76,6 +87,14 @@ def tune(
     for path in (root / "tuning.csv", picture, root / FILE):
         click.echo(str(path))
     without = sorted(set(points.values()) - {"none", *chosen})
+    floor = resolve_target(f"{PACKAGE}.leaderboard.pareto:accuracy_floor")(table, keep)
+    for row in records:
+        if row["defense"] in chosen.values() and row["srocc"] < floor:
+            click.echo(
+                f"robustiqa: no point of {row['family']} keeps {keep:.0%} of the undefended SROCC: chosen is the most "
+                f"accurate one, {row['defense']}",
+                err=True,
+            )
     for point, reason in incomplete.items():
         click.echo(f"robustiqa: {point} is not chosen: {reason}", err=True)
     for family in without:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ...bench.api import Decision, check_finite
+from ...bench.api import Decision
 from ...bench.seeds import Role, Streams, image_key
 from .engine import sample_scores
 from .stats.order import median
@@ -73,5 +73,5 @@ def decide_quantile(
 
 def _draw(g: Smoothed, x: torch.Tensor, n: int, rng: Streams) -> np.ndarray:
     samples = sample_scores(g.base_score, x, g.sigma, n, rng)
-    check_finite(samples, g.metric.spec)
+    g.check_finite(samples)
     return samples

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ...bench.api import INTERVAL_ERROR, Certificate, CertifyRequest, DefendedMetric, Estimate, Metric, check_finite
+from ...bench.api import INTERVAL_ERROR, Certificate, CertifyRequest, DefendedMetric, Estimate, Metric
 from ...bench.errors import BadParameter, BadScore
 from ...bench.registry import code_digest, identity_of, package_versions
 from ...bench.seeds import Role, Streams
@@ -250,7 +250,7 @@ class Smoothed(DefendedMetric):
         return json.dumps(parts)
 
     def _checked(self, samples: np.ndarray) -> Draws:
-        check_finite(samples, self.metric.spec)
+        self.check_finite(samples)
         if self.metric.bounded and self.metric.score_range:
             low, high = self.metric.score_range
             slack = 1e-5 * (high - low)
