@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from robustiqa.bench.datasets import Dataset, load_dataset
-from robustiqa.bench.datasets.field import split_of
 from robustiqa.bench.datasets.koniq import SCORES, SETS, Koniq10k
 from robustiqa.bench.datasets.spaq import TABLE, Spaq
+from robustiqa.bench.datasets.split import split_of
 from robustiqa.bench.errors import Absent, BadData, BadImage, BadParameter, UnknownName
 
 COUNT = 40
