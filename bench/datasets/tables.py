@@ -43,7 +43,7 @@ def read_table(path: Path, *columns: str, sheet: str | None = None) -> pd.DataFr
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise BadData(f"table {str(path)!r} cannot be read ({error}): {AGAIN}") from error
     if sheet is not None:
-        frame = _below_header(frame, columns)
+        return _below_header(frame, columns, path)
     for column in columns:
         if column not in frame:
             found = ", ".join(map(str, frame.columns))
@@ -74,14 +74,14 @@ def read_csv(path: Path, *, header: bool = True) -> pd.DataFrame:
     )
 
 
-def _below_header(cells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """The rows below the first one that has all columns, under its names; the first ones of it if none has."""
+def _below_header(cells: pd.DataFrame, columns: Sequence[str], path: Path) -> pd.DataFrame:
+    """The columns below the first row that names them all, without empty rows; raises `BadData` if none does."""
     for row in range(len(cells)):
         names = [str(value) for value in cells.iloc[row]]
         if set(columns) <= set(names):
             below = cells.iloc[row + 1 :].set_axis(names, axis=1).loc[:, list(columns)]
             return below[~(below.isna() | (below == "")).all(axis=1)]
-    return cells
+    raise BadData(f"table {str(path)!r} has no row with the column names {', '.join(columns)}: {AGAIN}")
 
 
 def read_lines(path: Path) -> list[str]:
