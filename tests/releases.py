@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ LIVE_COUNTS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 
 class Made(NamedTuple):
     """A release on disk: image -> (truth, reference, std), and its table."""
 
-    rows: dict[str, tuple[float | None, str, float]]
+    rows: Mapping[str, tuple[float | None, str, float]]
     table: Path
 
 

@@ -19,6 +19,7 @@ from robustiqa.bench.cli.main import cli
 from robustiqa.bench.datasets import load_dataset, split
 from robustiqa.bench.datasets.release import Release
 from robustiqa.bench.errors import Absent, BadData, BadImage, BadParameter, UnknownName
+from robustiqa.bench.registry import registry
 
 Tree = dict[str, tuple[Path, Made]]
 """Name -> root and contents."""
@@ -385,6 +386,15 @@ def test_nips_takes_all_and_the_table_of_the_repository(made: Tree, tmp_path: Pa
     data = load("nips2017", root)
     assert len(data) == 24
     assert all(item.truth is None for item in data.items)
+
+
+def test_the_page_of_the_data_sets_has_them_all() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    built_in = [name for name in registry.names("dataset") if registry.get("dataset", name).origin == "built-in"]
+    sources = page.split("## Sources")[1]
+    for name in built_in:
+        assert f"\n| `{name}` | " in page
+        assert f"\n| `{name}` | " in sources or name in ("photos", "folder")
 
 
 def test_they_are_listed_and_their_absence_is_said_by_a_plan(

@@ -1,6 +1,6 @@
 """AGIQA-3K: 2,982 images that six text-to-image models made, with human scores, in the official layout.
 
-Source: Li et al., "AGIQA-3K: an open database for AI-generated image quality assessment", IEEE TCSVT 2024 (arXiv
+Source: Li et al., "AGIQA-3K: an open database for AI-generated image quality assessment", IEEE TCSVT (arXiv
 2306.04717). MOS of the perceptual quality from 0 to 5, larger = better.
 """
 

@@ -1,4 +1,4 @@
-"""TID2013: 25 photographs in 120 distorted versions each, with scores of 971 observers, in the official layout.
+"""TID2013: 25 photographs in 120 distorted versions each, with human scores, in the official layout.
 
 Source: Ponomarenko et al., "Image database TID2013: peculiarities, results and perspectives", Signal Processing: Image
 Communication 30, 2015. MOS from 0 to 9 (won comparisons), larger = better.
