@@ -135,8 +135,7 @@ def _present(suite: Suite, skipped: list[tuple[str, str]]) -> Iterator[tuple[str
         if dataset is None:
             continue
         if dataset.n_absent:
-            total = len(dataset) + dataset.n_absent
-            skipped.append((f"{dataset.n_absent} of {total} images of {dataset_text}", "their files are not here"))
+            skipped.append((f"images of {dataset_text}", f"not on this machine: {dataset.n_absent}"))
         for metric_text, defenses in combinations(suite).items():
             if metric_text in absent:
                 continue

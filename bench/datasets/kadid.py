@@ -35,6 +35,6 @@ class Kadid10k(Release):
         table = base / "dmos.csv"
         frame = read_table(table, "dist_img", "ref_img", "dmos", "var")
         images = frame["dist_img"].tolist()
-        mos, std = scores(frame["dmos"], images, table, 1, 5), scores(frame["var"], images, table, 0, 2)
+        mos, std = scores(frame["dmos"], images, table, 1, 5), scores(frame["var"], images, table, 0, 4)
         references = [Path(name).stem for name in frame["ref_img"]]
         return Contents(list(map(Rating, images, mos, std, references)), [base / "images"])
