@@ -147,6 +147,19 @@ def test_spaq_never_enlarges(spaq: Path) -> None:
     assert as_they_are.content_hash != same.content_hash
 
 
+def test_crop_and_side_of_both(koniq: Path) -> None:
+    data = Koniq10k(str(koniq), split="all", side=20, crop=16)
+    assert data.load(0).shape == (3, 16, 16)
+    assert data.truth_name == "MOS of the whole image before reduction"
+    assert data.content_hash != Koniq10k(str(koniq), split="all", side=20).content_hash
+
+
+def test_spaq_says_that_its_mos_is_of_larger_images(spaq: Path) -> None:
+    assert Spaq(str(spaq)).truth_name == "MOS of the image before reduction"
+    assert Spaq(str(spaq), side=0).truth_name == "MOS"
+    assert Spaq(str(spaq), side=0, crop=24).load(0).shape == (3, 24, 24)
+
+
 def test_spaq_splits_by_name(spaq: Path) -> None:
     found = truths(Spaq(str(spaq), split="all"))
     assert found["00001.jpg"] == 5.0
