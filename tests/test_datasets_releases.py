@@ -280,6 +280,14 @@ def test_tid_names_in_another_case_and_deviations(made: Tree, tmp_path: Path) ->
     broken("has the line '3.5'", "tid2013", root)
 
 
+def test_a_file_that_answers_to_two_names(made: Tree, tmp_path: Path) -> None:
+    root = tmp_path / "p"
+    shutil.copytree(made["pipal"][0], root)
+    with (root / "Train_Label" / "A0000.txt").open("a") as file:
+        file.write("a0000_00_00.BMP,1400\n")
+    broken("lists the file '.*A0000_00_00.bmp' twice, as '[aA]0000_00_00", "pipal", root)
+
+
 def test_csiq_reads_the_official_xlsx(made: Tree, tmp_path: Path) -> None:
     openpyxl = pytest.importorskip("openpyxl")
     root = tmp_path / "c"
