@@ -134,6 +134,8 @@ def _present(suite: Suite, skipped: list[tuple[str, str]]) -> Iterator[tuple[str
         dataset = _unless_absent(suite, f"data set {dataset_text}", partial(load_dataset, dataset_text), skipped)
         if dataset is None:
             continue
+        if dataset.n_absent:
+            skipped.append((f"images of {dataset_text}", f"not on this machine: {dataset.n_absent}"))
         for metric_text, defenses in combinations(suite).items():
             if metric_text in absent:
                 continue

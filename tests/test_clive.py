@@ -12,7 +12,8 @@ import scipy.io
 import torch
 from PIL import Image
 from robustiqa.bench.datasets import clive
-from robustiqa.bench.datasets.clive import Clive, split_of
+from robustiqa.bench.datasets.clive import Clive
+from robustiqa.bench.datasets.split import split_of
 from robustiqa.bench.errors import BadData, BadImage, BadParameter, UnknownName
 
 CSV = Path(clive.__file__).parent / "splits" / "clive.csv"

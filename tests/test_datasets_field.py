@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from robustiqa.bench.datasets import Dataset, load_dataset
-from robustiqa.bench.datasets.field import split_of
 from robustiqa.bench.datasets.koniq import SCORES, SETS, Koniq10k
 from robustiqa.bench.datasets.spaq import TABLE, Spaq
+from robustiqa.bench.datasets.split import split_of
 from robustiqa.bench.errors import Absent, BadData, BadImage, BadParameter, UnknownName
 
 COUNT = 40
@@ -145,6 +145,19 @@ def test_spaq_never_enlarges(spaq: Path) -> None:
     same = Spaq(str(spaq))
     assert torch.equal(as_they_are.load(0), same.load(0))
     assert as_they_are.content_hash != same.content_hash
+
+
+def test_crop_and_side_of_both(koniq: Path) -> None:
+    data = Koniq10k(str(koniq), split="all", side=20, crop=16)
+    assert data.load(0).shape == (3, 16, 16)
+    assert data.truth_name == "MOS of the whole image before reduction"
+    assert data.content_hash != Koniq10k(str(koniq), split="all", side=20).content_hash
+
+
+def test_spaq_says_that_its_mos_is_of_larger_images(spaq: Path) -> None:
+    assert Spaq(str(spaq)).truth_name == "MOS of the image before reduction"
+    assert Spaq(str(spaq), side=0).truth_name == "MOS"
+    assert Spaq(str(spaq), side=0, crop=24).load(0).shape == (3, 24, 24)
 
 
 def test_spaq_splits_by_name(spaq: Path) -> None:

@@ -73,7 +73,7 @@ def test_folder_with_a_table(tmp_path) -> None:
     text = f"folder[root={tmp_path},table=t.csv,image=name,score=dmos,lower_better=true]"
     dataset = load_dataset(text)
     assert [(i.id, i.truth) for i in dataset.items] == [("0.png", -10.0), ("2.png", -30.0)]
-    assert dataset.truth_name == "MOS"
+    assert dataset.truth_name == "DMOS (negated)"
     before = dataset.content_hash
     save_png(torch.full((3, 32, 32), 0.9), tmp_path / "2.png")
     assert load_dataset(text).content_hash != before

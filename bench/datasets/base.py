@@ -35,9 +35,12 @@ class Dataset(ABC):
     Attributes:
         truth_name: what the ground truth is: "MOS" for human scores, otherwise what it stands in for, e.g.
             "pseudo-MOS (SSIM)"; None without ground truth. Every table prints it.
+        n_absent: images that belong to the set and are not on this machine; `items` are without them, and a plan says
+            so.
     """
 
     truth_name: str | None = None
+    n_absent: int = 0
 
     @cached_property
     def items(self) -> Sequence[Item]:

@@ -1,0 +1,123 @@
+"""A user's own folder: columns by name, splits, deviations, names that are written otherwise, and clear errors."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from releases import photo
+from robustiqa.bench.datasets import load_dataset
+from robustiqa.bench.datasets.folder import Folder
+from robustiqa.bench.errors import BadData, BadImage, BadParameter, UnknownName
+from robustiqa.bench.training.pool import held_out
+
+TABLE = """file;photo;dmos;sd;part
+a1;A;10;1.5;train
+A2.PNG;A;30;2.5;train
+b1.jpg;B;0.5;0;test
+c1.png;C;7;1;val
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("a1.png", "A2.png", "b1.JPG", "c1.png"):
+        photo(tmp_path / "pictures" / name, 40, 32)
+    (tmp_path / "t.csv").write_bytes(("\ufeff" + TABLE.replace("\n", "\r\n")).encode())
+    return tmp_path
+
+
+def folder(root: Path, **options: object) -> Folder:
+    columns = {"image": "file", "score": "dmos", "reference": "photo", "std": "sd", "split_column": "part"}
+    given = {"table": "t.csv", "images": "pictures", "lower_better": "true"} | columns | options
+    data = load_dataset(f"folder[root={root}," + ",".join(f"{k}={v}" for k, v in given.items()) + "]")
+    assert isinstance(data, Folder)
+    return data
+
+
+def test_every_column_by_its_name(root: Path) -> None:
+    data = folder(root)
+    assert [tuple(vars(item).values()) for item in data.items] == [
+        ("a1", "A", -10.0), ("A2.PNG", "A", -30.0), ("b1.jpg", "B", -0.5), ("c1.png", "C", -7.0),
+    ]  # fmt: skip
+    assert data.stds == [1.5, 2.5, 0.0, 1.0]
+    assert data.truth_name == "DMOS (negated)"
+    assert folder(root, lower_better="false").truth_name == "MOS"
+    assert all(data.load(i).shape == (3, 32, 40) for i in range(4))
+    assert folder(root, split="test").items[0].id == "b1.jpg"
+    assert [item.reference for item in folder(root, split="train").items] == ["A", "A"]
+
+
+def test_a_table_without_scores_or_deviations(root: Path) -> None:
+    data = folder(root, score="", std="")
+    assert [item.truth for item in data.items] == [None] * 4
+    assert data.truth_name is None
+    assert all(map(math.isnan, data.stds))
+
+
+def test_without_a_table_the_images_of_the_folder(root: Path) -> None:
+    data = load_dataset(f"folder[root={root},images=pictures,crop=20]")
+    assert [item.id for item in data.items] == ["A2.png", "a1.png", "b1.JPG", "c1.png"]
+    assert data.truth_name is None
+    assert data.load(0).shape == (3, 20, 20)
+
+
+def test_crop_and_side(root: Path) -> None:
+    whole, part = folder(root), folder(root, side=24, crop=16)
+    assert part.load(0).shape == (3, 16, 16)
+    assert torch.equal(folder(root, crop=20).load(0), whole.load(0)[:, 6:26, 10:30])
+    assert part.truth_name == "DMOS (negated) of the whole image before reduction"
+    assert len({data.content_hash for data in (whole, part, folder(root, side=24))}) == 3
+
+
+def test_the_content_hash_sees_references(root: Path) -> None:
+    assert folder(root).content_hash != folder(root, reference="").content_hash
+
+
+def test_an_image_that_is_not_there_fails_when_it_is_loaded(root: Path) -> None:
+    (root / "pictures" / "c1.png").unlink()
+    data = folder(root)
+    assert len(data) == 4
+    with pytest.raises(BadImage, match="does not exist"):
+        data.load(3)
+    assert data.content_hash
+
+
+def test_a_training_is_watched_on_the_split_val() -> None:
+    assert "split=val" in held_out("folder[root=x,split=train,split_column=part,table=t.csv]", "auto")
+
+
+@pytest.mark.parametrize(("old", "new", "error", "words"), [
+    ("10;", ";", BadData, "gives 'a1' no score"),
+    ("10;", "ten;", BadData, "gives 'a1' the score 'ten': expected a number"),
+    ("10;", "nan;", BadData, "gives 'a1' the score 'nan': expected a number"),
+    ("1.5", "?", BadData, "gives 'a1' the standard deviation"),
+    ("A2.PNG", "a1.png", BadData, "names a file twice, as 'a1' and as 'a1.png'"),
+    ("A2.PNG", "a1", BadData, "names a file twice, as 'a1' and as 'a1'"),
+    ("A2.PNG", "../t.csv", BadData, "outside the folder"),
+    ("30;2.5;train", "30;2.5;test", BadData, "has 'A' in the splits 'train' and 'test'"),
+    ("dmos", "mos", UnknownName, "did you mean 'mos'"),
+    ("test\n", "final\n", UnknownName, "unknown split of t.csv 'test'"),
+])  # fmt: skip
+def test_wrong_tables(root: Path, old: str, new: str, error: type[Exception], words: str) -> None:
+    (root / "t.csv").write_text(TABLE.replace(old, new, 1))
+    with pytest.raises(error, match=words):
+        folder(root, split="test" if "split" in words else "all")
+
+
+def test_wrong_options(root: Path) -> None:
+    with pytest.raises(BadParameter, match="needs the column that says so"):
+        folder(root, split="test", split_column="")
+    with pytest.raises(BadParameter, match="crop=4"):
+        folder(root, crop=4)
+    with pytest.raises(BadData, match=r"images names '\.\.'"):
+        folder(root, images="..")
+    with pytest.raises(BadData, match=r"nowhere.* does not exist"):
+        folder(root, images="nowhere")
+    with pytest.raises(UnknownName, match=r"column of t\.csv"):
+        folder(root, std="spread")
+    (root / "t.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadData, match="cannot be read as CSV"):
+        folder(root)
