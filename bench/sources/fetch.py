@@ -97,13 +97,15 @@ def fetch(
 def _alone(source: Source, base: Path) -> Iterator[None]:
     """Hold the lock of a source; the system lets go of it when the process ends, however that happens."""
     path = base / f".{source.name}.lock"
-    try:
-        with no_os_errors(path, "--to"):
+    with no_os_errors(path, "--to"):
+        try:
             lock = filelock.FileLock(path, timeout=0).acquire()
-    except filelock.Timeout as error:
-        raise BadData(
-            f"another fetch of {source.name!r} to {str(base)!r} is under way: wait until it has ended, and run again"
-        ) from error
+        except filelock.Timeout as error:  # an OSError, too
+            raise BadData(
+                f"another fetch of {source.name!r} to {str(base)!r} is under way: wait until it has ended, and run again"
+            ) from error
+        except NotImplementedError as error:
+            raise BadData(f"the file system of {str(base)!r} has no locks: choose another --to") from error
     with lock:
         yield
 
