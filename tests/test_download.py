@@ -230,7 +230,7 @@ def test_other_encoding_is_refused(web: Web, tmp_path: Path) -> None:
 def test_nobody_there(tmp_path: Path) -> None:
     with serving() as web:
         url = web.url
-    assert "cannot be reached (tried 3 times)" in fails(pinned(url + "/a"), tmp_path)
+    assert "cannot be reached (tried 2 times)" in fails(pinned(url + "/a"), tmp_path)
 
 
 def test_silent_server(web: Web, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 from robustiqa.bench.errors import BadData
 from robustiqa.bench.sources.download import Patience
-from robustiqa.bench.sources.fetch import Fetched, fetch
+from robustiqa.bench.sources.fetch import OURS, Fetched, fetch
 from robustiqa.bench.sources.places import RECEIPT, Roots
 from robustiqa.bench.sources.table import Source
 from robustiqa.bench.sources.verify import verify
@@ -42,7 +42,7 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture
 def roots(tmp_path: Path) -> Roots:
-    return Roots(tmp_path / "data", tmp_path / "torch")
+    return Roots(tmp_path / "data", tmp_path / "torch", tmp_path / "hub")
 
 
 def koniq() -> tuple[dict[str, bytes], bytes]:
@@ -93,7 +93,8 @@ def test_fetched_data_set_is_verified_and_loads(release: Source, roots: Roots, w
     assert got.folder == roots.data / "koniq10k"
     assert not got.before
     assert len(list((got.folder / "512x384").iterdir())) == COUNT
-    assert sorted(p.name for p in roots.data.iterdir()) == [".koniq10k.lock", "koniq10k"], "archives are removed"
+    assert sorted(p.name for p in roots.data.iterdir()) == [OURS, "koniq10k"]
+    assert [p.name for p in (roots.data / OURS).iterdir()] == ["koniq10k.lock"], "archives are removed"
     found = statuses(release, roots)
     assert found["wrong"] == found["unknown"] == []
     assert any(f"{COUNT} of {COUNT} images of its table are there and can be read; content hash" in t
@@ -160,7 +161,7 @@ def test_wrong_hash_leaves_nothing(release: Source, roots: Roots, web: Web) -> N
     web.files["/i"].content = web.files["/i"].content[:-1] + b"x"
     with pytest.raises(BadData, match="other bytes than the pinned ones"):
         get(release, roots)
-    assert tree(roots.data).keys() <= {".koniq10k.lock"}
+    assert tree(roots.data).keys() <= {f"{OURS}/koniq10k.lock"}
 
 
 def test_two_at_once(release: Source, roots: Roots, web: Web) -> None:
@@ -184,7 +185,7 @@ from pathlib import Path
 from robustiqa.bench.sources.fetch import fetch
 from robustiqa.bench.sources.places import Roots
 from robustiqa.bench.sources.table import Source
-fetch(Source.model_validate_json(sys.argv[1]), Roots(Path(sys.argv[2]), Path(sys.argv[2])))
+fetch(Source.model_validate_json(sys.argv[1]), Roots(*[Path(sys.argv[2])] * 3))
 """
 
 
@@ -196,7 +197,7 @@ def test_killed_and_gone_on_with(release: Source, roots: Roots, web: Web) -> Non
     release = source([{**release.files[0].model_dump(), **plain, **pin(file.content)}])
     file.cuts, file.hold = [half], threading.Event()
     with subprocess.Popen([sys.executable, "-c", _SCRIPT, release.model_dump_json(), str(roots.data)]) as process:
-        part = roots.data / ".koniq10k.fetch" / "archives" / "images.tgz.part"
+        part = roots.data / OURS / "koniq10k" / "archives" / "images.tgz.part"
         until = time.monotonic() + 60
         while time.monotonic() < until and not (
             part.exists() and len(web.log) == 1 and part.with_name(part.name + ".json").exists()
@@ -215,7 +216,7 @@ def test_killed_and_gone_on_with(release: Source, roots: Roots, web: Web) -> Non
 
 def test_killed_while_unpacking(release: Source, roots: Roots, web: Web) -> None:
     """What lies half unpacked is thrown away; the archives are not downloaded again."""
-    work = roots.data / ".koniq10k.fetch"
+    work = roots.data / OURS / "koniq10k"
     (work / "files" / "512x384").mkdir(parents=True)
     (work / "files" / "512x384" / "left over.jpg").touch()
     (work / "archives").mkdir()
@@ -226,7 +227,7 @@ def test_killed_while_unpacking(release: Source, roots: Roots, web: Web) -> None
 
 
 def test_archive_of_an_earlier_call_that_went_bad(release: Source, roots: Roots, web: Web) -> None:
-    path = roots.data / ".koniq10k.fetch" / "archives" / "images.tgz"
+    path = roots.data / OURS / "koniq10k" / "archives" / "images.tgz"
     path.parent.mkdir(parents=True)
     path.write_bytes(web.files["/i"].content[:-1] + b"x")
     get(release, roots)
@@ -256,7 +257,7 @@ def test_file_in_the_way_and_no_permission(release: Source, roots: Roots, tmp_pa
     with pytest.raises(BadData, match="is a file, and 'koniq10k' needs a folder"):
         get(release, roots)
     with pytest.raises(BadData, match="choose another --to"):
-        get(release, Roots(roots.data / "koniq10k" / "below a file", tmp_path))
+        get(release, Roots(roots.data / "koniq10k" / "below a file", tmp_path, tmp_path))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -312,7 +313,7 @@ def test_on_another_file_system(release: Source, tmp_path: Path) -> None:
         pytest.skip("no second file system to write to")
     there = memory / f"robustiqa-test-{os.getpid()}"
     try:
-        get(release, Roots(there, tmp_path))
+        get(release, Roots(there, tmp_path, tmp_path))
         assert (there / "koniq10k" / RECEIPT).is_file()
     finally:
         shutil.rmtree(there, ignore_errors=True)

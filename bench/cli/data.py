@@ -59,6 +59,7 @@ def list_(own: tuple[str, ...], to: str, as_json: bool) -> None:
 
 _HOW = {
     "pinned": "data fetch; every byte is checked against a pinned SHA-256",
+    "pinned by first digits": "data fetch; the first digits of the SHA-256 are checked: finds damage, not an attacker",
     "not pinned": "data fetch; not pinned: nobody has verified a SHA-256 yet, that of the first download is recorded",
     "by hand": "by hand",
 }
@@ -67,7 +68,7 @@ _HOW = {
 def _row(source: Source, to: str) -> dict[str, Any]:
     """A source as `data list --json` shows it."""
     here = None
-    if to or os.environ.get("ROBUSTIQA_DATA") or source.below == "torch":
+    if to or os.environ.get("ROBUSTIQA_DATA") or source.below != "data":
         roots = find_roots(to or os.environ.get("ROBUSTIQA_DATA", "."))
         here = str(folder_of(source, roots)) if is_here(source, roots) else None
     plain = source.model_dump(mode="json", exclude={"below", "folder"})
@@ -121,7 +122,7 @@ def _say(source: Source, got: Fetched) -> None:
         click.echo(f"{source.name}: {'complete in' if not got.before else 'was fetched before, is in'} {where}")
     for download in got.downloads:
         if not download.pinned:
-            click.echo(f"{source.name}: {download.save} was not pinned; it has the SHA-256 {download.sha256}")
+            click.echo(f"{source.name}: {download.save} was not wholly pinned; it has the SHA-256 {download.sha256}")
 
 
 def _of_suite(text: str, table: dict[str, Source]) -> tuple[list[Source], list[str]]:
@@ -141,8 +142,7 @@ def _acknowledge(sources: list[Source], yes: bool) -> None:
     if not sources:
         return
     for source in sources:
-        pins = "" if source.pinned else "; not pinned: no SHA-256 has been verified, that of this download is recorded"
-        click.echo(f"{source.name}: {source.title}, {human(source.bytes)}{pins}")
+        click.echo(f"{source.name}: {source.title}, {human(source.bytes)}, {source.how}")
         click.echo(f"  licence   {source.licence}")
         click.echo(f"  citation  {source.citation}")
         click.echo(f"  page      {source.page}")

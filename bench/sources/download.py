@@ -37,18 +37,23 @@ class Patience:
 
     Attributes:
         tries: connections without progress before the next mirror is taken.
+        unreachable: the same for addresses to which there is no connection at all, as without a network.
         first: seconds before the second try; doubled for each further one.
         longest: most seconds between tries, also where a server asks for more.
         silence: seconds without an answer or a byte after which a connection is given up.
     """
 
     tries: int = 5
+    unreachable: int = 2
     first: float = 1.0
     longest: float = 60.0
     silence: float = 60.0
 
 
 PATIENCE = Patience()
+
+
+_UNREACHABLE = "cannot be reached"
 
 
 class Got(NamedTuple):
@@ -77,7 +82,7 @@ def download(file: File, path: Path, patience: Patience = PATIENCE) -> Got:
                     begun = part.usable(url, file)
                     _from_mirror(session, url, file, part, patience)
                     digest = digest_of(part.path)
-                    if digest == (file.sha256 or digest):
+                    if file.fits(digest):
                         part.finish(path)
                         return Got(url, digest)
                     part.discard()
@@ -102,7 +107,7 @@ def _from_mirror(session: requests.Session, url: str, file: File, part: _Part, p
             return
         except Cut as cut:
             failed = 1 if part.size >= before + _PROGRESS else failed + 1
-            if failed >= patience.tries:
+            if failed >= (patience.tries if cut.reached else patience.unreachable):
                 raise Refused(f"{cut} (tried {failed} times)") from cut
             time.sleep(min(max(cut.wait, patience.first * 2 ** (failed - 1)), patience.longest))
 
@@ -113,8 +118,8 @@ def _receive(session: requests.Session, url: str, file: File, part: _Part, patie
     headers = request_headers(have, part.validator(url))
     try:
         with session.get(url, headers=headers, stream=True, timeout=patience.silence) as response:
-            if file.sha256 is None and not all(secure(r.url) for r in (*response.history, response)):
-                raise Refused("leads to an address without https, and no digest is pinned")
+            if not file.whole and not all(secure(r.url) for r in (*response.history, response)):
+                raise Refused("leads to an address without https, and no whole digest is pinned")
             answer = Answer.read(response, have, file.bytes)
             changed = file.sha256 is None and answer.start > 0 and answer.validator != part.validator(url)
             if answer.kind is Answered.OUTDATED or changed:
@@ -126,7 +131,8 @@ def _receive(session: requests.Session, url: str, file: File, part: _Part, patie
             requests.exceptions.InvalidURL) as error:  # fmt: skip
         raise Refused(f"cannot be used ({type(error).__name__})") from error
     except requests.RequestException as error:
-        raise Cut(_reason(error, patience)) from error
+        reason = _reason(error, patience)
+        raise Cut(reason, reached=reason != _UNREACHABLE) from error
 
 
 def _write(response: requests.Response, answer: Answer, url: str, file: File, part: _Part) -> None:
@@ -153,7 +159,7 @@ def _reason(error: requests.RequestException, patience: Patience) -> str:
         return f"did not answer for {patience.silence:g} s"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "cut the connection"
-    return "cannot be reached" if isinstance(error, requests.ConnectionError) else f"failed ({type(error).__name__})"
+    return _UNREACHABLE if isinstance(error, requests.ConnectionError) else f"failed ({type(error).__name__})"
 
 
 def _bar(name: str, start: int, total: int | None) -> Any:

@@ -31,6 +31,9 @@ from .space import check_space
 from .table import File, Source
 from .unpack import unpack
 
+OURS = ".robustiqa"
+"""Folder below a root for locks and for what has not arrived whole."""
+
 
 class Fetched(NamedTuple):
     """What a fetch found or did.
@@ -72,7 +75,7 @@ def fetch(
     if found := _present(source, folder):  # before anything is written: the disk may be read-only
         return found
     make_folder(folder.parent, "--to")
-    work = base / f".{source.name}.fetch"
+    work = base / OURS / source.name
     with _alone(source, base):
         if found := _present(source, folder):
             return found
@@ -96,13 +99,14 @@ def fetch(
 @contextlib.contextmanager
 def _alone(source: Source, base: Path) -> Iterator[None]:
     """Hold the lock of a source; the system lets go of it when the process ends, however that happens."""
-    path = base / f".{source.name}.lock"
+    path = base / OURS / f"{source.name}.lock"
+    make_folder(path.parent, "--to")
     with no_os_errors(path, "--to"):
         try:
             lock = filelock.FileLock(path, timeout=0).acquire()
         except filelock.Timeout as error:  # an OSError, too
             raise BadData(
-                f"another fetch of {source.name!r} to {str(base)!r} is under way: wait until it has ended, and run again"
+                f"another fetch of {source.name!r} to {str(base)!r} is under way: wait for its end, and run again"
             ) from error
         except NotImplementedError as error:
             raise BadData(f"the file system of {str(base)!r} has no locks: choose another --to") from error
@@ -115,7 +119,7 @@ def _present(source: Source, folder: Path) -> Fetched | None:
     if source.below == "torch":
         paths = [folder / file.save for file in source.files]
         wrong = [path for path, file in zip(paths, source.files, strict=True)
-                 if path.exists() and digest_of(path) != file.sha256]  # fmt: skip
+                 if path.exists() and not file.fits(digest_of(path))]  # fmt: skip
         if wrong:
             raise BadData(f"{str(wrong[0])!r} is there, and is not the pinned file: move it away and fetch again")
         return Fetched(folder, True, True) if all(path.exists() for path in paths) else None
@@ -144,8 +148,8 @@ def _download_all(source: Source, work: Path, patience: Patience, say: Callable[
 
 def _download(file: File, path: Path, patience: Patience, say: Callable[[str], None]) -> Download:
     """One file, downloaded unless it is there with the pinned digest."""
-    if path.is_file() and file.sha256 is not None and digest_of(path) == file.sha256:
-        return _record(file, path, file.urls[0], file.sha256)
+    if path.is_file() and file.sha256 is not None and file.fits(digest := digest_of(path)):
+        return _record(file, path, file.urls[0], digest)
     with no_os_errors(path, "--to"):
         path.unlink(missing_ok=True)
     say(f"downloading {file.save}")
@@ -155,7 +159,7 @@ def _download(file: File, path: Path, patience: Patience, say: Callable[[str], N
 
 def _record(file: File, path: Path, url: str, sha256: str) -> Download:
     size = path.stat().st_size
-    return Download(save=file.save, url=url, sha256=sha256, bytes=size, pinned=file.sha256 is not None)
+    return Download(save=file.save, url=url, sha256=sha256, bytes=size, pinned=file.whole)
 
 
 def _unpack_all(source: Source, work: Path) -> dict[str, Content]:

@@ -24,7 +24,7 @@ class Content(Strict):
 
 
 class Download(Strict):
-    """A file that was downloaded: from where, its digest, and whether that was pinned before."""
+    """A file that was downloaded: from where, its digest, and whether all of that was pinned before."""
 
     save: str
     url: str
@@ -44,10 +44,11 @@ class Receipt(Strict):
 
 
 class Roots(NamedTuple):
-    """Folders below which sources are kept: data sets and weights of the suite, and torch's cache."""
+    """Folders below which sources are kept: what the suite looks for, torch's cache, and that of Hugging Face's hub."""
 
     data: Path
     torch: Path
+    hub: Path
 
 
 def find_roots(to: str = "") -> Roots:
@@ -59,14 +60,16 @@ def find_roots(to: str = "") -> Roots:
     data = to or os.environ.get("ROBUSTIQA_DATA", "")
     if not data:
         raise BadParameter("no folder for data is given: set ROBUSTIQA_DATA to one, or add --to DIR")
-    # As torch.hub.get_dir, without importing torch.
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
-    return Roots(Path(data), Path(os.environ.get("TORCH_HOME", cache)).expanduser())
+    # As torch.hub and huggingface_hub find them, without importing these.
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    torch = Path(os.environ.get("TORCH_HOME", cache / "torch"))
+    hub = Path(os.environ.get("HF_HUB_CACHE", Path(os.environ.get("HF_HOME", cache / "huggingface")) / "hub"))
+    return Roots(Path(data), torch.expanduser(), hub.expanduser())
 
 
 def base_of(source: Source, roots: Roots) -> Path:
     """The root below which the source's folder lies."""
-    return roots.torch if source.below == "torch" else roots.data
+    return {"data": roots.data, "torch": roots.torch, "hub": roots.hub}[source.below]
 
 
 def folder_of(source: Source, roots: Roots) -> Path:
@@ -100,10 +103,10 @@ def read_receipt(folder: Path) -> Receipt | None:
 
 def is_of(receipt: Receipt, source: Source) -> bool:
     """Whether what was fetched is the source as the table has it now: of its name, and by its pins."""
-    pins = {file.save: file.sha256 for file in source.files}
     digests = {download.save: download.sha256 for download in receipt.downloads}
-    same = all(pin is None or digests[save] == pin for save, pin in pins.items() if save in digests)
-    return receipt.source == source.name and pins.keys() == digests.keys() and same
+    files = {file.save: file for file in source.files}
+    same = files.keys() == digests.keys() and all(file.fits(digests[save]) for save, file in files.items())
+    return receipt.source == source.name and same
 
 
 def receipt_json(receipt: Receipt) -> bytes:

@@ -24,11 +24,16 @@ class Refused(Exception):
 
 
 class Cut(Exception):
-    """The connection ended early, or the server asks to come again: `wait` seconds later, if it says."""
+    """The connection ended early, or the server asks to come again.
 
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
+    Attributes:
+        wait: after how many seconds, if the server says.
+        reached: whether there was a connection at all.
+    """
+
+    def __init__(self, reason: str, wait: float = 0.0, reached: bool = True) -> None:
         super().__init__(reason)
-        self.wait = wait
+        self.wait, self.reached = wait, reached
 
 
 class Answered(enum.Enum):

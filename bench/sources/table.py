@@ -49,7 +49,8 @@ class File(Strict):
     Attributes:
         save: its name on this machine.
         urls: mirrors, tried in turn.
-        sha256: digest of the file, 64 hex digits; None where nobody has verified one ("not pinned").
+        sha256: digest of the file, 64 hex digits, or its first 8 or more where only these are known (as in the names of
+            torch's weights: they find damage, not an attacker); None where nobody has verified one ("not pinned").
         bytes: its size; None if not known.
         archive: how it is packed: zip, or tar (also .tar.gz, .tar.bz2, .tar.xz); None for a plain file.
         strip: leading folder of the archive's members that is left out; all must lie below it.
@@ -58,7 +59,7 @@ class File(Strict):
 
     save: Annotated[Below, Field(min_length=1)]
     urls: Annotated[tuple[Url, ...], Field(min_length=1)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")] | None = None
     bytes: int | None = Field(default=None, gt=0)
     archive: Literal["zip", "tar"] | None = None
     strip: Below = ""
@@ -70,9 +71,18 @@ class File(Strict):
             raise ValueError(f"save {self.save!r} has a folder: give the file's name, and the folder as `into`")
         if self.strip and not self.archive:
             raise ValueError("strip is for archives")
-        if self.sha256 is None and not all(map(secure, self.urls)):
-            raise ValueError("without a sha256 every address must be https: anybody on the way could change it")
+        if not self.whole and not all(map(secure, self.urls)):
+            raise ValueError("without a whole sha256 every address must be https: anybody on the way could change it")
         return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether the whole digest is known."""
+        return self.sha256 is not None and len(self.sha256) == 64
+
+    def fits(self, digest: str) -> bool:
+        """Whether a digest of 64 digits is the one that is known of it."""
+        return digest.startswith(self.sha256 or "")
 
 
 class Source(Strict):
@@ -87,6 +97,7 @@ class Source(Strict):
         verified: when and how addresses, sizes and digests were verified.
         needed_by: plug-in names that need it, such as "pyiqa:musiq"; a data set's own need not be listed.
         below: "data": below $ROBUSTIQA_DATA. "torch": below torch's cache ($TORCH_HOME), where packages look.
+            "hub": below the cache of the Hugging Face hub, which only its own program fills.
         folder: the folder there; by default NAME for a data set, weights/NAME for weights.
         files: what is fetched; none if it can only be got by hand.
     """
@@ -100,7 +111,7 @@ class Source(Strict):
     by_hand: str = ""
     verified: Text
     needed_by: tuple[str, ...] = ()
-    below: Literal["data", "torch"] = "data"
+    below: Literal["data", "torch", "hub"] = "data"
     folder: Below = ""
     files: tuple[File, ...] = ()
 
@@ -108,18 +119,15 @@ class Source(Strict):
     def _consistent(self) -> Source:
         if not (self.files or self.by_hand):
             raise ValueError("it has neither files nor by_hand: say how it is got")
-        if self.kind == "weights" and not self.pinned:
+        if self.kind == "weights" and not all(file.sha256 for file in self.files):
             raise ValueError("weights can run code when they are read, so every file needs a sha256")
+        if self.below == "hub" and self.files:
+            raise ValueError("the Hugging Face hub's own program has to fill its cache: give by_hand, and no files")
         if self.below == "torch" and any(file.archive or file.into for file in self.files):
             raise ValueError("torch's cache is shared with others: only plain files go there, no archives or `into`")
         if len({file.save.casefold() for file in self.files}) < len(self.files):
             raise ValueError("two of its files have the same `save`")
         return self
-
-    @property
-    def pinned(self) -> bool:
-        """Whether every file has a digest that was verified before."""
-        return all(file.sha256 for file in self.files)
 
     @property
     def bytes(self) -> int | None:
@@ -129,8 +137,12 @@ class Source(Strict):
 
     @property
     def how(self) -> str:
-        """How it is got: "pinned", "not pinned" or "by hand"."""
-        return "by hand" if not self.files else "pinned" if self.pinned else "not pinned"
+        """How it is got: "pinned", "pinned by first digits", "not pinned" or "by hand"."""
+        if not self.files:
+            return "by hand"
+        if all(file.whole for file in self.files):
+            return "pinned"
+        return "pinned by first digits" if all(file.sha256 for file in self.files) else "not pinned"
 
 
 class Table(Strict):

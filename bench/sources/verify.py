@@ -61,7 +61,7 @@ def _by_receipt(source: Source, folder: Path, receipt: Receipt) -> Iterator[Find
         yield Finding("ok", "downloads had the pinned SHA-256")
     else:
         text = ", ".join(f"{d.save} {d.sha256}" for d in receipt.downloads if not d.pinned)
-        yield Finding("unknown", f"no pinned SHA-256 to compare with; downloaded was {text}")
+        yield Finding("unknown", f"no whole SHA-256 is pinned to compare with; downloaded was {text}")
     missing = [name for name in receipt.files if not (folder / name).is_file()]
     changed = [
         name
@@ -83,7 +83,7 @@ def _by_pins(source: Source, folder: Path) -> Iterator[Finding]:
         path = folder / file.into / file.save
         if not path.is_file():
             yield Finding("wrong", f"{str(path)!r} is missing")
-        elif (digest := digest_of(path)) == file.sha256:
+        elif file.fits(digest := digest_of(path)):
             yield Finding("ok", f"{file.save} has the pinned SHA-256")
         else:
             yield Finding("wrong", f"{file.save} has the SHA-256 {digest}, and {file.sha256} is pinned")
