@@ -148,10 +148,15 @@ def _acknowledge(sources: list[Source], yes: bool) -> None:
         click.echo(f"  page      {source.page}")
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not _on_terminal():
         raise BadParameter("the licences above have to be acknowledged: read them, then add --yes")
     if not click.confirm("Do you accept these licences, and will you cite these works?"):
         raise BadParameter("nothing was fetched: the licences were not accepted")
+
+
+def _on_terminal() -> bool:
+    """Whether somebody is there to be asked."""
+    return sys.stdin.isatty()
 
 
 @data.command("verify")
