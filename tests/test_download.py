@@ -222,6 +222,13 @@ def test_unpinned_file_may_not_leave_https(web: Web, tmp_path: Path) -> None:
         unpinned("http://example.org/a")
 
 
+def test_login_page_is_not_taken_for_the_file(web: Web, tmp_path: Path) -> None:
+    """Without a digest nothing else would tell; with one, the digest does."""
+    url = web.add("/a", CONTENT, headers={"Content-Type": "text/html; charset=utf-8"})
+    assert "gives a web page" in fails(unpinned(url), tmp_path)
+    assert get(pinned(url), tmp_path) == CONTENT
+
+
 def test_other_encoding_is_refused(web: Web, tmp_path: Path) -> None:
     url = web.add("/a", CONTENT, headers={"Content-Encoding": "gzip"})
     assert "another encoding" in fails(pinned(url), tmp_path)

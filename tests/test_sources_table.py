@@ -219,3 +219,9 @@ def test_metric_declares_its_sources(tmp_path: Path) -> None:
     registry.register("metric", "declares", 1, sources=of)(Declares)
     assert needed(tmp_path, load_table(), metrics=["declares"]) == {"metric declares": ["declared", "eonss"]}
     assert needed(tmp_path, load_table(), metrics=["declares[size=0]"]) == {"metric declares": ["eonss"]}
+
+
+def test_example_of_the_documentation_is_a_table(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    (tmp_path / "own.yml").write_text(page.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    assert load_table([tmp_path / "own.yml"])["koniq10k"].how == "pinned"

@@ -35,7 +35,8 @@ def pack(folder: Path, files: dict[str, bytes], suffix: str = "zip") -> Path:
             for name, content in files.items():
                 archive.writestr(name, content)
         return path
-    with tarfile.open(path, f"w:{suffix[4:]}") as archive:
+    mode: Any = f"w:{suffix[4:]}"
+    with tarfile.open(path, mode) as archive:
         archive.addfile(entry("./set", tarfile.DIRTYPE))
         for name, content in files.items():
             archive.addfile(entry(name, size=len(content)), io.BytesIO(content))

@@ -93,7 +93,10 @@ def download(file: File, path: Path, patience: Patience = PATIENCE) -> Got:
                     failures.append(f"{urlsplit(url).netloc} {error}")
                     break
     kept = f"; {human(part.size)} are kept, and the same command goes on there" if part.size else ""
-    raise BadData(f"{file.save} could not be downloaded: {'; '.join(failures)}{kept}")
+    raise BadData(
+        f"{file.save} could not be downloaded: {'; '.join(failures)}{kept}; try again later, or get it by hand from "
+        "the page that `robustiqa data list` names"
+    )
 
 
 def _from_mirror(session: requests.Session, url: str, file: File, part: _Part, patience: Patience) -> None:
@@ -120,6 +123,8 @@ def _receive(session: requests.Session, url: str, file: File, part: _Part, patie
         with session.get(url, headers=headers, stream=True, timeout=patience.silence) as response:
             if not file.whole and not all(secure(r.url) for r in (*response.history, response)):
                 raise Refused("leads to an address without https, and no whole digest is pinned")
+            if file.sha256 is None and response.headers.get("Content-Type", "").startswith("text/html"):
+                raise Refused("gives a web page, not the file")
             answer = Answer.read(response, have, file.bytes)
             changed = file.sha256 is None and answer.start > 0 and answer.validator != part.validator(url)
             if answer.kind is Answered.OUTDATED or changed:
