@@ -153,7 +153,7 @@ def test_archive_that_leaves_its_folder(release: Source, roots: Roots, web: Web,
     with pytest.raises(BadData, match="leads out of the folder"):
         get(release, roots)
     after = {name for name in tree(tmp_path.parent).keys() - before.keys() if not name.endswith(".lock")}
-    assert {name.rpartition("/")[2] for name in after} == {"images.tgz"}, "the download, and nothing of its content"
+    assert not after, "neither anything of its content nor the archive itself"
     assert not (roots.data / "koniq10k").exists()
 
 
@@ -232,6 +232,49 @@ def test_archive_of_an_earlier_call_that_went_bad(release: Source, roots: Roots,
     path.write_bytes(web.files["/i"].content[:-1] + b"x")
     get(release, roots)
     assert [path for path, *_ in web.log] == ["/i", "/t"]
+
+
+def test_killed_at_the_very_end(release: Source, roots: Roots, web: Web) -> None:
+    """The folder has its name, and the archives are still there: the next call clears them away."""
+    get(release, roots)
+    left = roots.data / OURS / "koniq10k" / "archives" / "images.tgz"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert get(release, roots).before
+    assert not left.parent.parent.exists()
+
+
+def test_completed_file_without_a_pin_is_not_loaded_again(web: Web, roots: Roots) -> None:
+    files = [{"save": "a", "urls": [web.add("/a", b"a")]}, {"save": "b", "urls": [web.add("/b", b"b", codes=[404])]}]
+    what = source(files, name="unpinned")
+    with pytest.raises(BadData, match="404"):
+        get(what, roots)
+    web.log.clear()
+    first, second = get(what, roots).downloads
+    assert [path for path, *_ in web.log] == ["/b"]
+    assert (first.url, second.url) == (None, what.files[1].urls[0])
+
+
+def test_bad_archive_without_a_pin_is_not_kept(release: Source, roots: Roots, web: Web) -> None:
+    """Only unpacking shows that it is bad: kept, it would be taken for the download of every later call."""
+    good = web.files["/i"].content
+    web.files["/i"].content = good[: len(good) // 2]
+    loose = source([{**release.files[0].model_dump(), "sha256": None, "bytes": None}])
+    with pytest.raises(BadData, match=r"damaged.*the archive was deleted"):
+        get(loose, roots)
+    web.files["/i"].content = good
+    assert len(list((get(loose, roots).folder / "512x384").iterdir())) == COUNT
+
+
+def test_weights_of_the_users_that_are_not_all_there(web: Web, roots: Roots) -> None:
+    files = [{"save": x, "urls": [web.add(f"/{x}", b"x")], **pin(b"x")} for x in "ab"]
+    weights = source(files, kind="weights", name="net")
+    mine = roots.data / "weights" / "net" / "a"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(BadData, match="without all of 'net'"):
+        get(weights, roots)
+    assert tree(roots.data) == {"weights/net/a": b"mine"}
 
 
 def test_folder_of_the_users_is_left_alone(release: Source, roots: Roots, web: Web) -> None:

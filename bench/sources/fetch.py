@@ -14,6 +14,7 @@ import filelock
 from ..errors import BadData
 from ..files import make_folder, no_os_errors, write_atomically
 from .download import PATIENCE, Patience, download
+from .members import BadArchive
 from .places import (
     RECEIPT,
     Content,
@@ -23,6 +24,8 @@ from .places import (
     base_of,
     digest_of,
     folder_of,
+    is_filled,
+    is_here,
     is_of,
     read_receipt,
     receipt_json,
@@ -72,12 +75,14 @@ def fetch(
             gives it; an archive is refused; no room on the disk, or it is read-only. What is complete is kept.
     """
     base, folder = base_of(source, roots), folder_of(source, roots)
-    if found := _present(source, folder):  # before anything is written: the disk may be read-only
+    work = base / OURS / source.name
+    if found := _present(source, roots):  # before anything is written: the disk may be read-only
+        if found.ours:
+            shutil.rmtree(work, ignore_errors=True)  # of a call that was killed at its very end
         return found
     make_folder(folder.parent, "--to")
-    work = base / OURS / source.name
     with _alone(source, base):
-        if found := _present(source, folder):
+        if found := _present(source, roots):
             return found
         if source.below == "torch":
             return _fetch_plain(source, folder, work, patience, say)
@@ -114,8 +119,9 @@ def _alone(source: Source, base: Path) -> Iterator[None]:
         yield
 
 
-def _present(source: Source, folder: Path) -> Fetched | None:
-    """What is in the source's place already; raises `BadData` if that is another version, or a file."""
+def _present(source: Source, roots: Roots) -> Fetched | None:
+    """What is in the source's place already; raises `BadData` if that is another version, a part of it, or a file."""
+    folder = folder_of(source, roots)
     if source.below == "torch":
         paths = [folder / file.save for file in source.files]
         wrong = [path for path, file in zip(paths, source.files, strict=True)
@@ -123,12 +129,14 @@ def _present(source: Source, folder: Path) -> Fetched | None:
         if wrong:
             raise BadData(f"{str(wrong[0])!r} is there, and is not the pinned file: move it away and fetch again")
         return Fetched(folder, True, True) if all(path.exists() for path in paths) else None
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    if not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
         raise BadData(f"{str(folder)!r} is a file, and {source.name!r} needs a folder there: move it away")
+    if not is_filled(folder):
+        return None
     receipt = read_receipt(folder)
     if receipt is None:
+        if not is_here(source, roots):
+            raise BadData(f"{str(folder)!r} is there without all of {source.name!r}: move it away and fetch again")
         return Fetched(folder, True, False)
     if not is_of(receipt, source):
         raise BadData(
@@ -147,9 +155,9 @@ def _download_all(source: Source, work: Path, patience: Patience, say: Callable[
 
 
 def _download(file: File, path: Path, patience: Patience, say: Callable[[str], None]) -> Download:
-    """One file, downloaded unless it is there with the pinned digest."""
-    if path.is_file() and file.sha256 is not None and file.fits(digest := digest_of(path)):
-        return _record(file, path, file.urls[0], digest)
+    """One file, downloaded unless an earlier call has completed it."""
+    if path.is_file() and file.fits(digest := digest_of(path)):
+        return _record(file, path, None, digest)
     with no_os_errors(path, "--to"):
         path.unlink(missing_ok=True)
     say(f"downloading {file.save}")
@@ -157,7 +165,7 @@ def _download(file: File, path: Path, patience: Patience, say: Callable[[str], N
     return _record(file, path, got.url, got.sha256)
 
 
-def _record(file: File, path: Path, url: str, sha256: str) -> Download:
+def _record(file: File, path: Path, url: str | None, sha256: str) -> Download:
     size = path.stat().st_size
     return Download(save=file.save, url=url, sha256=sha256, bytes=size, pinned=file.whole)
 
@@ -173,7 +181,12 @@ def _unpack_all(source: Source, work: Path) -> dict[str, Content]:
         path = work / "archives" / file.save
         into = target / file.into
         if file.archive:
-            found = unpack(path, file.archive, into, file.strip)
+            try:
+                found = unpack(path, file.archive, into, file.strip)
+            except BadArchive as error:
+                with no_os_errors(path, "--to"):
+                    path.unlink()  # or the next call would take it for a good one
+                raise BadData(f"{error} (the archive was deleted)") from error
         else:
             make_folder(into, "--to")
             with no_os_errors(into, "--to"):

@@ -23,6 +23,10 @@ MOST_TIMES, ALWAYS_ALLOWED = 50, 100 * 2**20
 shrink, bitmaps to a third; deflate can reach a thousandth."""
 
 
+class BadArchive(BadData):
+    """An archive that is damaged, or refused: it will not get better by unpacking it again."""
+
+
 class Member(NamedTuple):
     """A file in an archive: its path below the folder it is unpacked to, its size, and its own name there."""
 
@@ -37,7 +41,7 @@ Archive = zipfile.ZipFile | tarfile.TarFile
 
 @contextlib.contextmanager
 def opened(path: Path, kind: str) -> Iterator[Archive]:
-    """The archive, of kind "zip" or "tar"; what is wrong inside it while it is read becomes `BadData`."""
+    """The archive, of kind "zip" or "tar"; what is wrong inside it while it is read becomes `BadArchive`."""
     try:
         with no_os_errors(path, "--to"):
             file = path.open("rb")
@@ -46,7 +50,7 @@ def opened(path: Path, kind: str) -> Iterator[Archive]:
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, UnicodeError,
             NotImplementedError, ValueError, OSError) as error:  # fmt: skip
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadData(f"archive {path.name!r} is damaged, or no {kind} file ({reason}): fetch it again") from error
+        raise BadArchive(f"archive {path.name!r} is damaged, or no {kind} file ({reason}): fetch it again") from error
 
 
 def raw_members(archive: Archive) -> Iterator[Raw]:
@@ -74,8 +78,8 @@ def members(archive: Archive, path: Path, strip: tuple[str, ...]) -> Iterator[tu
         strip: leading folders that are left out; every file must lie below them.
 
     Raises:
-        BadData: an entry is a link, a device, encrypted, named so that it would leave the folder, or named like another
-            one; together they are too many or too large for an honest archive.
+        BadArchive: an entry is a link, a device, encrypted, named so that it would leave the folder, or named like
+            another one; together they are too many or too large for an honest archive.
     """
     where = f"archive {path.name!r}"
     limit = max(ALWAYS_ALLOWED, MOST_TIMES * path.stat().st_size)
@@ -86,11 +90,14 @@ def members(archive: Archive, path: Path, strip: tuple[str, ...]) -> Iterator[tu
         name, size, plain = _facts(raw, where)
         total += size
         if count >= MOST_MEMBERS or total > limit:
-            raise BadData(
+            raise BadArchive(
                 f"{where} of {human(path.stat().st_size)} would unpack to more than {human(limit)} or {MOST_MEMBERS} "
                 "files: refused as a decompression bomb"
             )
-        parts = safe_parts(name, where)
+        try:
+            parts = safe_parts(name, where)
+        except BadData as error:
+            raise BadArchive(str(error)) from error
         for depth in range(1, len(parts) + (not plain)):
             folder = parts[:depth]
             if folders.setdefault(folded(folder), folder) != folder or folded(folder) in files:
@@ -98,7 +105,7 @@ def members(archive: Archive, path: Path, strip: tuple[str, ...]) -> Iterator[tu
         if not plain:
             continue
         if not parts or parts[: len(strip)] != strip or len(parts) == len(strip):
-            raise BadData(f"{where} holds {name!r}, which is not below {'/'.join(strip) or 'any folder'!r}: not the "
+            raise BadArchive(f"{where} holds {name!r}, which is not below {'/'.join(strip) or 'any folder'!r}: not the "
                           "archive that the table describes")  # fmt: skip
         if folded(parts) in files or folded(parts) in folders:
             raise _twice(where, name)
@@ -106,28 +113,30 @@ def members(archive: Archive, path: Path, strip: tuple[str, ...]) -> Iterator[tu
         yield raw, Member(parts[len(strip) :], size, name)
 
 
-def _twice(where: str, name: str) -> BadData:
-    return BadData(f"{where} holds {name!r} twice, or under names that differ by case only: refused, because one would "
-                   "overwrite the other")  # fmt: skip
+def _twice(where: str, name: str) -> BadArchive:
+    return BadArchive(
+        f"{where} holds {name!r} twice, or under names that differ by case only: refused, because one would overwrite "
+        "the other"
+    )
 
 
 def _facts(raw: Raw, where: str) -> tuple[str, int, bool]:
-    """Name and size of an entry, and whether it is a plain file; raises `BadData` if neither that nor a folder."""
+    """Name and size of an entry, and whether it is a plain file; raises `BadArchive` if neither that nor a folder."""
     if isinstance(raw, tarfile.TarInfo):
         if raw.isdir():
             return raw.name, 0, False
         kind = "a link" if raw.issym() or raw.islnk() else "a device or a pipe" if raw.isdev() else None
         kind = kind or (None if raw.isreg() and not raw.issparse() else "of an unknown kind")
         if kind:
-            raise BadData(f"{where} holds {raw.name!r}, which is {kind}, not a plain file: refused")
+            raise BadArchive(f"{where} holds {raw.name!r}, which is {kind}, not a plain file: refused")
         return raw.name, raw.size, True
     # `filename` was cut at a NUL and had the system's separators replaced: look at what the archive says.
     name, mode = raw.orig_filename, stat.S_IFMT(raw.external_attr >> 16)
     if raw.flag_bits & 1:
-        raise BadData(f"{where} holds {name!r}, which is encrypted: unpack it by hand with its password")
+        raise BadArchive(f"{where} holds {name!r}, which is encrypted: unpack it by hand with its password")
     if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise BadData(f"{where} holds {name!r}, which is a link or a device, not a plain file: refused")
+        raise BadArchive(f"{where} holds {name!r}, which is a link or a device, not a plain file: refused")
     folder = name.endswith("/")
     if folder and raw.file_size:
-        raise BadData(f"{where} holds the folder {name!r} with content: refused")
+        raise BadArchive(f"{where} holds the folder {name!r} with content: refused")
     return name, raw.file_size, not folder

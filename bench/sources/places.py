@@ -24,10 +24,10 @@ class Content(Strict):
 
 
 class Download(Strict):
-    """A file that was downloaded: from where, its digest, and whether all of that was pinned before."""
+    """A downloaded file: from where (None: by an earlier call), its digest, and whether all of that was pinned."""
 
     save: str
-    url: str
+    url: str | None
     sha256: str
     bytes: int
     pinned: bool
@@ -87,7 +87,15 @@ def is_here(source: Source, roots: Roots) -> bool:
     plain = [file for file in source.files if not file.archive]
     if source.files and len(plain) == len(source.files):
         return all((folder / file.into / file.save).is_file() for file in plain)
-    return folder.is_dir() and any(folder.iterdir())
+    return is_filled(folder)
+
+
+def is_filled(folder: Path) -> bool:
+    """Whether it is a folder with something in it; raises `BadData` where that cannot be seen."""
+    try:
+        return folder.is_dir() and any(folder.iterdir())
+    except OSError as error:
+        raise BadData(f"folder {str(folder)!r} cannot be read ({error.strerror}): check its permissions") from error
 
 
 def read_receipt(folder: Path) -> Receipt | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import BadData
 from ..files import make_folder, no_os_errors
-from .members import Archive, Member, Raw, members, open_member, opened
+from .members import Archive, BadArchive, Member, Raw, members, open_member, opened
 from .names import safe_parts
 from .places import Content
 from .space import check_space
@@ -31,8 +31,8 @@ def unpack(path: Path, kind: str, folder: Path, strip: str = "") -> dict[str, Co
         size and SHA-256 of every file, by its path below `folder`.
 
     Raises:
-        BadData: what `members` refuses; the archive is damaged, larger inside than it says, or empty; there is no room
-            on the disk; a file is there already.
+        BadArchive: what `members` refuses; the archive is damaged, larger inside than it says, or empty.
+        BadData: there is no room on the disk; a file is there already.
     """
     leading = safe_parts(strip, "the table")
     with opened(path, kind) as archive:
@@ -47,12 +47,12 @@ def unpack(path: Path, kind: str, folder: Path, strip: str = "") -> dict[str, Co
             make_folder(target.parent, "--to")
             found["/".join(member.parts)] = _write(archive, raw, member, target)
     if not found:
-        raise BadData(f"archive {path.name!r} holds no files: fetch it again, or get it from another place")
+        raise BadArchive(f"archive {path.name!r} holds no files: fetch it again, or get it from another place")
     return found
 
 
 def _write(archive: Archive, raw: Raw, member: Member, target: Path) -> Content:
-    """Write one member; raises `BadData` where its content is not of the size that the archive says."""
+    """Write one member; raises `BadArchive` where its content is not of the size that the archive says."""
     digest, written = hashlib.sha256(), 0
     try:
         with no_os_errors(target, "--to"):
@@ -70,6 +70,6 @@ def _write(archive: Archive, raw: Raw, member: Member, target: Path) -> Content:
             with no_os_errors(target, "--to"):
                 out.write(chunk)
     if written != member.bytes:
-        raise BadData(f"{member.name!r} of an archive is not of the size that it says ({member.bytes} bytes): the "
+        raise BadArchive(f"{member.name!r} of an archive is not of the size that it says ({member.bytes} bytes): the "
                       "archive is damaged, or made to fill the disk")  # fmt: skip
     return Content(bytes=written, sha256=digest.hexdigest())
