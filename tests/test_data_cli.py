@@ -5,6 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import signal
+import subprocess
+import sys
+import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,6 +166,31 @@ def test_to_another_folder(lab: Path, tmp_path: Path) -> None:
     assert (tmp_path / "else where" / "archives" / "koniq10k" / "i.zip").is_file()
     assert not (tmp_path / "data").exists()
     assert data("verify", "koniq10k", "--sources", lab, "--to", tmp_path / "else where").exit_code == 0
+
+
+def test_interrupted_by_the_user(lab: Path, web: Web, tmp_path: Path) -> None:
+    """Ctrl-C in the middle: the promise in words, kept by the same command."""
+    file = web.files["/n"]
+    file.content = bytes(2**17)
+    table = yaml.safe_load(lab.read_text())
+    table["sources"][1]["files"][0] |= pin(file.content)
+    lab.write_text(yaml.safe_dump(table))
+    file.cuts, file.hold = [2**16], threading.Event()
+    words = ["-m", "robustiqa.bench.cli", "data", "fetch", "net", "--yes", "--sources", str(lab)]
+    part = tmp_path / "torch" / ".robustiqa" / "net" / "net.pth.part"
+    with subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not (part.exists() and part.stat().st_size == 2**16):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        message = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on where" in message
+    assert "Traceback" not in message
+    file.hold.set()
+    web.log.clear()
+    assert data(*words[3:]).exit_code == 0
+    assert web.log == [("/n", f"bytes={2**16}-", None)]
 
 
 def test_hostile_archive_through_the_command(lab: Path, web: Web, tmp_path: Path) -> None:

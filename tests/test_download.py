@@ -116,6 +116,13 @@ def test_server_without_ranges(web: Web, tmp_path: Path) -> None:
     assert web.ranges() == [None, f"bytes={HALF}-"]
 
 
+def test_server_that_answers_another_range(web: Web, tmp_path: Path) -> None:
+    """Its bytes would land in the wrong place: the download starts again."""
+    url = web.add("/a", CONTENT, etag='"one"', shift=-100, cuts=[HALF])
+    assert get(unpinned(url), tmp_path) == CONTENT
+    assert web.ranges() == [None, f"bytes={HALF}-", None]
+
+
 def test_killed_after_the_last_byte(web: Web, tmp_path: Path) -> None:
     """All is here but the name: with a pin nothing is asked, without one the server says that nothing follows."""
     (tmp_path / "a.bin.part").write_bytes(CONTENT)

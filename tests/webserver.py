@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Served:
-    """A file and how it is served; `codes` are answered first, `cuts` end a connection after so many bytes each."""
+    """A file and how it is served: `codes` are answered first, `cuts` end a connection after so many bytes each, a
+    range begins `shift` bytes beside the one that was asked for."""
 
     content: bytes
     etag: str | None = None
@@ -22,6 +23,7 @@ class Served:
     codes: list[int] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)
     length: int | None = None
+    shift: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     hold: threading.Event | None = None
 
@@ -61,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         match = re.fullmatch(r"bytes=(\d+)-", wanted or "")
         stale = file.obeys_if_range and version is not None and version not in (file.etag, file.modified)
-        start = int(match[1]) if match and file.ranges and not stale else None
+        start = int(match[1]) + file.shift if match and file.ranges and not stale else None
         size = len(file.content)
         if start is not None and start >= size:
             self.send_response(416)
