@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from robustiqa.bench.errors import BadData, UnknownName
+from robustiqa.bench.errors import Absent, BadData, UnknownName
 from robustiqa.bench.registry import registry
 from robustiqa.bench.sources import Source
+from robustiqa.bench.sources.declared import loaded_by
 from robustiqa.bench.sources.needs import needs_of
 from robustiqa.bench.sources.places import digest_of, find_roots, folder_of
 from robustiqa.bench.sources.table import choose, load_table
@@ -214,14 +215,67 @@ def test_metric_declares_its_sources(tmp_path: Path) -> None:
             super().__init__()
 
     def of(size: int) -> list[Source | str]:
-        return [extra] * size + ["eonss"]
+        if size > 1:
+            raise Absent("no package")
+        return [] if size < 0 else [extra] * size + ["eonss"]
 
-    registry.register("metric", "declares", 1, sources=of)(Declares)
+    registry.register("metric", "declares", 1, ("pyiqa",), sources=of)(Declares)
     assert needed(tmp_path, load_table(), metrics=["declares"]) == {"metric declares": ["declared", "eonss"]}
     assert needed(tmp_path, load_table(), metrics=["declares[size=0]"]) == {"metric declares": ["eonss"]}
+    assert needed(tmp_path, load_table(), metrics=["declares[size=-1]"]) == {}, "all of it is here"
+    (need,) = needs_of(suite(tmp_path, metrics=["declares[size=9]"]), load_table())
+    assert need.unknown.endswith("no package")
 
 
 def test_example_of_the_documentation_is_a_table(tmp_path: Path) -> None:
     page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
     (tmp_path / "own.yml").write_text(page.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
     assert load_table([tmp_path / "own.yml"])["koniq10k"].how == "pinned"
+
+
+PLACES = {
+    "digits in the name": (
+        "https://x.org/w/net-0123abcd.pth",
+        "hub/pyiqa/net-0123abcd.pth",
+        "",
+        "pinned by first digits",
+    ),
+    "no digits": ("https://x.org/w/net.mat", "hub/pyiqa/net.mat", "", "by hand"),
+    "no https": ("http://x.org/w/net-0123abcd.pth", "hub/pyiqa/net-0123abcd.pth", "", "by hand"),
+    "elsewhere": ("https://x.org/w/net-0123abcd.pth", "../clip/net-0123abcd.pth", "", "by hand"),
+    "hub": ("https://huggingface.co/timm/other", "models--timm--other", "timm/other", "by hand"),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_source_of_a_file_that_a_package_loads(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    url, path, repository, how = PLACES[case]
+    source = loaded_by("pyiqa:net", url, (tmp_path / "torch" / path).resolve(), repository)
+    assert source.how == how
+    if source.files:
+        assert folder_of(source, find_roots("/data")) == tmp_path / "torch" / "hub" / "pyiqa"
+        assert source.files[0].sha256 == "0123abcd"
+    else:
+        assert "where there is a network" in source.by_hand
+
+
+def test_declared_file_of_the_table_is_taken_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table knows more of it than its name tells: the whole digest, its licence, further mirrors."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    name = "musiq_koniq_ckpt-e95806b9.pth"
+
+    class Loads(nn.Module):
+        pass
+
+    def lacking() -> list[Source | str]:
+        return [
+            loaded_by("loads", f"https://x.org/{name}", tmp_path / "hub" / "pyiqa" / name),
+            loaded_by("loads", "", tmp_path, "timm/resnet50.a1_in1k"),
+            loaded_by("loads", "https://x.org/new-0123abcd.pth", tmp_path / "hub" / "pyiqa" / "new-0123abcd.pth"),
+        ]
+
+    registry.register("metric", "loads", 1, sources=lacking)(Loads)
+    assert needed(tmp_path, load_table(), metrics=["loads"]) == {
+        "metric loads": ["pyiqa-musiq", "timm-resnet50", "new-0123abcd-pth"]
+    }

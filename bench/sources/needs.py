@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from ..registry import SELF, registry
-from ..spec import parse_list, parse_spec
+from ..errors import Absent
+from ..registry import SELF, Plugin, registry
+from ..spec import Value, parse_list, parse_spec
 from ..suite import Suite
 from .table import Source, choose
 
@@ -50,24 +51,46 @@ def _needs(kind: str, text: str, table: Mapping[str, Source]) -> Iterator[Need]:
             yield Need(f"data set {spec.name}", (source,))
         return
     plugin, spec, parameters = registry.resolve(kind, text)
-    declared = [_source(one, table) for one in (plugin.sources(**parameters) if plugin.sources else ())]
+    declared, unknown = _declared(plugin, parameters, table)
     named = [source for source in table.values() if spec.name in source.needed_by]
     sources = tuple({source.name: source for source in (*declared, *named)}.values())
     if sources:
         yield Need(f"{kind} {spec.name}", sources)
-    elif kind == "metric" and plugin.packages:
-        yield Need(
-            f"{kind} {spec.name}",
-            (),
-            f"which weights it loads through {plugin.packages[0]} is not in the table: score one image with it where "
-            "there is a network, and copy that machine's caches ($TORCH_HOME, $HF_HOME)",
-        )
+    elif unknown:
+        yield Need(f"{kind} {spec.name}", (), unknown)
     for parameter, of in plugin.meta.get("parts", {}).items():
         for part in parse_list(str(parameters[parameter])):
             if part not in (SELF, ""):
                 yield from _needs(of, part, table)
 
 
-def _source(declared: Source | str, table: Mapping[str, Source]) -> Source:
-    """What a plug-in declares: a source of its own, or one of the table by name."""
-    return declared if isinstance(declared, Source) else choose(table, [declared])[0]
+def _declared(plugin: Plugin, parameters: Mapping[str, Value], table: Mapping[str, Source]) -> tuple[list[Source], str]:
+    """What a plug-in declares that it needs, or why that is not known."""
+    unknown = ""
+    if plugin.sources:
+        try:
+            return [source for one in plugin.sources(**parameters) for source in _sources(one, table)], ""
+        except Absent as error:
+            unknown = f"what it needs is not known here: {error}"
+    elif plugin.kind == "metric" and plugin.packages:
+        unknown = (
+            f"which weights it loads through {plugin.packages[0]} is not in the table: score one image with it where "
+            "there is a network, and copy that machine's caches ($TORCH_HOME, $HF_HOME)"
+        )
+    return [], unknown
+
+
+def _sources(declared: Source | str, table: Mapping[str, Source]) -> list[Source]:
+    """What a plug-in declares: sources of the table, by name or because they have the same files, or one of its own."""
+    if isinstance(declared, str):
+        return choose(table, [declared])
+    known = {place: source for source in table.values() for place in _places(source)}
+    places = _places(declared)
+    return [known[place] for place in places] if places <= known.keys() else [declared]
+
+
+def _places(source: Source) -> set[tuple[str, ...]]:
+    """Where its files go; for one without files, its folder."""
+    return {(source.below, source.folder, file.into, file.save) for file in source.files} or {
+        (source.below, source.folder)
+    }

@@ -60,11 +60,17 @@ def find_roots(to: str = "") -> Roots:
     data = to or os.environ.get("ROBUSTIQA_DATA", "")
     if not data:
         raise BadParameter("no folder for data is given: set ROBUSTIQA_DATA to one, or add --to DIR")
-    # As torch.hub and huggingface_hub find them, without importing these.
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
-    torch = Path(os.environ.get("TORCH_HOME", cache / "torch"))
-    hub = Path(os.environ.get("HF_HUB_CACHE", Path(os.environ.get("HF_HOME", cache / "huggingface")) / "hub"))
-    return Roots(Path(data), torch.expanduser(), hub.expanduser())
+    hub = Path(os.environ.get("HF_HUB_CACHE", Path(os.environ.get("HF_HOME", _cache() / "huggingface")) / "hub"))
+    return Roots(Path(data), torch_root(), hub.expanduser())
+
+
+def torch_root() -> Path:
+    """Torch's cache, as torch.hub finds it, without importing torch."""
+    return Path(os.environ.get("TORCH_HOME", _cache() / "torch")).expanduser()
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
 
 
 def base_of(source: Source, roots: Roots) -> Path:
