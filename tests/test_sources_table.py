@@ -279,3 +279,13 @@ def test_declared_file_of_the_table_is_taken_from_there(tmp_path: Path, monkeypa
     assert needed(tmp_path, load_table(), metrics=["loads"]) == {
         "metric loads": ["pyiqa-musiq", "timm-resnet50", "new-0123abcd-pth"]
     }
+
+
+def test_one_plugin_with_other_parameters_is_another_need(tmp_path: Path) -> None:
+    class Sized(nn.Module):
+        def __init__(self, size: int = 1) -> None:
+            super().__init__()
+
+    registry.register("metric", "sized", 1, sources=lambda size: ["eonss"] if size == 1 else ["dbcnn-scnn"])(Sized)
+    needs = needs_of(suite(tmp_path, metrics=["sized", "sized[size=2]", "sized[size=1]"]), load_table())
+    assert [[source.name for source in need.sources] for need in needs] == [["eonss"], ["dbcnn-scnn"]]

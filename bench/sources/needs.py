@@ -36,8 +36,7 @@ def needs_of(suite: Suite, table: Mapping[str, Source]) -> list[Need]:
     named += [("defense", text) for text in suite.defenses] + [("attack", entry.attack) for entry in suite.attacks]
     for pair in suite.pairs:
         named += [("metric", pair.metric), ("defense", pair.defense)]
-    found = {need.plugin: need for kind, text in named for need in _needs(kind, text, table)}
-    return list(found.values())
+    return list(dict.fromkeys(need for kind, text in named for need in _needs(kind, text, table)))
 
 
 def _needs(kind: str, text: str, table: Mapping[str, Source]) -> Iterator[Need]:
@@ -86,7 +85,7 @@ def _sources(declared: Source | str, table: Mapping[str, Source]) -> list[Source
         return choose(table, [declared])
     known = {place: source for source in table.values() for place in _places(source)}
     places = _places(declared)
-    return [known[place] for place in places] if places <= known.keys() else [declared]
+    return [known[place] for place in sorted(places)] if places <= known.keys() else [declared]
 
 
 def _places(source: Source) -> set[tuple[str, ...]]:
