@@ -25,7 +25,7 @@ from robustiqa.bench.errors import BadData
 from robustiqa.bench.sources.download import Patience
 from robustiqa.bench.sources.fetch import OURS, Fetched, fetch
 from robustiqa.bench.sources.places import RECEIPT, Roots
-from robustiqa.bench.sources.table import Source
+from robustiqa.bench.sources.table import Source, load_table
 from robustiqa.bench.sources.verify import verify
 from test_unpack import pack, tree
 from webserver import Web, serving
@@ -102,6 +102,27 @@ def test_fetched_data_set_is_verified_and_loads(release: Source, roots: Roots, w
     web.log.clear()
     assert get(release, roots) == Fetched(got.folder, True, True)
     assert web.log == []
+
+
+def test_entry_of_the_table_fits_the_authors_layout(web: Web, roots: Roots, tmp_path: Path) -> None:
+    """The built-in entry of KonIQ-10k with small archives like the authors', elsewhere: its loader finds all."""
+    images, scores = koniq()
+    sets = "image_name,SD,c1,c2,c3,c4,c5,set\n" + "".join(f"{i}.jpg,0.5,1,1,1,1,1,test\n" for i in range(COUNT))
+    (tmp_path / "server").mkdir()
+    served = {
+        "koniq10k_512x384.zip": {name.removeprefix("koniq10k/"): content for name, content in images.items()},
+        "koniq10k_scores_and_distributions.zip": {"koniq10k_scores_and_distributions.csv": scores},
+    }
+    contents = {name: pack(tmp_path / "server", files, top="").read_bytes() for name, files in served.items()}
+    contents["koniq10k_distributions_sets.csv"] = sets.encode()
+    entry = load_table()["koniq10k"].model_dump()
+    for file in entry["files"]:
+        file["urls"] = [web.add(f"/{file['save']}", contents[file["save"]])]
+    what = Source.model_validate(entry)
+    get(what, roots)
+    found = statuses(what, roots)
+    assert found["wrong"] == []
+    assert any(f"{COUNT} of {COUNT} images" in text for text in found["ok"])
 
 
 def test_receipt_says_where_everything_came_from(release: Source, roots: Roots) -> None:

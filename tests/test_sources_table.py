@@ -289,3 +289,12 @@ def test_one_plugin_with_other_parameters_is_another_need(tmp_path: Path) -> Non
     registry.register("metric", "sized", 1, sources=lambda size: ["eonss"] if size == 1 else ["dbcnn-scnn"])(Sized)
     needs = needs_of(suite(tmp_path, metrics=["sized", "sized[size=2]", "sized[size=1]"]), load_table())
     assert [[source.name for source in need.sources] for need in needs] == [["eonss"], ["dbcnn-scnn"]]
+
+
+def test_every_data_set_of_the_field_has_an_entry() -> None:
+    """Those that are no plug-ins of tests, and that do not come with a package or from the user."""
+    built_in = {name for name in registry.names("dataset") if registry.get("dataset", name).origin == "built-in"}
+    assert {name for name, source in load_table().items() if source.kind == "dataset"} >= built_in - {
+        "photos",
+        "folder",
+    }

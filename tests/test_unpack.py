@@ -26,18 +26,19 @@ def kind_of(suffix: str) -> str:
     return "zip" if "zip" in suffix else "tar"
 
 
-def pack(folder: Path, files: dict[str, bytes], suffix: str = "zip") -> Path:
-    """An archive made by Python's own writers, with its folders as entries of their own."""
+def pack(folder: Path, files: dict[str, bytes], suffix: str = "zip", top: str = "set") -> Path:
+    """An archive made by Python's own writers, with its top folder as an entry of its own."""
     path = folder / f"archive.{suffix}"
     if kind_of(suffix) == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED if "stored" in suffix else zipfile.ZIP_DEFLATED) as archive:
-            archive.mkdir("set")
+            if top:
+                archive.mkdir(top)
             for name, content in files.items():
                 archive.writestr(name, content)
         return path
     mode: Any = f"w:{suffix[4:]}"
     with tarfile.open(path, mode) as archive:
-        archive.addfile(entry("./set", tarfile.DIRTYPE))
+        archive.addfile(entry(f"./{top}", tarfile.DIRTYPE))
         for name, content in files.items():
             archive.addfile(entry(name, size=len(content)), io.BytesIO(content))
     return path
