@@ -18,9 +18,9 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, option: str = "--out") -> None:
     """Make a folder with its parents unless it is there; raises `BadData` when that is impossible."""
-    with no_os_errors(path):
+    with no_os_errors(path, option):
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -47,11 +47,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def no_os_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write `path` into `BadData` with an advice."""
+def no_os_errors(path: Path, option: str = "--out") -> Iterator[None]:
+    """Turn the operating system's refusal to write `path` into `BadData`; `option` is what chooses the folder."""
     try:
         yield
     except OSError as error:
         advice = "free some space and run again: what is complete is kept" if error.errno == errno.ENOSPC else (
-            "check the permissions, or choose another folder")  # fmt: skip
+            f"check the folder's permissions, or choose another {option}")  # fmt: skip
         raise BadData(f"cannot write {str(path)!r} ({error.strerror}): {advice}") from error

@@ -131,7 +131,7 @@ def straight_through(value: torch.Tensor, surrogate: torch.Tensor) -> torch.Tens
 def save_png(image: torch.Tensor, path: str | Path) -> Path:
     """Write (3,H,W) in [0,1] as 8-bit PNG, atomically; raises `BadData` where that is impossible."""
     path = Path(path)
-    make_folder(path.parent)
+    make_folder(path.parent, "folder")
     with io.BytesIO() as buffer:
         Image.fromarray(to_uint8(image), "RGB").save(buffer, format="PNG")
         write_atomically(path, buffer.getvalue())

@@ -10,14 +10,17 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import BadParameter, BadPlugin, UnknownName
 from .spec import Spec, Value, bind, parse_list, parse_spec
+
+if TYPE_CHECKING:
+    from .sources import Source
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ SELF = "self"
 """Stands for the metric under test, or the defence, where a list of plug-ins is expected."""
 PACKAGE = __name__.rsplit(".", 2)[0]
 F = TypeVar("F", bound=Callable[..., Any])
+Sources = Callable[..., "Iterable[Source | str]"]
+"""Called with a plug-in's parameters: the sources it needs, its own or by their name in the table of bench/sources."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Plugin:
         file_digest: digest of the plug-in file that registered it, if one did.
         packages: optional distributions whose version decides what it does.
         preset: parameters that its name gives: {"name": "topiq_nr"} for `pyiqa:topiq_nr`.
+        sources: files that it needs and does not bring along, for `robustiqa data fetch --suite`.
     """
 
     kind: str
@@ -72,6 +78,7 @@ class Plugin:
     file_digest: str = ""
     packages: Sequence[str] = ()
     preset: Mapping[str, Value] = field(default_factory=dict)
+    sources: Sources | None = None
 
     @property
     def summary(self) -> str:
@@ -104,7 +111,9 @@ def code_digest() -> str:
     A plug-in leans on the attack loop, the sampling engine and much else, so its own file does not identify it. The
     price: results are not reused over a change of code that would not have mattered.
     """
-    return _digest_of(("attacks", "bench", "defenses"), {"checks", "cli", "training", "suites", "__pycache__"})
+    return _digest_of(
+        ("attacks", "bench", "defenses"), {"checks", "cli", "sources", "training", "suites", "__pycache__"}
+    )
 
 
 @functools.cache
@@ -136,7 +145,13 @@ class Registry:
         self._scanned = False
 
     def register(
-        self, kind: str, name: str, version: int, packages: Sequence[str] = (), **meta: Any
+        self,
+        kind: str,
+        name: str,
+        version: int,
+        packages: Sequence[str] = (),
+        sources: Sources | None = None,
+        **meta: Any,
     ) -> Callable[[F], F]:
         """Decorator that registers a class or factory; a name taken by another origin is refused."""
 
@@ -149,7 +164,9 @@ class Registry:
             if taken or (name in self._lazy[kind] and origin != "built-in"):
                 where = old.origin if old else "built-in"
                 raise BadPlugin(f"{kind} {name!r} is already registered ({where}): give yours another name")
-            self._loaded[kind][name] = Plugin(kind, name, factory, version, origin, meta, self._digest, packages)
+            self._loaded[kind][name] = Plugin(
+                kind, name, factory, version, origin, meta, self._digest, packages, sources=sources
+            )
             return factory
 
         return decorate
@@ -400,6 +417,7 @@ def register_metric(
     min_size: int = 1,
     version: int = 1,
     packages: Sequence[str] = (),
+    sources: Sources | None = None,
 ) -> Callable[[F], F]:
     """Register an `nn.Module` class or factory mapping (B,3,H,W) in [0,1] to (B,) as a metric.
 
@@ -414,9 +432,11 @@ def register_metric(
         min_size: smallest height and width that the metric accepts, in pixels.
         version: raise it when scores change.
         packages: optional distributions that the scores depend on; their versions become part of every result's id.
+        sources: called with the metric's parameters, names the files it needs (`bench.sources.Source`, or names of the
+            built-in table), so that `robustiqa data fetch --suite` can get them beforehand.
     """
     meta = {"lower_better": lower_better, "score_range": score_range, "bounded": bounded, "min_size": min_size}
-    return registry.register("metric", name, version, packages, **meta)
+    return registry.register("metric", name, version, packages, sources, **meta)
 
 
 def register_dataset(name: str, *, version: int = 1) -> Callable[[F], F]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-import reprlib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from .api import Coverage, Direction, Norm, Threat
 from .errors import BadParameter, BadSuite, UnknownName
+from .yaml_model import Strict, read_model
 
 _EPS = re.compile(r"(?P<above>\d*\.?\d+(?:e[+-]?\d{1,3})?)(?:/(?P<below>\d{1,9}(?:\.\d+)?))?", re.IGNORECASE)
 
@@ -39,11 +38,7 @@ _FOLDER = resources.files(__name__.rpartition(".")[0]).joinpath("suites")
 Eps = Annotated[float, BeforeValidator(_eps)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class AttackEntry(_Strict):
+class AttackEntry(Strict):
     """One attack of a suite with the threats under which it runs, on some of the suite's data sets or on all."""
 
     attack: str
@@ -68,7 +63,7 @@ class AttackEntry(_Strict):
 Budgets = Annotated[tuple[Eps, ...], AfterValidator(lambda v: tuple(sorted(set(v))))]
 
 
-class CertifyEntry(_Strict):
+class CertifyEntry(Strict):
     """Where the certified defences are certified: l2 budgets `eps`, and `linf` ones for methods of that norm."""
 
     eps: Annotated[Budgets, Field(min_length=1)]
@@ -81,21 +76,21 @@ class CertifyEntry(_Strict):
         return self.eps if norm == "l2" else self.linf
 
 
-class ChecksEntry(_Strict):
+class ChecksEntry(Strict):
     """Reliability checks of every defended metric: on how many images, and whether the ladder of attacks is climbed."""
 
     images: int = Field(default=5, ge=1)
     ladder: bool = True
 
 
-class Pair(_Strict):
+class Pair(Strict):
     """One metric with one defence, beside the product of the suite's lists."""
 
     metric: str
     defense: str
 
 
-class Headline(_Strict):
+class Headline(Strict):
     """The threats by which the board ranks, and that its summary shows."""
 
     norm: Norm = "linf"
@@ -103,7 +98,7 @@ class Headline(_Strict):
     certified_eps: Eps = 0.05
 
 
-class Suite(_Strict):
+class Suite(Strict):
     """A benchmark: every metric behind every defence, and the `pairs`, on every data set, under every attack.
 
     `absent: skip` leaves out, with the reason, metrics and data sets whose packages, weights or files are not on this
@@ -189,29 +184,11 @@ def load_suite(text: str) -> Suite:
         content = _FOLDER.joinpath(f"{text}.yml").read_bytes()
     else:
         raise UnknownName("suite", text, suite_names(), "; your own: give the path of a .yml file")
-    try:
-        data = yaml.safe_load(content.decode())
-    except UnicodeDecodeError as error:
-        raise BadSuite(f"suite {text!r} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise BadSuite(f"suite {text!r} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise BadSuite(f"suite {text!r} holds a {type(data).__name__}: expected keys such as metrics and attacks")
-    try:
-        return Suite.model_validate(data)
-    except ValidationError as error:
-        raise _explain(text, error) from error
-
-
-def _explain(text: str, error: ValidationError) -> UnknownName | BadSuite:
-    """The first problem that pydantic found, in our words."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        models: dict[str, type[BaseModel]] = {"attacks": AttackEntry, "certify": CertifyEntry, "headline": Headline,
-                                              "pairs": Pair, "checks": ChecksEntry}  # fmt: skip
-        *outer, key = first["loc"]
-        model = models.get(str(outer[0]), Suite) if outer else Suite
-        known = [field.alias or name for name, field in model.model_fields.items()]
-        return UnknownName(f"key in suite {text!r}", str(key), known)
-    return BadSuite(f"suite {text!r}, key {place!r}: {first['msg']}; given was {reprlib.repr(first['input'])}")
+    parts = {
+        "attacks": AttackEntry,
+        "certify": CertifyEntry,
+        "headline": Headline,
+        "pairs": Pair,
+        "checks": ChecksEntry,
+    }
+    return read_model(content, Suite, f"suite {text!r}", BadSuite, parts, "metrics and attacks")

@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_attack(photos: list
     result = call("attack", photos[0], *words)
     assert result.exit_code == 1
     assert "cannot write" in result.stderr
-    assert "choose another folder" in result.stderr
+    assert "choose another --save" in result.stderr
     assert "Traceback" not in result.output
 
 

@@ -27,6 +27,7 @@ _COMMANDS = {
     "gallery": ("gallery:gallery", "Write pages of all attacks and defences, with pictures."),
     "soundness": ("soundness:soundness", "Check certificates against known truths and attacks."),
     "train": ("train:train", "Train a metric, a denoiser or an attack."),
+    "data": ("data:data", "List, fetch and verify data sets and weights."),
 }
 
 
@@ -60,8 +61,8 @@ class _Lazy(click.Group):
             click.echo(f"robustiqa: {error}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
-            goes_on = ctx.invoked_subcommand in ("run", "train", "tune")
-            promise = "; the same command goes on where a run or a training stopped" if goes_on else ""
+            goes_on = ctx.invoked_subcommand in ("run", "train", "tune", "data")
+            promise = "; the same command goes on where a run, a training or a download stopped" if goes_on else ""
             click.echo(f"robustiqa: interrupted{promise}", err=True)
             ctx.exit(130)
 

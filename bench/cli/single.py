@@ -61,7 +61,7 @@ def attack(
     if reason:
         raise Incompatible(reason)
     if save is not None:
-        make_folder(Path(save))  # before the work, not after it
+        make_folder(Path(save), "--save")  # before the work, not after it
     paths: set[str] = set()
 
     def one(x: torch.Tensor, head: Record) -> Record:

@@ -1,0 +1,184 @@
+"""`robustiqa data`: list, fetch and verify data sets and weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import BadParameter, RobustIQAError
+from ..sources.places import find_roots, folder_of, human, is_here
+from ..sources.table import Source, choose, load_table
+from ..suite import load_suite
+from .options import with_plugins
+
+if TYPE_CHECKING:
+    from ..sources.fetch import Fetched
+
+Command = Callable[..., Any]
+
+
+@click.group("data")
+def data() -> None:
+    """List, fetch and verify the data sets and weights that are not part of the package."""
+
+
+def _common(command: Command) -> Command:
+    """Options of all three commands."""
+    for decorate in (
+        click.option("--sources", "own", multiple=True, metavar="FILE", help="YAML file with sources of your own."),
+        click.option("--to", default="", metavar="DIR", help="Folder of the data, instead of $ROBUSTIQA_DATA."),
+    ):
+        command = decorate(command)
+    return command
+
+
+@data.command("list")
+@_common
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(own: tuple[str, ...], to: str, as_json: bool) -> None:
+    """List every source: size, licence, citation, whether it is here, and how it is got."""
+    rows = [_row(source, to) for source in load_table(own).values()]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for row in rows:
+        click.secho(row["name"], bold=True, nl=False)
+        size = f", {human(row['bytes'])}" if row["how"] != "by hand" else ""
+        click.echo(f"  {row['title']} ({row['kind']}{size})")
+        click.echo(f"  here      {row['here'] or 'no'}")
+        click.echo(f"  how       {_HOW[row['how']]}{'; ' + row['by_hand'] if row['by_hand'] else ''}")
+        for key in ("page", "licence", "citation", "verified"):
+            click.echo(f"  {key:<9} {row[key]}")
+    click.echo("\nrobustiqa data fetch NAME gets what can be fetched; robustiqa data verify NAME checks what is here")
+
+
+_HOW = {
+    "pinned": "data fetch; every byte is checked against a pinned SHA-256",
+    "pinned by first digits": "data fetch; the first digits of the SHA-256 are checked: finds damage, not an attacker",
+    "not pinned": "data fetch; not pinned: nobody has verified a SHA-256 yet, that of the first download is recorded",
+    "by hand": "by hand",
+}
+
+
+def _row(source: Source, to: str) -> dict[str, Any]:
+    """A source as `data list --json` shows it."""
+    here = None
+    if to or os.environ.get("ROBUSTIQA_DATA") or source.below != "data":
+        roots = find_roots(to or os.environ.get("ROBUSTIQA_DATA", "."))
+        here = str(folder_of(source, roots)) if is_here(source, roots) else None
+    plain = source.model_dump(mode="json", exclude={"below", "folder"})
+    return {**plain, "how": source.how, "bytes": source.bytes, "here": here}
+
+
+@data.command("fetch")
+@click.argument("names", nargs=-1, metavar="NAME...")
+@click.option("--suite", help="Fetch what this suite needs: its name, or a YAML file.")
+@click.option("--yes", is_flag=True, help="Acknowledge the licences that are printed.")
+@click.option("--keep-archives", is_flag=True, help="Keep archives after unpacking, in DIR/archives.")
+@_common
+@with_plugins
+def fetch_(
+    names: tuple[str, ...], suite: str | None, yes: bool, keep_archives: bool, own: tuple[str, ...], to: str
+) -> None:
+    """Download data sets and weights, or go on with an interrupted download."""
+    from ..sources.fetch import Fetched, fetch
+
+    table = load_table(own)
+    wanted, unknown = choose(table, names), []
+    if suite:
+        more, unknown = _of_suite(suite, table)
+        wanted = list({source.name: source for source in (*wanted, *more)}.values())
+    elif not names:
+        raise BadParameter("nothing to fetch is named: give names of `robustiqa data list`, or --suite")
+    roots = find_roots(to)
+    lacking: list[str] = []
+    _acknowledge([source for source in wanted if source.files and not is_here(source, roots)], yes)
+    for source in wanted:
+        try:
+            if source.files:
+                _say(source, fetch(source, roots, keep_archives, lambda text: click.echo(text, err=True)))
+            elif is_here(source, roots):
+                _say(source, Fetched(folder_of(source, roots), True, False))
+            else:
+                lacking.append(f"{source.name} has to be got by hand: {source.by_hand} ({source.page})")
+        except RobustIQAError as error:
+            lacking.append(f"{source.name}: {error}")
+    for text in (*lacking, *unknown):
+        click.echo(f"robustiqa: {text}", err=True)
+    sys.exit(1 if lacking else 0)
+
+
+def _say(source: Source, got: Fetched) -> None:
+    """What a fetch did, and the digests of what was not pinned."""
+    where = repr(str(got.folder))
+    if not got.ours:
+        click.echo(f"{source.name}: {where} is there, put by hand: robustiqa data verify {source.name} checks it")
+    else:
+        click.echo(f"{source.name}: {'complete in' if not got.before else 'was fetched before, is in'} {where}")
+    for download in got.downloads:
+        if not download.pinned:
+            click.echo(f"{source.name}: {download.save} was not wholly pinned; it has the SHA-256 {download.sha256}")
+
+
+def _of_suite(text: str, table: dict[str, Source]) -> tuple[list[Source], list[str]]:
+    """The sources that a suite needs, and what cannot be known of its metrics; says which need comes from where."""
+    from ..sources.needs import needs_of
+
+    needs = needs_of(load_suite(text), table)
+    for need in needs:
+        if need.sources:
+            click.echo(f"{need.plugin} needs {', '.join(source.name for source in need.sources)}")
+    unknown = [f"{need.plugin}: {need.unknown}" for need in needs if need.unknown]
+    return [source for need in needs for source in need.sources], unknown
+
+
+def _acknowledge(sources: list[Source], yes: bool) -> None:
+    """Print what is about to be fetched, on which terms, and have them acknowledged."""
+    if not sources:
+        return
+    for source in sources:
+        click.echo(f"{source.name}: {source.title}, {human(source.bytes)}, {source.how}")
+        click.echo(f"  licence   {source.licence}")
+        click.echo(f"  citation  {source.citation}")
+        click.echo(f"  page      {source.page}")
+    if yes:
+        return
+    if not _on_terminal():
+        raise BadParameter("the licences above have to be acknowledged: read them, then add --yes")
+    if not click.confirm("Do you accept these licences, and will you cite these works?"):
+        raise BadParameter("nothing was fetched: the licences were not accepted")
+
+
+def _on_terminal() -> bool:
+    """Whether somebody is there to be asked."""
+    return sys.stdin.isatty()
+
+
+@data.command("verify")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@_common
+@with_plugins
+def verify_(names: tuple[str, ...], own: tuple[str, ...], to: str) -> None:
+    """Check what is on this machine: digests, and whether a data set is complete; the exit code says so."""
+    from ..sources.verify import verify
+
+    roots, good = find_roots(to), True
+    for source in choose(load_table(own), names):
+        findings = verify(source, roots, _bar)
+        for status, text in findings:
+            click.echo(f"{source.name}: {status}: {text}")
+        statuses = {finding.status for finding in findings}
+        good &= "ok" in statuses and "wrong" not in statuses
+    sys.exit(0 if good else 1)
+
+
+def _bar(indices: Iterator[int], count: int) -> Iterator[int]:
+    """A progress bar on a terminal."""
+    from tqdm import tqdm
+
+    return iter(tqdm(indices, total=count, unit="image", disable=None))

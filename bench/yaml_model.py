@@ -1,0 +1,75 @@
+"""YAML files that a user writes, checked against a pydantic model: one clear sentence for the first thing wrong."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from typing import TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import RobustIQAError, UnknownName
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """A model that knows all its keys and does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def read_model(
+    content: bytes,
+    model: type[Model],
+    what: str,
+    error: type[RobustIQAError],
+    parts: Mapping[str, type[BaseModel]],
+    example: str,
+) -> Model:
+    """The model that YAML text describes.
+
+    Args:
+        content: the file as it is.
+        model: what it must hold.
+        what: the file in words, for messages: "suite 'my.yml'".
+        error: class of what is raised for a value that does not fit.
+        parts: models of the values below a key, so that an unknown key is met with the nearest one of its own model.
+        example: keys that a file has, in words.
+
+    Raises:
+        UnknownName: a key that the model does not have.
+        RobustIQAError: of the class `error`, for all else.
+    """
+    try:
+        data = yaml.safe_load(content.decode())
+    except UnicodeDecodeError as problem:
+        raise error(f"{what} is not UTF-8 text ({problem.reason}): save it as UTF-8") from problem
+    except yaml.YAMLError as problem:
+        raise error(f"{what} is not valid YAML: {' '.join(str(problem).split())}") from problem
+    if not isinstance(data, dict):
+        raise error(f"{what} holds a {type(data).__name__}: expected keys such as {example}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as problem:
+        raise _explain(problem, model, what, error, parts) from problem
+
+
+def _explain(
+    problem: ValidationError,
+    model: type[BaseModel],
+    what: str,
+    error: type[RobustIQAError],
+    parts: Mapping[str, type[BaseModel]],
+) -> RobustIQAError:
+    """The first problem that pydantic found, in our words."""
+    first = problem.errors()[0]
+    if first["type"] == "extra_forbidden":
+        *outer, key = first["loc"]
+        names = [part for part in outer if isinstance(part, str)]
+        of = parts.get(names[-1], model) if names else model
+        known = [field.alias or name for name, field in of.model_fields.items()]
+        return UnknownName(f"key in {what}", str(key), known)
+    place = ".".join(str(part) for part in first["loc"])
+    return error(f"{what}, key {place!r}: {first['msg']}; given was {reprlib.repr(first['input'])}")
