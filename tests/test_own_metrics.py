@@ -85,7 +85,7 @@ def folder(tmp_path: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(net).save(tmp_path / "net.pt")
-        torch.jit.trace(net, torch.rand(1, 3, 32, 32)).save(tmp_path / "traced.pt")
+        torch.jit.save(torch.jit.trace(net, torch.rand(1, 3, 32, 32)), tmp_path / "traced.pt")
     trust.trust(tmp_path / "net.pt")
     trust.trust(tmp_path / "traced.pt")
     return tmp_path
@@ -270,7 +270,7 @@ def test_a_traced_network_of_one_size_says_what_to_do(folder: Path, tmp_path: Pa
     path = tmp_path / "fixed.pt"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.trace(net, torch.rand(1, 3, 16, 16)).save(path)
+        torch.jit.save(torch.jit.trace(net, torch.rand(1, 3, 16, 16)), path)
     trust.trust(path)
     with pytest.raises(BadImage, match=r"fails on an input of shape \(3, 3, 48, 40\) \(.*mat1 and mat2.*give size="):
         load_metric(f"torchscript[path={path}]")(images)
