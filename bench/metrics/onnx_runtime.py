@@ -105,7 +105,7 @@ def _tensors(message: Any, kind: type) -> Iterator[Any]:
         return
     for field, value in message.ListFields():
         if field.type == field.TYPE_MESSAGE:
-            for part in value if hasattr(value, "__iter__") else [value]:
+            for part in [value] if hasattr(value, "ListFields") else value:
                 yield from _tensors(part, kind)
 
 
