@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -17,6 +19,7 @@ from robustiqa.bench import load_metric, trust
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.errors import BadData, BadImage, BadParameter, BadPlugin, UnknownName
 from robustiqa.bench.images import load_image
+from robustiqa.bench.metrics.interface import Interface
 from robustiqa.bench.registry import identity_of, registry
 from robustiqa.defenses import load_defense
 from torch import nn
@@ -291,3 +294,37 @@ def test_identity_covers_the_bytes_of_every_file(folder: Path, kind: str) -> Non
         (folder / name).write_bytes(whole)
     assert before[0] == identity_of("metric", text)
     assert before[0] != identity_of("metric", text.replace("high=5", "high=6"))
+
+
+# The page about it
+
+
+DOCS = (Path(__file__).parents[1] / "docs" / "own-metrics.md").read_text(encoding="utf-8")
+
+
+def test_the_page_runs_as_printed(folder: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plug-in in ten lines, and the export to TorchScript."""
+    plugin, export = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    assert len(plugin.splitlines()) <= 10
+    (folder / "my_package.py").write_text(SOURCE.replace("class Net(", "class MyNet("))
+    monkeypatch.syspath_prepend(folder)
+    (folder / "my_metric.py").write_text(plugin)
+    arguments = ["--plugin", str(folder / "my_metric.py"), "--metric", f"my-metric[weights={folder / 'net.pth'}]"]
+    said = run("score", str(photo), *arguments)
+    assert "returned (1, 5) for 1 images" in said.output, "this network gives ratings"
+
+    monkeypatch.chdir(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        exec(export, {"net": registry.module_of(folder / "net.py").Net()})
+    scored = run("score", str(photo), "--metric", "torchscript[path=net.pt,output=logits]", "--json")
+    assert scored.exit_code == 0, scored.output
+
+
+def test_the_page_has_every_option() -> None:
+    """The table against `Interface`, with the defaults that are words."""
+    rows = {name: row for row in DOCS.splitlines() if row.startswith("| `") for name in re.findall(r"`(\w+)`", row)}
+    for field in dataclasses.fields(Interface):
+        assert field.name in rows, field.name
+        if isinstance(field.default, str) and field.default:
+            assert f"`{field.default}`" in rows[field.name] or f"={field.default}`" in rows[field.name]
