@@ -23,8 +23,8 @@ def module(file: str, class_: str, weights: str = "", key: str = "", prefix: str
         weights: .safetensors, or what `torch.save(net.state_dict(), FILE)` writes; empty for a network without any.
         key: where in the file of weights the table of tensors is, such as state_dict or params; empty finds the only
             one.
-        prefix: what stands before all names in it, such as "module."; none finds it.
-        **interface: see `Interface`.
+        prefix: what stands before all names in it, such as "module."; none finds it. See `Interface` for the other
+            parameters.
 
     Raises:
         BadPlugin: nobody but a suite names the file, it fails, or the class is not what is expected.
