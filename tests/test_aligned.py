@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from robustiqa.attacks import Linf, load_attack
 from robustiqa.bench import Dataset, Item, Metric, load_metric, register_dataset
 from robustiqa.bench.align import STEEPEST, LogisticMap, logistic_map
 from robustiqa.bench.errors import BadData, BadParameter, UnknownName
+from robustiqa.bench.images import save_png
 from robustiqa.bench.measures import plcc, srocc
 from robustiqa.bench.metrics.aligned import Aligned
-from robustiqa.bench.registry import identity_of
+from robustiqa.bench.registry import _content, identity_of
 from robustiqa.defenses import load_defense
 from scipy.stats import rankdata
 
@@ -234,7 +236,7 @@ def test_a_poor_fit_is_warned_of(images: torch.Tensor) -> None:
         aligned(data="graded[count=12]")(images)
 
 
-def test_identity_names_metric_data_and_map() -> None:
+def test_identity_names_metric_data_and_map(tmp_path: Path) -> None:
     texts = [
         "aligned[metric=linear,calibration=graded]",
         "aligned[metric=linear,calibration=graded,map=isotonic]",
@@ -243,3 +245,9 @@ def test_identity_names_metric_data_and_map() -> None:
     ]
     assert len({identity_of("metric", text) for text in texts}) == len(texts)
     assert identity_of("metric", texts[0]) == identity_of("metric", texts[0].replace("]", ",map=logistic]"))
+    found = []
+    for level in (0.3, 0.7):  # the same string, other pixels
+        save_png(torch.full((3, 32, 32), level), tmp_path / "a.png")
+        _content.cache_clear()
+        found.append(identity_of("metric", f"aligned[metric=linear,calibration=folder[root={tmp_path}]]"))
+    assert found[0] != found[1]

@@ -20,6 +20,7 @@ from robustiqa.bench.cli.main import cli
 from robustiqa.bench.errors import BadData, BadImage, BadParameter, BadPlugin, UnknownName
 from robustiqa.bench.images import load_image
 from robustiqa.bench.metrics.interface import Interface
+from robustiqa.bench.metrics.torchscript import _Plain
 from robustiqa.bench.registry import identity_of, registry
 from robustiqa.defenses import load_defense
 from torch import nn
@@ -122,6 +123,20 @@ def test_scores_are_those_of_the_network_written_out(folder: Path, images: torch
     # A TorchScript network is not rewritten for what it saw in the first calls.
     assert all(torch.equal(metric(images), metric(images)) for _ in range(4))
     assert torch.allclose(metric(images), torch.cat([metric(x[None]) for x in images]), atol=1e-6)
+
+
+def test_torchscript_is_run_as_it_is_written() -> None:
+    """Its optimiser, which rewrites a network after some calls, is off inside, and left as it was outside."""
+    states: list[bool] = []
+
+    class Asks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            states.append(torch._C._get_graph_executor_optimize())
+            return x
+
+    before = torch._C._get_graph_executor_optimize()
+    _Plain(Asks())(torch.zeros(1))
+    assert (states, torch._C._get_graph_executor_optimize()) == ([False], before)
 
 
 @pytest.mark.parametrize("kind", ["module", "torchscript"])

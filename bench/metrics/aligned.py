@@ -69,7 +69,8 @@ def aligned(metric: str, calibration: str, map: str = "logistic") -> Metric:
 
     Where the data set has no ground truth, the scale is the share, in percent, of its images that score lower. The map
     is strictly increasing and goes on beyond the images it was fitted on, so the order of images stays, an attack finds
-    the same gradient up to a factor, and nothing is clamped. The bounds of a median smoothing of the aligned metric are
+    the same gradient up to a factor, and nothing is clamped; but what it gives there is an extrapolation, in the right
+    order and not in the right distance. The bounds of a median smoothing of the aligned metric are
     the mapped bounds of the metric's own; a mean is another matter: the mean of mapped scores is not the mapped mean,
     and the certificate is one for the former.
 
