@@ -13,11 +13,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import BadParameter, BadPlugin, UnknownName
 from .spec import Spec, Value, bind, parse_list, parse_spec
+from .trust import check_trusted, trust
 
 if TYPE_CHECKING:
     from .sources import Source
@@ -89,7 +90,7 @@ class Plugin:
     def source_hash(self) -> str:
         """Digest of the file that defines the plug-in; `code_digest` covers what it leans on."""
         file = inspect.getsourcefile(inspect.unwrap(self.factory))
-        own = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else "unknown"
+        own = _digest(Path(file)) if file else "unknown"
         return own + self.file_digest
 
     def bind(self, spec: Spec) -> dict[str, Value]:
@@ -141,6 +142,7 @@ class Registry:
         self._lazy = {kind: dict(builtin.get(kind, {})) for kind in KINDS}
         self._loaded: dict[str, dict[str, Plugin]] = {kind: {} for kind in KINDS}
         self._broken: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+        self._files: dict[Path, tuple[str, ModuleType]] = {}
         self._origin, self._digest = "file", ""
         self._scanned = False
 
@@ -201,11 +203,12 @@ class Registry:
         plugin = self.get(kind, spec.name)
         return plugin, spec, plugin.bind(spec)
 
-    def load_file(self, path: str | Path) -> None:
-        """Run a plug-in file that the user named; its decorators register what it defines."""
+    def load_file(self, path: str | Path) -> ModuleType:
+        """Run a plug-in file that the user named; its decorators register what it defines. Returns the module."""
         path = Path(path)
         if not path.is_file():
             raise BadPlugin(f"plug-in file {str(path)!r} does not exist: give the path of a Python file")
+        trust(path)
         name = f"robustiqa_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
@@ -220,12 +223,19 @@ class Registry:
         except Exception as error:
             sys.modules.pop(name, None)
             raise BadPlugin(f"plug-in file {str(path)!r} failed with {type(error).__name__}: {error}") from error
+        self._files[path.resolve()] = _digest(path), module
+        return module
+
+    def module_of(self, path: str | Path) -> ModuleType:
+        """The module of a trusted file, which runs once as long as it does not change; raises `BadPlugin`."""
+        check_trusted(path, "a Python file")
+        held = self._files.get(Path(path).resolve())
+        return held[1] if held and Path(path).is_file() and held[0] == _digest(Path(path)) else self.load_file(path)
 
     @contextlib.contextmanager
     def _from(self, origin: str, path: Path | None = None) -> Iterator[None]:
         before = self._origin, self._digest
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path else ""
-        self._origin, self._digest = origin, digest
+        self._origin, self._digest = origin, _digest(path) if path else ""
         try:
             yield
         finally:
@@ -246,6 +256,11 @@ class Registry:
                     self._broken[kind][point.name] = f"{kind} {point.name!r} of {origin} is broken: {error}"
 
 
+def _digest(path: Path) -> str:
+    """Start of the digest of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def resolve_target(target: str) -> Any:
     """The object that `module:attribute` names."""
     module, _, attribute = target.partition(":")
@@ -262,6 +277,10 @@ _BUILTIN = {
         "lip-iqa": "bench.metrics.lip_iqa",
         "ibp-iqa": "bench.metrics.ibp_iqa",
         "pyiqa": "bench.metrics.pyiqa_adapter",
+        "torchscript": "bench.metrics.torchscript",
+        "module": "bench.metrics.class_file",
+        "onnx": "bench.metrics.onnx_runtime",
+        "aligned": "bench.metrics.aligned",
     },
     "dataset": {
         "photos": "bench.datasets.photos",
@@ -365,7 +384,7 @@ def identity_of(kind: str, text: str) -> str:
     plugin, spec, parameters = registry.resolve(kind, text)
     parts = plugin.meta.get("parts", {})
     files = [
-        hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
+        _digest(Path(value))
         for name, value in parameters.items()
         if name not in parts and isinstance(value, str) and _is_file(value)
     ]
@@ -418,6 +437,7 @@ def register_metric(
     version: int = 1,
     packages: Sequence[str] = (),
     sources: Sources | None = None,
+    parts: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[F], F]:
     """Register an `nn.Module` class or factory mapping (B,3,H,W) in [0,1] to (B,) as a metric.
 
@@ -434,9 +454,11 @@ def register_metric(
         packages: optional distributions that the scores depend on; their versions become part of every result's id.
         sources: called with the metric's parameters, names the files it needs (`bench.sources.Source`, or names of the
             built-in table), so that `robustiqa data fetch --suite` can get them beforehand.
+        parts: see `register_defense`.
     """
     meta = {"lower_better": lower_better, "score_range": score_range, "bounded": bounded, "min_size": min_size}
-    return registry.register("metric", name, version, packages, sources, **meta)
+    inner = {"parts": dict(parts)} if parts else {}
+    return registry.register("metric", name, version, packages, sources, **meta, **inner)
 
 
 def register_dataset(name: str, *, version: int = 1) -> Callable[[F], F]:

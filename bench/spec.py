@@ -107,18 +107,20 @@ def bind(spec: Spec, factory: Callable[..., Any], skip: int = 0) -> dict[str, Va
         BadParameter: a required parameter that is missing, or a value of the wrong type.
     """
     accepted = dict(list(inspect.signature(factory).parameters.items())[skip:])
-    accepted = {k: p for k, p in accepted.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    # A parameter called `class_`, because `class` is a word of Python, is written without the underscore.
+    accepted = {k.removesuffix("_"): p for k, p in accepted.items() if p.kind in kinds}
     for key in spec.params:
         if key not in accepted:
             raise UnknownName(f"parameter of {spec.name!r}", key, accepted)
     bound: dict[str, Value] = {}
     for key, parameter in accepted.items():
         if key in spec.params:
-            bound[key] = _cast(spec, key, spec.params[key], str(parameter.annotation), parameter.default)
+            bound[parameter.name] = _cast(spec, key, spec.params[key], str(parameter.annotation), parameter.default)
         elif parameter.default is parameter.empty:
             raise BadParameter(f"{spec.name!r} needs the parameter {key!r}: write {spec.name}[{key}=...]")
         else:
-            bound[key] = parameter.default
+            bound[parameter.name] = parameter.default
     return bound
 
 

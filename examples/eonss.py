@@ -13,12 +13,12 @@ It takes noise for what it is: behind smoothing scores are low without a denoise
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from robustiqa.bench import register_metric
 from robustiqa.bench.errors import BadData, BadParameter
+from robustiqa.bench.foreign_weights import load_foreign
 from torch import nn
 from torch.nn import functional as F
 
@@ -133,39 +133,10 @@ def eonss(weights: str) -> EONSS:
     """
     if not weights:
         raise BadParameter("eonss[weights=]: expected the path of EONSS_model.pt, e.g. eonss[weights=EONSS_model.pt]")
-    net = EONSS()
-    net.load_state_dict(_read(Path(weights), net.state_dict()))
-    return net.eval().requires_grad_(False)
-
-
-def _read(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a weights file by the names of our layers; `BadData` unless they are what is expected."""
-    if not path.is_file():
-        raise BadData(f"weights {str(path)!r} do not exist: give the path of EONSS_model.pt")
-    try:
-        # The authors saved from a GPU.
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the bytes of another format can raise nearly anything here
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise BadData(
-            f"weights {str(path)!r} cannot be read ({reason[:200]}): download EONSS_model.pt again"
-        ) from error
-    state = found.get("state_dict") if isinstance(found, Mapping) else None
-    if not isinstance(state, Mapping):
-        raise _foreign(path, "it has no table 'state_dict'")
-    # The prefix stems from torch's DataParallel.
-    state = {str(key).removeprefix("module."): value for key, value in state.items()}
-    if odd := sorted(state.keys() ^ expected.keys()):
-        raise _foreign(path, f"{odd[0]!r} is {'missing' if odd[0] in expected else 'unknown'}")
-    for key, value in state.items():
-        if not isinstance(value, torch.Tensor) or value.shape != expected[key].shape:
-            shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-            raise _foreign(path, f"{key!r} is {shape}, expected {tuple(expected[key].shape)}")
-        least = {"beta": LEAST_BETA, "gamma": 0.0}.get(key.rsplit(".", 1)[-1], -torch.inf)
-        if not bool((torch.isfinite(value) & (value >= least)).all()):
-            raise _foreign(path, f"{key!r} holds values that are not finite, or too small for a denominator")
-    return state
-
-
-def _foreign(path: Path, why: str) -> BadData:
-    return BadData(f"weights {str(path)!r} are not those of EONSS ({why}): give the path of EONSS_model.pt")
+    net = load_foreign(EONSS(), weights)
+    for name, value in net.named_parameters():
+        least = {"beta": LEAST_BETA, "gamma": 0.0}.get(name.rsplit(".", 1)[-1], -torch.inf)
+        if not bool((value >= least).all()):
+            raise BadData(f"weights {weights!r} are not those of EONSS ({name!r} holds values too small for a "
+                          "denominator): give the path of EONSS_model.pt")  # fmt: skip
+    return net

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 import torch
 from robustiqa.attacks import L2, Linf, load_attack
-from robustiqa.bench import Metric, load_dataset, load_metric, register_metric
+from robustiqa.bench import Metric, calibration, load_dataset, load_metric, register_metric
+from robustiqa.bench.align import MAPS, STEEPEST, MonotoneMap, isotonic_map, quantile_map
 from robustiqa.bench.checks.probes import _Planted, planted_pattern, probe
 from robustiqa.bench.errors import Absent, BadImage, BadParameter, BadScore, UnknownName
 from robustiqa.bench.images import save_png
 from robustiqa.bench.registry import _content, identity_of, registry
 from robustiqa.bench.seeds import Role, Streams
 from robustiqa.defenses import load_defense
-from robustiqa.defenses.ensembles import calibration
-from robustiqa.defenses.ensembles.align import MAPS, STEEPEST, MonotoneMap, isotonic_map, quantile_map
 from robustiqa.defenses.ensembles.ensemble import Ensemble
 from robustiqa.defenses.ensembles.random_metric import RandomMetric
 from scipy.stats import chisquare, trim_mean

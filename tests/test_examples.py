@@ -203,8 +203,8 @@ def test_bad_files_are_named(net: nn.Module, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        (lambda s: s.pop("module.gdn1.beta"), "'gdn1.beta' is missing"),
-        (lambda s: s.update(extra=torch.zeros(1)), "'extra' is unknown"),
+        (lambda s: s.pop("module.gdn1.beta"), "missing: 'gdn1.beta'"),
+        (lambda s: s.update(extra=torch.zeros(1)), "unknown: 'extra'"),
         (lambda s: s.update({"module.conv1.bias": torch.zeros(9)}), "expected \\(8,\\)"),
         (lambda s: s["module.gdn2.beta"].fill_(0.0), "denominator"),
         (lambda s: s["module.gdn2.gamma"].fill_(-1.0), "denominator"),
@@ -220,9 +220,13 @@ def test_weights_of_another_network_are_refused(
 
 
 def test_a_file_without_the_table_is_refused(tmp_path: Path) -> None:
-    for content in ({"conv1.weight": torch.zeros(1)}, [1, 2], {"state_dict": 3}):
+    for content, words in (
+        ({"conv1.weight": torch.zeros(1)}, "missing: 'conv1.bias'"),
+        ([1, 2], "state_dict: there is a list"),
+        ({"state_dict": 3}, "state_dict: there is entries 'state_dict'"),
+    ):
         torch.save(content, tmp_path / "w.pt")
-        with pytest.raises(BadData, match="state_dict"):
+        with pytest.raises(BadData, match=words):
             load_metric(f"eonss[weights={tmp_path / 'w.pt'}]")
 
 

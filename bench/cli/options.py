@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import BadParameter
 from ..registry import registry
 from ..suite import parse_eps
+from ..trust import trust, trust_named
 
 Command = Callable[..., Any]
 
@@ -59,11 +60,21 @@ def _grid(text: str) -> list[float]:
 
 
 def with_plugins(command: Command) -> Command:
-    """Add `--plugin FILE`, repeatable, and load the files before the command runs."""
+    """Add `--plugin FILE` and `--trust FILE`, both repeatable, and load and trust before the command runs.
 
+    What the user types names the programs that may run; what stands in a suite does not.
+    """
+
+    @click.option("--trust", "trusted", multiple=True, metavar="FILE", help="Program that a suite may name and run.")
     @click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="Python file with your own plug-ins.")
     @functools.wraps(command)
-    def wrapped(*args: Any, plugins: tuple[str, ...], **kwargs: Any) -> Any:
+    def wrapped(*args: Any, plugins: tuple[str, ...], trusted: tuple[str, ...], **kwargs: Any) -> Any:
+        for path in trusted:
+            trust(path)
+        for value in kwargs.values():
+            for text in value if isinstance(value, tuple) else [value]:
+                if isinstance(text, str):
+                    trust_named(text)
         for path in plugins:
             registry.load_file(path)
         return command(*args, **kwargs)

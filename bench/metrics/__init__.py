@@ -25,7 +25,8 @@ def load_metric(text: str, device: str = "cpu") -> Metric:
     module = plugin.factory(**parameters)
     if not isinstance(module, nn.Module):
         raise BadPlugin(f"metric {spec.name!r} gives a {type(module).__name__}: expected a torch.nn.Module")
-    metric = module if isinstance(module, Metric) else Metric(module, str(spec), **plugin.meta)
+    declared = {key: value for key, value in plugin.meta.items() if key != "parts"}
+    metric = module if isinstance(module, Metric) else Metric(module, str(spec), **declared)
     metric.spec = str(spec)
     return metric.to(check_device(device))
 

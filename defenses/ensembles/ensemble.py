@@ -9,13 +9,13 @@ from typing import Literal, NamedTuple, Self, get_args
 
 import torch
 
+from ...bench.align import Align
 from ...bench.api import Estimate, Metric
 from ...bench.errors import BadParameter
 from ...bench.images import straight_through
 from ...bench.registry import register_defense
 from ...bench.seeds import Streams
 from ..base import exact
-from .align import Align
 from .calibration import CALIBRATION
 from .members import PARTS, SHIPPED, Members
 

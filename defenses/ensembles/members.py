@@ -7,12 +7,12 @@ from typing import get_args
 import torch
 from torch import nn
 
+from ...bench.align import Align, MonotoneMap
 from ...bench.api import DefendedMetric, Metric
 from ...bench.errors import BadParameter, RobustIQAError
 from ...bench.metrics import load_metric
 from ...bench.registry import registry
 from ...bench.spec import parse_list
-from .align import Align, MonotoneMap
 from .calibration import CALIBRATION, fit_maps
 
 SHIPPED = "tiny-iqa;lip-iqa;ibp-iqa"
@@ -28,7 +28,7 @@ class Members(DefendedMetric):
         metric: the defended metric, always a member.
         others: the other members as plug-in strings with `;` between them. Where the defended metric is among them it
             still is a member once only, so that one list serves several metrics.
-        align: "quantile", "isotonic" (see `align`), or none for scores on one scale already.
+        align: "quantile", "isotonic" (see `bench.align`), or none for scores on one scale already.
         calibration: data set as plug-in string that the maps are fitted on; no map, no data set.
 
     Attributes:

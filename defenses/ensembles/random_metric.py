@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from ...bench.align import Align
 from ...bench.api import Estimate, Metric
 from ...bench.registry import register_defense
 from ...bench.seeds import Streams
 from ..base import check_draws, estimate_of_few, scores_of_drawn
-from .align import Align
 from .calibration import CALIBRATION
 from .members import PARTS, SHIPPED, Members
 

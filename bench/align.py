@@ -1,4 +1,4 @@
-"""Monotone maps that bring the scores of one metric to the scale of another."""
+"""Strictly increasing maps that bring the scores of a metric to the scale of another, or to that of human opinion."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.optimize import isotonic_regression
+from scipy.optimize import isotonic_regression, least_squares
 
 Align = Literal["quantile", "isotonic"]
+AnyMap = Literal["logistic", "quantile", "isotonic"]
 
 QUANTILES = 11
 """Knots of `quantile_map`: the deciles. A knot at each image instead gives neighbouring pieces slopes a hundred times
@@ -40,6 +41,60 @@ class MonotoneMap:
         piece = torch.bucketize(q.detach().double(), x[1:-1])
         slope = y.diff() / x.diff()
         return (y[piece] + slope[piece] * (q.double() - x[piece])).to(q.dtype)
+
+
+@dataclass(frozen=True)
+class LogisticMap:
+    """low + height / (1 + exp(-(q - centre) / width)) + slope (q - centre), strictly increasing and smooth.
+
+    The 5-parameter logistic of Sheikh, Sabir and Bovik (IEEE TIP 2006), whose linear term keeps a slope where the curve
+    is flat: a plain one saturates, and hides just what an attack does.
+
+    Attributes:
+        low, height, centre, width, slope: as in the formula; width and slope are positive, height is not negative.
+    """
+
+    low: float
+    height: float
+    centre: float
+    width: float
+    slope: float
+
+    def __call__(self, q: torch.Tensor) -> torch.Tensor:
+        """Values of the function at q (B,), differentiable, in the precision of q."""
+        z = q.double() - self.centre
+        return (self.low + self.height * torch.sigmoid(z / self.width) + self.slope * z).to(q.dtype)
+
+
+AlignMap = MonotoneMap | LogisticMap
+
+
+def logistic_map(member: np.ndarray, target: np.ndarray) -> LogisticMap:
+    """Least-squares fit of `LogisticMap` with the least slope; the steepest point is bounded like that of other maps.
+
+    Args:
+        member, target: (N,) qualities of the same images, larger = better; neither is constant.
+    """
+    unit, scale = member.std(), target.std()
+    s, t = (member - member.mean()) / unit, (target - target.mean()) / scale
+    least = 1 / STEEPEST
+
+    def model(p: np.ndarray) -> np.ndarray:
+        low, steepness, centre, width = p
+        z = s - centre
+        return low + 4 * width * steepness / (1 + np.exp(-z / width)) + least * z
+
+    # Bounded in width, too: a narrower curve is a step between two images, a wider one is a line.
+    ends = ([-np.inf, 0.0, s.min(), 0.05], [np.inf, STEEPEST - least, s.max(), 5.0])
+    start = (-2.0, 1.0, float(np.median(s)), 1.0)
+    low, steepness, centre, width = least_squares(lambda p: model(p) - t, start, bounds=ends).x
+    return LogisticMap(
+        low=float(target.mean() + scale * low),
+        height=float(4 * width * steepness * scale),
+        centre=float(member.mean() + unit * centre),
+        width=float(unit * width),
+        slope=float(least * scale / unit),
+    )
 
 
 def quantile_map(member: np.ndarray, target: np.ndarray) -> MonotoneMap:
@@ -97,4 +152,6 @@ MAPS: dict[Align, Callable[[np.ndarray, np.ndarray], MonotoneMap]] = {
     "quantile": quantile_map,
     "isotonic": isotonic_map,
 }
-"""What fits a map, by its name."""
+"""What fits a map between metrics, by its name."""
+ALL_MAPS: dict[AnyMap, Callable[[np.ndarray, np.ndarray], AlignMap]] = {"logistic": logistic_map, **MAPS}
+"""What fits a map to human opinion, by its name."""

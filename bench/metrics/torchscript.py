@@ -1,0 +1,71 @@
+"""A metric in a TorchScript file: the network with its code, without the Python that it was written in."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import BadData, BadParameter
+from ..registry import register_metric
+from ..trust import check_trusted
+from .interface import with_interface
+
+_EXPORTED = {".pt2": "torch.export", ".onnx": "ONNX: use onnx[path=FILE]", ".safetensors": "weights without a network"}
+
+
+class _Plain(nn.Module):
+    """A script module run as it is written: nothing is fused or rewritten after some calls."""
+
+    def __init__(self, script: nn.Module) -> None:
+        super().__init__()
+        self.script = script
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What the network returns."""
+        # Otherwise the first calls are watched and later ones optimised for what was seen: scores may then change in
+        # the last bits from one call to the next.
+        with torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]
+            return self.script(x)
+
+
+@register_metric("torchscript")
+@with_interface
+def torchscript(path: str) -> nn.Module:
+    """A network of your own in a TorchScript file, with options for its input and output.
+
+    A TorchScript file is a program, though not Python: it can read and write files. Run only what you trust. So a suite
+    alone cannot make one run, see `--trust`. What `torch.export` writes (.pt2) is not read: to load it, torch evaluates
+    text in it and falls back on unrestricted pickles, so it could run anything before anyone sees what.
+
+    Args:
+        path: what `torch.jit.script` or `torch.jit.trace` saved. See `Interface` for the other parameters.
+
+    Raises:
+        BadData: the file is missing or is no TorchScript.
+        BadPlugin: nobody but a suite names the file.
+        BadParameter: an option is impossible, or the file is of another kind.
+    """
+    file = Path(path)
+    if other := _EXPORTED.get(file.suffix):
+        raise BadParameter(f"torchscript[path={path}]: expected TorchScript, as torch.jit.save writes; this is {other}")
+    if not file.is_file():
+        raise BadData(f"TorchScript file {path!r} does not exist: check the path")
+    check_trusted(file, "a TorchScript file")
+    if not zipfile.is_zipfile(file):
+        raise BadData(f"TorchScript file {path!r} is cut off or something else: expected what torch.jit.save writes")
+    try:
+        with warnings.catch_warnings():
+            # TorchScript is deprecated for new work; this is about networks that exist.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            script = torch.jit.load(file, map_location="cpu")
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().split("\n", 1)[0][:200]
+        raise BadData(
+            f"TorchScript file {path!r} cannot be read ({reason}): expected what torch.jit.save writes; for weights of "
+            "a Python class use module[file=FILE.py,class=NAME,weights=FILE]"
+        ) from error
+    return _Plain(script)
