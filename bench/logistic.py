@@ -7,7 +7,7 @@ that does not depend on the scale of either axis.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ FLAT = 1e-4
 and per e-fold of the width; and the most that a steeper curve than is allowed may gain."""
 
 WORSE = 1e-6
-"""How much less of the variance than a straight line a fit may explain: it reaches one only in the limit."""
+"""How much less of the variance than a simpler curve a fit may explain: a line it reaches only in the limit."""
 
 _CALLS = 200
 _DECILES = 2.5631
@@ -55,9 +55,9 @@ def fit_logistic(score: np.ndarray, truth: np.ndarray, parameters: Literal[4, 5]
         5 (Sheikh et al. 2006, TIP): b1 (1/2 - 1 / (1 + exp(b2 (score - b3)))) + b4 score + b5
 
     The search starts from eight curves: the customary one, with mean and a quarter of the standard deviation of the
-    scores, and others. Of the fits that have converged the best is taken. One has not converged if it ran out of steps,
-    if it gains by being steeper than `STEEPEST`, or if a straight line fits better. The straight line itself and an
-    exponential are limits of these curves and count as fits.
+    scores, and others; for five parameters also from the best curve of four. Of the fits that have converged the best
+    is taken. One has not converged if it would still gain by a small step or by being steeper than `STEEPEST`, or if a
+    simpler curve fits better. A straight line and an exponential are limits of these curves and count as fits.
 
     Args:
         score: (N,) scores of a metric.
@@ -67,13 +67,17 @@ def fit_logistic(score: np.ndarray, truth: np.ndarray, parameters: Literal[4, 5]
     x, y = np.asarray(score, dtype=float), np.asarray(truth, dtype=float)
     if reason := _unfit(x, y, parameters):
         return _none(reason)
-    problem = _Problem(x, y, linear=parameters == 5)
-    curves = [curve for start in problem.starts() if (curve := problem.search(start)).converged]
-    if not curves:
+    problem = _Problem(x, y, linear=False)
+    simpler, least, best = "a straight line", problem.line, problem.best(problem.starts())
+    if parameters == 5:
+        four, problem = best, _Problem(x, y, linear=True)
+        if four is not None and four.explained > least:
+            simpler, least = "a curve of 4 parameters", four.explained
+        best = problem.best([*problem.starts(), *([four.place] if four is not None else [])])
+    if best is None:
         return _none("the fit does not converge: its best curve is a jump between two neighbouring scores")
-    best = max(curves, key=lambda curve: curve.explained)
-    if best.explained < problem.line - WORSE:
-        return _none("the fit does not converge: a straight line is better than what it found")
+    if best.explained < least - WORSE:
+        return _none(f"the fit does not converge: {simpler} is better than what it found")
     rmse = problem.y_unit * float(np.sqrt(1 - best.explained))
     return LogisticFit(float(np.sqrt(best.explained)), rmse, problem.parameters(best.place), "")
 
@@ -100,7 +104,7 @@ def _none(reason: str) -> LogisticFit:
 
 
 class _Curve(NamedTuple):
-    """Centre and log width in standardised units, the share of variance explained, and whether the search ended."""
+    """Centre and log width in standardised units, share of variance explained, and whether nothing near is better."""
 
     place: np.ndarray
     explained: float
@@ -137,6 +141,11 @@ class _Problem:
             for part in (0.25, 1.0):
                 yield np.array([centre, np.log(part * width)])
 
+    def best(self, starts: Iterable[np.ndarray]) -> _Curve | None:
+        """The best of the curves that searches from these places converge to, if any does."""
+        curves = [curve for start in starts if (curve := self.search(start)).converged]
+        return max(curves, key=lambda curve: curve.explained, default=None)
+
     def search(self, start: np.ndarray) -> _Curve:
         """The least-squares curve that lies downhill of a start."""
         tolerances = {"ftol": 1e-10, "xtol": 1e-8, "gtol": 1e-10, "max_nfev": _CALLS}
@@ -147,7 +156,7 @@ class _Problem:
         gained = 1 - 2 * found.cost - explained  # by being steeper than allowed
         still = max(gained, 2 * np.abs(found.grad).max()) <= FLAT
         constant = self._logistic(place)[2] == 0
-        return _Curve(place, min(max(explained, 0.0), 1.0), found.status > 0 and still and not constant)
+        return _Curve(place, min(max(explained, 0.0), 1.0), still and not constant)
 
     def parameters(self, place: np.ndarray) -> tuple[float, ...]:
         """b1 to b4 or b5 in the units that were given."""

@@ -203,6 +203,22 @@ def test_a_fit_that_cannot_take_enough_steps_says_so(monkeypatch: pytest.MonkeyP
     assert "does not converge" in fit_logistic(*data(10)).reason
 
 
+def test_what_is_worse_than_a_straight_line_is_no_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches that stop where they start, and are believed: curves through points on a line."""
+    monkeypatch.setattr("robustiqa.bench.logistic._CALLS", 1)
+    monkeypatch.setattr("robustiqa.bench.logistic.FLAT", np.inf)
+    score = np.random.default_rng(0).normal(size=50)
+    assert "a straight line is better" in fit_logistic(score, 2 * score + 1).reason
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_five_parameters_are_never_worse_than_four(seed: int) -> None:
+    """Few and noisy images, where the searches end in different places."""
+    score, truth = data(seed, n=40, noise=25)
+    four, five = fit_logistic(score, truth), fit_logistic(score, truth, 5)
+    assert four.reason or five.reason or five.plcc >= four.plcc - 1e-5
+
+
 def test_results_are_the_same_in_any_order_of_the_images() -> None:
     score, truth = data(11)
     order = np.random.default_rng(0).permutation(len(score))
