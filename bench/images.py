@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from skimage.metrics import structural_similarity
 
+from .cache import cached
 from .errors import BadImage
 from .files import make_folder, write_atomically
 
@@ -35,7 +36,8 @@ def load_image(path: str | Path, min_side: int = MIN_SIDE) -> torch.Tensor:
     """Read an 8-bit RGB image file as float32 (3,H,W) in [0,1].
 
     Nothing is converted silently: a grey, 16-bit, palette or transparent image changes its score with the way of the
-    conversion, so the user has to choose it. Only the EXIF orientation is applied.
+    conversion, so the user has to choose it. Only the EXIF orientation is applied. With `ROBUSTIQA_CACHE` set, a file
+    that was decoded before is not decoded again.
 
     Raises:
         BadImage: what the file is, and what to do about it.
@@ -46,29 +48,36 @@ def load_image(path: str | Path, min_side: int = MIN_SIDE) -> torch.Tensor:
     if not path.is_file():
         raise BadImage(f"{str(path)!r} is not a file: give image files, not folders")
     try:
-        with warnings.catch_warnings():
-            # A decompression bomb is an error here, not a warning.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                what = _unsuitable(image, path)
-                if what:
-                    # Pillow's `convert` clips 16 bits to 8 instead of scaling them.
-                    how = (
-                        "scale its values to 0-255 first: Pillow's convert clips them"
-                        if "16-bit" in what
-                        else "convert it first, for example with Pillow: Image.open(f).convert('RGB').save(g)"
-                    )
-                    raise BadImage(f"image {str(path)!r} is {what}: expected 8-bit RGB; {how}")
-                array = np.asarray(ImageOps.exif_transpose(image), dtype=np.uint8)
-    except BadImage:
-        raise
+        content = path.read_bytes()
+        pixels = cached(content, lambda: _decode(content, path))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(f"image {str(path)!r} is too large to be read safely: {error}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise BadImage(f"image {str(path)!r} is corrupt or of an unknown format ({error}): expected PNG, JPEG, WebP, "
+    except (OSError, SyntaxError, ValueError) as error:
+        # That error names a buffer of ours, not the file.
+        what = "no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        raise BadImage(f"image {str(path)!r} is corrupt or of an unknown format ({what}): expected PNG, JPEG, WebP, "
                        "BMP, TIFF or JPEG 2000; save it again") from error  # fmt: skip
-    check_size(array.shape[0], array.shape[1], min_side, f"image {str(path)!r}")
-    return from_uint8(array)
+    check_size(pixels.shape[1], pixels.shape[2], min_side, f"image {str(path)!r}")
+    return torch.from_numpy(pixels).float().div_(255.0)
+
+
+def _decode(content: bytes, path: Path) -> np.ndarray:
+    """The bytes of an image file as (3,H,W) uint8; raises `BadImage`, or what Pillow raises."""
+    with warnings.catch_warnings():
+        # A decompression bomb is an error here, not a warning.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(content)) as image:
+            what = _unsuitable(image, content)
+            if what:
+                # Pillow's `convert` clips 16 bits to 8 instead of scaling them.
+                how = (
+                    "scale its values to 0-255 first: Pillow's convert clips them"
+                    if "16-bit" in what
+                    else "convert it first, for example with Pillow: Image.open(f).convert('RGB').save(g)"
+                )
+                raise BadImage(f"image {str(path)!r} is {what}: expected 8-bit RGB; {how}")
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def check_size(height: int, width: int, min_side: int, what: str) -> None:
@@ -78,25 +87,19 @@ def check_size(height: int, width: int, min_side: int, what: str) -> None:
                        "image (enlarging a small one changes its quality)")  # fmt: skip
 
 
-def _unsuitable(image: Image.Image, path: Path) -> str | None:
+def _unsuitable(image: Image.Image, content: bytes) -> str | None:
     """Why an opened image is not plain 8-bit RGB, or None if it is."""
     if image.mode != "RGB":
         return _MODES.get(image.mode, f"mode {image.mode}")
     tiff_bits = getattr(image, "tag_v2", {}).get(258, (8,))
-    bits = _png_bits(path) if image.format == "PNG" else max(np.ravel(tiff_bits))
+    # Byte 24 of a PNG is its bit depth: Pillow opens 16-bit RGB as 8-bit without a word.
+    bits = content[24] if image.format == "PNG" else max(np.ravel(tiff_bits))
     if bits != 8:
         return f"{bits}-bit RGB"
     if "transparency" in image.info:
         return "RGB with a transparent colour"
     frames = getattr(image, "n_frames", 1)
     return f"a sequence of {frames} images" if frames > 1 and image.format != "MPO" else None
-
-
-def _png_bits(path: Path) -> int:
-    """Bit depth in a PNG's header: Pillow opens 16-bit RGB as 8-bit without a word."""
-    with path.open("rb") as file:
-        header = file.read(26)
-    return header[24] if len(header) == 26 else 8
 
 
 def from_uint8(array: np.ndarray) -> torch.Tensor:

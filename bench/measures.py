@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.stats import binomtest, kendalltau, pearsonr, spearmanr
 from scipy.stats import t as student_t
 
+from .logistic import fit_logistic
 from .seeds import derive_seed
 
-LOGISTIC_PARAMETERS = 4
 FEW_GROUPS = 20
 INTERVAL_ERROR = 0.001
 """Error probability of the interval of a deployed score (`api.Estimate`), by which violations are judged."""
@@ -45,29 +43,9 @@ def plcc(score: np.ndarray, truth: np.ndarray) -> float:
     return _correlation(pearsonr, score, truth)
 
 
-def plcc_logistic(score: np.ndarray, truth: np.ndarray) -> float:
-    """Pearson's correlation after the 4-parameter logistic of VQEG (2000); NaN where the fit does not converge,
-    and with fewer than 8 images, which four parameters would simply follow.
-
-    truth ~ b2 + (b1 - b2) / (1 + exp(-(score - b3) / |b4|)), fitted on standardised values from the customary start.
-    """
-    if _degenerate(score, truth) or len(score) < 2 * LOGISTIC_PARAMETERS:
-        return float("nan")
-    s = (score - score.mean()) / score.std()
-    t = (truth - truth.mean()) / truth.std()
-
-    def logistic(v: np.ndarray, b1: float, b2: float, b3: float, b4: float) -> np.ndarray:
-        return b2 + (b1 - b2) / (1 + np.exp(np.clip(-(v - b3) / (abs(b4) + 1e-6), -50, 50)))
-
-    rising = np.corrcoef(s, t)[0, 1] >= 0
-    start = (t.max(), t.min(), 0.0, 1.0) if rising else (t.min(), t.max(), 0.0, 1.0)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", OptimizeWarning)
-            fitted, _ = curve_fit(logistic, s, t, p0=start, maxfev=20000)
-    except RuntimeError:
-        return float("nan")
-    return plcc(logistic(s, *fitted), t)
+def plcc_logistic(score: np.ndarray, truth: np.ndarray, parameters: Literal[4, 5] = 4) -> float:
+    """Pearson's correlation after a logistic fit, without sign; NaN where `fit_logistic` gives a reason for none."""
+    return fit_logistic(score, truth, parameters).plcc
 
 
 def score_range(scores: np.ndarray) -> tuple[float, float]:

@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 class Worker:
-    """Runs cells one after the other and keeps what they share: the last metric, defence, data set and clean scores.
+    """Runs cells one after the other and keeps what they share: metrics, data sets, the last defence and its scores.
 
     Args:
         device: torch device.
@@ -37,6 +37,7 @@ class Worker:
         self._metrics: dict[str, Metric] = {}
         self._defended: tuple[tuple[str, str], DefendedMetric] | None = None
         self._clean: dict[tuple[str, str, int, str], tuple[float, float, float]] = {}
+        self._clean_of: tuple[str, str, str] | None = None
 
     def run(self, cell: Cell) -> list[Row]:
         """All rows of a cell, in the order of its images.
@@ -46,6 +47,10 @@ class Worker:
         """
         dataset = self._dataset(cell.dataset)
         g = self._defend(cell.metric, cell.defense)
+        if self._clean_of != (cell.metric, cell.defense, cell.dataset):
+            # A plan does not come back to them: kept for all defences they would grow with the run.
+            self._clean.clear()
+            self._clean_of = cell.metric, cell.defense, cell.dataset
         if cell.kind == "check":
             return [_shared(cell, g, dataset) | row for row in _check(cell, g, dataset, self.device)]
         rows: dict[int, list[Row]] = {}

@@ -110,6 +110,7 @@ def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
             "",
             _table(_readable(block), _SUMMARY),
             "",
+            *_without_plcc(block),
         ]
         if not certified.empty:
             mine = certified[(certified["dataset"] == dataset) & (certified["metric"] == metric)]
@@ -130,6 +131,13 @@ def _standard(block: pd.DataFrame) -> str:
     if len(without) == len(block):
         return "; the standard worst case `auto-iqa` was not among them"
     return f", `auto-iqa` among them but for {', '.join(without)}"
+
+
+def _without_plcc(block: pd.DataFrame) -> list[str]:
+    """A line that says why there is no PLCC, where there is a ground truth."""
+    missing = block[block["truth"].notna() & (block["plcc_note"] != "")]
+    notes = [f"{row['defense']} ({row['plcc_note']})" for row in missing.to_dict("records")]
+    return ["No PLCC after the logistic fit: " + "; ".join(notes), ""] if notes else []
 
 
 def _readable(block: pd.DataFrame) -> pd.DataFrame:

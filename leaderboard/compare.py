@@ -11,7 +11,8 @@ import pandas as pd
 from scipy.stats import t as student_t
 
 from ..bench.errors import UnknownName
-from ..bench.measures import FEW_GROUPS, RESAMPLES, krocc, plcc, plcc_logistic, srocc
+from ..bench.logistic import fit_logistic
+from ..bench.measures import FEW_GROUPS, RESAMPLES, krocc, plcc, srocc
 from ..bench.plan import canonical
 from ..bench.seeds import derive_seed
 from .results import Group, read_results
@@ -44,11 +45,12 @@ def compare(root: str | Path, baselines: Sequence[str] = ()) -> pd.DataFrame:
 
     Returns:
         a row for each metric, data set, defence, baseline ("" for the figure itself) and measure: `srocc`, `plcc`
-        (raw), `krocc` (differences to the baseline), `plcc_logistic` (figure only), and for each certified budget
-        `delta@NORM:EPS`, the mean population certified delta in units of R (ratios to the baseline of the same norm),
-        with `value, lo, hi, p`, the images `n` behind it and those that were planned, `n_planned`: images that failed
-        for either defence are in neither figure. p-values are of single comparisons: with many of them, some are
-        small by chance. Where the images do not allow an interval or a p-value, these are NaN.
+        (raw), `krocc` (differences to the baseline), `plcc_logistic`, `rmse_logistic` and `plcc_logistic5` (after the
+        4- and the 5-parameter fit; figures only), and for each certified budget `delta@NORM:EPS`, the mean population
+        certified delta in units of R (ratios to the baseline of the same norm), with `value, lo, hi, p`, the images
+        `n` behind it and those that were planned, `n_planned`: images that failed for either defence are in neither
+        figure. p-values are of single comparisons: with many of them, some are small by chance. Where the images do
+        not allow an interval or a p-value, these are NaN; where there is no value, `note` says why.
 
     Raises:
         BadData: the folder is no run.
@@ -64,14 +66,13 @@ def compare(root: str | Path, baselines: Sequence[str] = ()) -> pd.DataFrame:
     for metric, dataset in dict.fromkeys((g.metric, g.dataset) for g in groups):
         here = {g.defense: g for g in groups if (g.metric, g.dataset) == (metric, dataset)}
         for defense, group in here.items():
-            head = {"metric": metric, "dataset": dataset, "defense": defense}
+            head = {"metric": metric, "dataset": dataset, "defense": defense, "baseline": "", "note": ""}
             rows += [head | row for row in _own(group)]
             for name in wanted:
                 if name in here and name != defense:
                     rows += [head | {"baseline": name} | row for row in _against(group, here[name])]
     columns = ["metric", "dataset", "defense", "baseline", "measure", "value", "lo", "hi", "p", "n", "n_planned"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.assign(baseline=[b if isinstance(b, str) else "" for b in table["baseline"]])
+    return pd.DataFrame(rows, columns=[*columns, "note"])
 
 
 def _own(group: Group) -> list[dict[str, Any]]:
@@ -82,8 +83,12 @@ def _own(group: Group) -> list[dict[str, Any]]:
         for name, measure in MEASURES.items():
             found = paired(table, lambda t, m=measure: m(t["quality"].to_numpy(), t["truth"].to_numpy()), name)
             rows.append({"measure": name, **found._asdict(), "p": np.nan, "n": len(table), "n_planned": planned})
-        fitted = plcc_logistic(table["quality"].to_numpy(), table["truth"].to_numpy())
-        rows.append({"measure": "plcc_logistic", "value": fitted, "n": len(table), "n_planned": planned})
+        scores = table["quality"].to_numpy(), table["truth"].to_numpy()
+        four, five = fit_logistic(*scores), fit_logistic(*scores, 5)
+        fitted = {"plcc_logistic": four.plcc, "rmse_logistic": four.rmse, "plcc_logistic5": five.plcc}
+        for name, value in fitted.items():
+            note = (five if name.endswith("5") else four).reason
+            rows.append({"measure": name, "value": value, "n": len(table), "n_planned": planned, "note": note})
     for name, delta in _deltas(group).items():
         found = paired(delta, lambda t: float(t["delta"].mean()), name)
         counts = {"n": len(delta), "n_planned": group.n_planned("certify")}

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..bench.measures import bootstrap_mean, krocc, plcc_logistic, r_score, srocc
+from ..bench.logistic import LogisticFit, fit_logistic
+from ..bench.measures import bootstrap_mean, krocc, plcc, r_score, srocc
 from ..bench.suite import Headline
 from .checks import check_flags
 from .empirical import is_standard, name_of, worst_case
@@ -30,6 +31,9 @@ def summary_row(
     attacked = group.sign * worst["attacked"].to_numpy(dtype=float)
     before = group.sign * worst["clean"].to_numpy(dtype=float)
     attacked_truth = worst["truth"].to_numpy(dtype=float)
+    fits = {"plcc_clean": fit_logistic(quality, truth), "plcc5_clean": fit_logistic(quality, truth, 5)}
+    if len(worst):
+        fits["plcc_attacked"] = fit_logistic(attacked, attacked_truth)
     population = [
         c
         for c in certified
@@ -44,10 +48,10 @@ def summary_row(
         | group.key
         | {
             "srocc_clean": srocc(quality, truth),
-            "plcc_clean": plcc_logistic(quality, truth),
+            "plcc_clean": fits["plcc_clean"].plcc,
             "krocc_clean": krocc(quality, truth),
             "srocc_attacked": srocc(attacked, attacked_truth),
-            "plcc_attacked": plcc_logistic(attacked, attacked_truth),
+            "plcc_attacked": fits["plcc_attacked"].plcc if len(worst) else np.nan,
             "worst_gain_mean": gain.mean,
             "worst_gain_lo": gain.lo,
             "worst_gain_hi": gain.hi,
@@ -62,8 +66,21 @@ def summary_row(
             "certified_eps": headline.certified_eps if population else np.nan,
             "range": group.unit,
             "range_source": group.range_source,
+            "plcc_raw_clean": plcc(quality, truth),
+            "plcc5_clean": fits["plcc5_clean"].plcc,
+            "rmse_clean": fits["plcc_clean"].rmse,
+            "plcc_note": _notes(fits),
         }
     )
+
+
+def _notes(fits: dict[str, LogisticFit]) -> str:
+    """Which columns have no figure after the fit, and why."""
+    reasons: dict[str, list[str]] = {}
+    for column, fit in fits.items():
+        if fit.reason:
+            reasons.setdefault(fit.reason, []).append(column)
+    return "; ".join(f"{', '.join(columns)}: {reason}" for reason, columns in reasons.items())
 
 
 def rank(rows: list[dict[str, Any]]) -> pd.DataFrame:

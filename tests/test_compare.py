@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from robustiqa.bench import run_suite
 from robustiqa.bench.cli.compare import compare as command
 from robustiqa.bench.errors import UnknownName
+from robustiqa.bench.logistic import fit_logistic
 from robustiqa.bench.measures import srocc
 from robustiqa.bench.registry import registry
 from robustiqa.bench.suite import load_suite
@@ -105,6 +106,11 @@ def test_a_run_is_compared_with_its_baseline(ran: Path) -> None:
         score = rows[(rows["kind"] == "score") & (rows["defense"] == defense)]
         truth = score["truth"].astype(float).to_numpy()
         assert found["", defense, "srocc"]["value"] == pytest.approx(srocc(score["clean"].to_numpy(), truth))
+        for name, parameters, figure in (("plcc_logistic", 4, 0), ("rmse_logistic", 4, 1), ("plcc_logistic5", 5, 0)):
+            fit = fit_logistic(score["clean"].to_numpy(), truth, parameters)  # type: ignore[arg-type]
+            # The order of the images is another one here: the same curve but for rounding.
+            assert found["", defense, name]["value"] == pytest.approx(fit[figure], abs=1e-4, nan_ok=True)
+            assert found["", defense, name]["note"] == fit.reason
     own = {defense: found["", defense, "srocc"]["value"] for defense in (narrow, wide)}
     assert found[wide, narrow, "srocc"]["value"] == pytest.approx(own[narrow] - own[wide])
     ratio = found[wide, narrow, "delta@l2:0.05"]
@@ -119,7 +125,7 @@ def test_a_run_is_compared_with_its_baseline(ran: Path) -> None:
 def test_command(ran: Path) -> None:
     result = CliRunner().invoke(command, [str(ran), "--csv"])
     assert result.exit_code == 0
-    assert result.output.startswith("metric,dataset,defense,baseline,measure,value,lo,hi,p,n,n_planned\n")
+    assert result.output.startswith("metric,dataset,defense,baseline,measure,value,lo,hi,p,n,n_planned,note\n")
     assert "delta@l2:0.05" in CliRunner().invoke(command, [str(ran)]).output
     with pytest.raises(UnknownName, match="defence of this run"):
         compare(ran, ["jpeg"])

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from robustiqa.bench import run_suite
+from robustiqa.bench.logistic import fit_logistic
 from robustiqa.bench.plan import plan_from_json
 from robustiqa.bench.registry import registry
 from robustiqa.bench.store import Store
@@ -18,6 +19,7 @@ from robustiqa.leaderboard import collect
 from robustiqa.leaderboard.empirical import _excess
 from robustiqa.leaderboard.results import Group
 from robustiqa.leaderboard.summary import eps_text
+from scipy.stats import pearsonr
 
 SUITE = {
     "name": "planted",
@@ -169,6 +171,32 @@ def test_failed_rows_stay_in_the_denominator(honest: Path, tmp_path: Path) -> No
     assert np.isnan(row["rank"])
     assert row["flags"] == "incomplete"
     assert set(tables["errors"]["message"]) == {"planted"}
+
+
+def test_a_plcc_without_fit_says_why(honest: Path, tmp_path: Path) -> None:
+    """Constant scores behind one defence; the other keeps its figures, which are those of the fits."""
+
+    def flatten(row: dict) -> None:
+        if row["kind"] == "score" and row["defense"] != "none":
+            row |= {"clean": 7.0}
+
+    summary = plant(honest, tmp_path / "run", flatten)["summary"]
+    flat, plain = row_of(summary, "median-smoothing"), row_of(summary, "none")
+    assert np.isnan([flat["plcc_clean"], flat["plcc5_clean"], flat["plcc_raw_clean"], flat["rmse_clean"]]).all()
+    assert flat["plcc_note"] == (
+        "plcc_clean: 1 different scores: 4 parameters need more than 4; "
+        "plcc5_clean: 1 different scores: 5 parameters need more than 5"
+    )
+    board = (tmp_path / "run" / "leaderboard" / "board.md").read_text()
+    assert "No PLCC after the logistic fit: median-smoothing[m=51,n=600] (plcc_clean: 1 different scores" in board
+    rows = Store(honest).read_rows([c.id for c in plan_from_json(Store(honest).read_json("plan.json")).cells])
+    scores = rows[(rows["kind"] == "score") & (rows["defense"] == "none")]
+    score, truth = scores["clean"].to_numpy(), scores["truth"].to_numpy(dtype=float)
+    four, five = fit_logistic(score, truth), fit_logistic(score, truth, 5)
+    expected = [four.plcc, five.plcc, pearsonr(score, truth)[0], four.rmse]
+    found = [plain[column] for column in ("plcc_clean", "plcc5_clean", "plcc_raw_clean", "rmse_clean")]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert pd.isna(plain["plcc_note"])
 
 
 def test_what_only_noise_was_tried_on_has_no_rank(tmp_path: Path, honest: Path) -> None:

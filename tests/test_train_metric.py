@@ -204,6 +204,11 @@ def test_agreement_of_a_monotone_score() -> None:
     assert result["srocc"].value == pytest.approx(1)
     assert result["plcc"].lo < result["plcc"].value < 1
     assert result["n"] == 40
+    assert "plcc_logistic_reason" not in result
+    assert result["plcc_logistic"] > result["plcc"].value
+    few = agreement(np.exp(truth[:5] / 30), truth[:5])
+    assert np.isnan(few["plcc_logistic"])
+    assert few["plcc_logistic_reason"] == "5 images: 4 parameters need at least 8"
 
 
 def test_the_command_has_an_option_for_every_setting(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from .options import with_plugins
 def compare(out: str, baselines: tuple[str, ...], as_csv: bool) -> None:
     """SROCC, PLCC, KROCC and certified deltas of the run in OUT with 95 % intervals.
 
+    plcc is of the raw scores, plcc_logistic after the 4-parameter fit, plcc_logistic5 after the 5-parameter one.
+
     With --baseline also the differences (of deltas: ratios) to it on the same images, with p-values.
     """
     table: pd.DataFrame = resolve_target(f"{PACKAGE}.leaderboard.compare:compare")(out, baselines)
@@ -36,3 +38,5 @@ def compare(out: str, baselines: tuple[str, ...], as_csv: bool) -> None:
             note = "some images have no result: each figure is of those that all its defences scored"
             click.echo(f"robustiqa: {note}", err=True)
         click.echo(tabulate(rows, headers=columns, tablefmt="github", floatfmt=".3f", missingval="") + "\n")
+        for row in part[part["note"] != ""].to_dict("records"):
+            click.echo(f"robustiqa: no {row['measure']} of {row['defense']}: {row['note']}", err=True)

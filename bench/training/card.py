@@ -113,7 +113,8 @@ def report_tables(report: MetricReport) -> dict[str, tuple[Sequence[str], Sequen
     tables: dict[str, tuple[Sequence[str], Sequence[Sequence[Any]]]] = {
         "Human scores (CLIVE, whole images; 95 % bootstrap intervals over images)": (
             ("split", "images", "SROCC", "PLCC", "KROCC", "PLCC after 4-parameter logistic"),
-            [[k, v["n"], *(str(v[m]) for m in ("srocc", "plcc", "krocc")), v["plcc_logistic"]]
+            [[k, v["n"], *(str(v[m]) for m in ("srocc", "plcc", "krocc")),
+              v.get("plcc_logistic_reason", v["plcc_logistic"])]
              for k, v in report.human.items()],
         )
     }  # fmt: skip

@@ -15,7 +15,8 @@ from ..datasets.clive import Clive
 from ..distortions import DISTORTIONS, LEVELS, distort
 from ..errors import BadData
 from ..images import from_uint8, load_image, to_uint8
-from ..measures import krocc, plcc, plcc_logistic, srocc
+from ..logistic import fit_logistic
+from ..measures import krocc, plcc, srocc
 from .sources import shrink
 
 
@@ -95,12 +96,17 @@ def evaluate_metric(
 
 
 def agreement(scores: np.ndarray, truth: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Number of images, SROCC, PLCC and KROCC of two vectors with bootstrap intervals; fitted PLCC without one."""
+    """Number of images, SROCC, PLCC and KROCC of two vectors with bootstrap intervals; fitted PLCC without one.
+
+    Where the fit gives none, `plcc_logistic_reason` says why.
+    """
     estimates = {
         measure.__name__: bootstrap(len(scores), lambda i, f=measure: f(scores[i], truth[i]), seed)
         for measure in (srocc, plcc, krocc)
     }
-    return {"n": len(scores), **estimates, "plcc_logistic": plcc_logistic(scores, truth)}
+    fit = fit_logistic(scores, truth)
+    reason = {"plcc_logistic_reason": fit.reason} if fit.reason else {}
+    return {"n": len(scores), **estimates, "plcc_logistic": fit.plcc, **reason}
 
 
 def bootstrap(n: int, measure: Callable[[np.ndarray], float], seed: int, draws: int = 1000) -> Estimate:
