@@ -390,6 +390,7 @@ def register_metric(
     score_range: tuple[float, float] | None = None,
     bounded: bool = False,
     min_size: int = 1,
+    differentiable: bool = True,
     version: int = 1,
     packages: Sequence[str] = (),
 ) -> Callable[[F], F]:
@@ -404,10 +405,14 @@ def register_metric(
         score_range: nominal scale, used as a unit where no data set gives an empirical one.
         bounded: promise that no input whatever leaves `score_range`; only then may a certificate end at its end.
         min_size: smallest height and width that the metric accepts, in pixels.
+        differentiable: whether the score has a gradient that is not zero everywhere; attacks that need one skip others.
         version: raise it when scores change.
         packages: optional distributions that the scores depend on; their versions become part of every result's id.
     """
-    meta = {"lower_better": lower_better, "score_range": score_range, "bounded": bounded, "min_size": min_size}
+    meta = {
+        "lower_better": lower_better, "score_range": score_range, "bounded": bounded, "min_size": min_size,
+        "differentiable": differentiable,
+    }  # fmt: skip
     return registry.register("metric", name, version, packages, **meta)
 
 
