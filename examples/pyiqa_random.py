@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import tempfile
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+import scipy.io
 import torch
 from robustiqa.bench import Metric, register_metric
 from robustiqa.bench.errors import BadParameter
@@ -52,6 +55,10 @@ def pyiqa_random(name: str, options: str = "") -> Metric:
 
 def random_network(about: Declared, **options: Any) -> Any:
     """What `pyiqa.create_metric` gives, with weights drawn from a fixed seed; the global generator stays as it is."""
+    if about.type in FILES:
+        with tempfile.TemporaryDirectory() as folder:
+            path = FILES[about.type](Path(folder) / "random.mat")
+            return create(about.name, list, list, options | {"pretrained_model_path": str(path)})
     if about.traits.weights == "path" or about.type in ("PI", "QAlign", "QReAlign", "Compare2Score"):
         raise BadParameter(f"pyiqa-random:{about.name}: its parameters cannot be drawn at random; give pyiqa:"
                            f"{about.name}[weights=FILE]")  # fmt: skip
@@ -73,8 +80,32 @@ def random_network(about: Declared, **options: Any) -> Any:
 
 def write_random(name: str, path: Path, **options: Any) -> Path:
     """Random weights of a network as a file for `pyiqa:NAME[weights=FILE]`."""
-    torch.save(random_network(declared(name), **options).net.state_dict(), path)
+    about = declared(name)
+    if about.type in FILES:
+        return FILES[about.type](path)
+    torch.save(random_network(about, **options).net.state_dict(), path)
     return path
+
+
+def _niqe(path: Path) -> Path:
+    """A Gaussian of 36 features, as NIQE's file holds one."""
+    rng = np.random.default_rng(SEED)
+    root = rng.normal(size=(36, 36))
+    model = {"mu_prisparam": 1 + 0.1 * rng.normal(size=(1, 36)), "cov_prisparam": root @ root.T / 36 + np.eye(36)}
+    scipy.io.savemat(path, model)
+    return path
+
+
+def _brisque(path: Path) -> Path:
+    """Coefficients of 60 support vectors of 36 features, in the range to which BRISQUE scales them."""
+    source = torch.Generator().manual_seed(SEED)
+    coefficients, vectors = torch.randn(60, generator=source), 2 * torch.rand(60, 36, generator=source) - 1
+    torch.save((20 * coefficients, vectors), path)
+    return path
+
+
+FILES = {"NIQE": _niqe, "BRISQUE": _brisque}
+"""Models that are no networks: what their files hold is drawn."""
 
 
 def _clip(name: str, *_: Any, **__: Any) -> nn.Module:

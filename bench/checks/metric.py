@@ -12,9 +12,9 @@ from ..errors import BadImage, BadScore
 from ..seeds import generator
 from .reliability import Finding, above
 
-STEPS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+STEPS = (3e-4, 1e-3, 3e-3, 1e-2)
 """Lengths of finite differences per pixel: curvature spoils long ones, float32 short ones, so that the best counts."""
-DIRECTIONS = 4
+DIRECTIONS = 2
 MISMATCH = 0.2
 BEYOND = 0.1
 LARGER = ((0, 0), (0, 13), (1, 0), (31, 13))
@@ -29,6 +29,18 @@ def metric_contract(metric: Metric, x: torch.Tensor, seed: int = 0) -> list[Find
         above("input-changed", _changed(metric, x), 0.0),
         above("metric-drifts", _drift(metric, x), 0.0),
         _slopes(metric, x, seed),
+    ]
+
+
+def sameness(metric: Metric, x: torch.Tensor) -> list[Finding]:
+    """Checks 3 and 2 of a metric alone, on two images or more: a second call, and one image without its neighbours."""
+    with torch.inference_mode():
+        first, again = metric(x).double(), metric(x).double()
+        alone = torch.cat([metric(image[None]) for image in x]).double()
+    scale = max(1e-6, metric.span if metric.score_range else float(first.max() - first.min()))
+    return [
+        above("irreproducible", float((again - first).abs().max()) / scale, 1e-6),
+        above("batch-dependent", float((alone - first).abs().max()) / scale, 1e-4),
     ]
 
 

@@ -25,8 +25,8 @@ def rows(build: bool = False) -> list[Row]:
 
     Returns:
         `name`, `usable`, `why` it is not, `missing` (files: url, path, and the repository of the Hugging Face hub),
-        `lower_better`, `range` (low and high, None where it has to be measured), `min_size` and `multiple` in pixels (None where only trying tells), `gradient`
-        (likewise), `note`; and with `build` the `seconds` and `score` of a picture.
+        `lower_better`, `range` (low and high, None where it has to be measured), `min_size` and `multiple` in pixels
+        and `gradient` (None where only trying tells), `note`; and with `build` the `seconds` and `score` of a picture.
 
     Raises:
         Absent: pyiqa is not installed.
