@@ -59,7 +59,7 @@ def random_network(about: Declared, **options: Any) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             path = FILES[about.type](Path(folder) / "random.mat")
             return create(about.name, list, list, options | {"pretrained_model_path": str(path)})
-    if about.traits.weights == "path" or about.type in ("PI", "QAlign", "QReAlign", "Compare2Score"):
+    if about.traits.weights in ("mat", "pickle") or about.type in ("PI", "QAlign", "QReAlign", "Compare2Score"):
         raise BadParameter(f"pyiqa-random:{about.name}: its parameters cannot be drawn at random; give pyiqa:"
                            f"{about.name}[weights=FILE]")  # fmt: skip
     module = module_of(about)

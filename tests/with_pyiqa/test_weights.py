@@ -40,9 +40,9 @@ class Code:
         return os.system, (self.command,)
 
 
-@pytest.mark.parametrize("metric", ["metaiqa", "brisque"])
-def test_a_file_with_code_is_refused_and_not_run(metric: str, tmp_path: Path) -> None:
-    trace, path = tmp_path / "trace", tmp_path / "w.pth"
+@pytest.mark.parametrize(("metric", "file"), [("metaiqa", "w.pth"), ("brisque", "w.pth"), ("brisque", "w.mat")])
+def test_a_file_with_code_is_refused_and_not_run(metric: str, file: str, tmp_path: Path) -> None:
+    trace, path = tmp_path / "trace", tmp_path / file
     torch.save({"params": Code(f"touch {trace}")}, path)
     with pytest.raises(BadData, match="could run code"):
         load_metric(f"pyiqa:{metric}[weights={path}]")

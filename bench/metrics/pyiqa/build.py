@@ -57,8 +57,15 @@ def build(about: Declared, options: dict[str, Any], weights: str = "") -> Any:
     if about.traits.module and about.traits.weights == "":
         raise BadParameter(f"pyiqa:{about.name}[weights={weights}]: this metric has no single file of weights: put the "
                            "files that `robustiqa list metrics --pyiqa --json` names in their places")  # fmt: skip
-    check_pickle(path, f"pyiqa:{about.name}")
-    return create(about.name, absent, list, options | {"pretrained_model_path": weights}, weights)
+    if about.traits.weights != "mat":  # what SciPy reads is no pickle
+        check_pickle(path, f"pyiqa:{about.name}")
+    return create(about.name, absent, partial(_kept, about, options), options | {"pretrained_model_path": weights},
+                  weights)  # fmt: skip
+
+
+def _kept(about: Declared, options: dict[str, Any]) -> list[Need]:
+    """Files that a metric reads besides a user's own weights."""
+    return [need for need in needs(about, **options) if not need.replaced]
 
 
 def _filled(about: Declared, options: dict[str, Any], path: Path, absent: Callable[[], list[Need]]) -> Any:
@@ -70,8 +77,9 @@ def _filled(about: Declared, options: dict[str, Any], path: Path, absent: Callab
         if type(net).__name__ == about.type:
             fill(net, state, path, name)
 
+    settings = dict(about.traits.bare) | options
     with bare(about, load):
-        metric = create(about.name, absent, list, dict(about.traits.bare) | options, str(path))
+        metric = create(about.name, absent, partial(_kept, about, options), settings, str(path))
     fill(metric.net, state, path, name)
     return metric
 
@@ -80,8 +88,8 @@ def _filled(about: Declared, options: dict[str, Any], path: Path, absent: Callab
 def bare(about: Declared, load: Callable[..., None]) -> Iterator[None]:
     """Build networks without the weights of their backbones; `load` stands in for pyiqa's loading of its own.
 
-    A whole state dict overwrites them: without this a machine that has it would still have to fetch them. Nothing that
-    is computed from these weights is left in pyiqa's cache, where its own networks would find it.
+    A whole state dict overwrites them: without this a machine that has it would still have to fetch them. The features
+    of texts that LIQE computes from its weights are not left in pyiqa's cache, where its own networks would find them.
     """
     module = module_of(about)
     with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
@@ -91,7 +99,8 @@ def bare(about: Declared, load: Callable[..., None]) -> Iterator[None]:
                 stack.enter_context(mock.patch.object(owner, name, value))
 
         replace(module, "load_pretrained_network", load)
-        replace(module, "DEFAULT_CACHE_DIR", folder)
+        if about.type == "LIQE":
+            replace(module, "DEFAULT_CACHE_DIR", folder)
         if hasattr(module, "create_swin"):
             replace(module, "create_swin", _without(module.create_swin, pretrained=False))
         for owner, names, option in (("timm", ("create_model",), {"pretrained": False}),
@@ -133,7 +142,7 @@ def create(
         lacking = absent()
         if lacking and not _reachable(lacking[0].url):
             raise Absent(_what_to_fetch(name, lacking))
-        with _quiet(), torch.random.fork_rng(devices=[]), _no_look_ups(not lacking):
+        with _quiet(), torch.random.fork_rng(devices=[]), _no_look_ups(bool(used()) and not lacking):
             # As a loss and unreduced: otherwise there is no gradient, or one of the batch mean. On the CPU first: pyiqa
             # would choose a GPU by itself.
             return pyiqa.create_metric(name, as_loss=True, loss_reduction="none", device=torch.device("cpu"), **options)

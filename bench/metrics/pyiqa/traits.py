@@ -21,8 +21,8 @@ class Traits:
         multiple: height and width have to be multiples of this.
         alone: whether it takes one image at a time.
         gradient: whether the score has a gradient that is not zero everywhere.
-        weights: how a user's file gets in: "state", a state dict that has to fit exactly; "path", pyiqa reads the file
-            itself; or "", not at all.
+        weights: how a user's file gets in: "state", a state dict that has to fit exactly; "mat" and "pickle", a Matlab
+            file or tensors that pyiqa reads itself; or "", not at all.
         bare: options with which it is built before a state dict is filled in.
         note: a sentence that a user should read before trusting an attack on it.
         never: why it does not work here whatever files there are.
@@ -34,7 +34,7 @@ class Traits:
     multiple: int = 1
     alone: bool = False
     gradient: bool = True
-    weights: Literal["state", "path", ""] = ""
+    weights: Literal["state", "mat", "pickle", ""] = ""
     bare: tuple[tuple[str, object], ...] = ()
     note: str = ""
     never: str = ""
@@ -47,10 +47,10 @@ _LANGUAGE_MODEL = "a language model of several gigabytes; scores are read from i
 _TABLE: dict[str, Traits] = {
     "PIQE": Traits("piqe", min_size=16, gradient=False, note="counts blocks of the rounded image: the gradient is 0"),
     "Entropy": Traits("entropy", min_size=16, gradient=False, note="the entropy of a histogram has no gradient"),
-    "NIQE": Traits("niqe", ("own:niqe_{version}",), 96, weights="path", note="crops to multiples of 96 pixels"),
-    "ILNIQE": Traits("niqe", ("own:ilniqe",), weights="path", note="takes minutes an image"),
-    "BRISQUE": Traits("brisque", ("own:brisque_{version}",), 16, weights="path"),
-    "NRQM": Traits("nrqm", ("own:url",), gradient=False, weights="path",
+    "NIQE": Traits("niqe", ("own:niqe_{version}",), 96, weights="mat", note="crops to multiples of 96 pixels"),
+    "ILNIQE": Traits("niqe", ("own:ilniqe",), 16, weights="mat", note="resizes to 524x524; takes minutes an image"),
+    "BRISQUE": Traits("brisque", ("own:brisque_{version}",), 16, weights="pickle"),
+    "NRQM": Traits("nrqm", ("own:url",), gradient=False, weights="mat",
                    note="its random forests have no gradient"),
     "PI": Traits("nrqm", ("own:url", "niqe:url"), note="only its NIQE half has a gradient, not the NRQM half"),
     "CNNIQA": Traits("cnniqa", ("own:{pretrained}",), 16, weights="state",
@@ -92,7 +92,7 @@ _TABLE: dict[str, Traits] = {
     "MACLIP": Traits("maclip", ("clip:{backbone}",), 224, alone=True, never="pyiqa's code of it needs a CUDA device"),
     "QualiCLIP": Traits("qualiclip", ("also:qualiclip", "own:{model_type}", "clip:{backbone}"), 32, weights="state"),
     "AFINE": Traits("afine", ("own:afine", "home-clip:{clip_backbone}"), 32, 32, alone=True, gradient=False,
-                    weights="path", note="pyiqa computes it without a gradient"),
+                    weights="pickle", note="pyiqa computes it without a gradient"),
 }  # fmt: skip
 
 

@@ -40,12 +40,10 @@ def read_state(path: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def check_pickle(path: Path, name: str) -> None:
-    """Raise `BadData` unless a file that pyiqa will unpickle holds tensors and plain values only, and so runs no code.
-
-    A Matlab file is no pickle: it is left to SciPy.
-    """
-    if path.suffix != ".mat":
-        _read(path, name)
+    """Raise `BadData` unless a file that pyiqa will unpickle holds tensors and plain values only: it runs no code."""
+    if path.suffix == ".safetensors":
+        raise BadData(f"weights {str(path)!r} of {name}: expected what `torch.save` writes, pyiqa reads nothing else")
+    _read(path, name)
 
 
 def _read(path: Path, name: str) -> Any:
