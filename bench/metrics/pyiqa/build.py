@@ -47,7 +47,9 @@ def build(about: Declared, options: dict[str, Any], weights: str = "") -> Any:
     if about.traits.never:
         raise Absent(f"metric 'pyiqa:{about.name}' does not work here: {about.traits.never}")
     if not weights:
-        return create(about.name, lambda: missing(about, **options), lambda: needs(about, **options), options)
+        hint = f"; or give pyiqa:{about.name}[weights=FILE]" if about.traits.weights else ""
+        absent, used = partial(missing, about, **options), partial(needs, about, **options)
+        return create(about.name, absent, used, options, hint=hint)
     path = Path(weights)
     if not path.is_file():
         raise BadData(f"weights {weights!r} of pyiqa:{about.name} do not exist: check the path")
@@ -127,6 +129,7 @@ def create(
     used: Callable[[], list[Need]],
     options: dict[str, Any],
     weights: str = "",
+    hint: str = "",
 ) -> Any:
     """Build a metric of pyiqa by its name there, and turn whatever goes wrong into one sentence.
 
@@ -136,12 +139,13 @@ def create(
         used: gives the files that it reads, one of which may be damaged.
         options: of its constructor.
         weights: the user's file, for the sentence.
+        hint: what else helps where files are missing, with a semicolon before it.
     """
     pyiqa = import_pyiqa()
     try:
         lacking = absent()
         if lacking and not _reachable(lacking[0].url):
-            raise Absent(_what_to_fetch(name, lacking))
+            raise Absent(_what_to_fetch(name, lacking) + hint)
         with _quiet(), torch.random.fork_rng(devices=[]), _no_look_ups(bool(used()) and not lacking):
             # As a loss and unreduced: otherwise there is no gradient, or one of the batch mean. On the CPU first: pyiqa
             # would choose a GPU by itself.
@@ -149,18 +153,23 @@ def create(
     except RobustIQAError:
         raise
     except Exception as error:
-        raise _sentence(name, error, absent, used, weights) from error
+        raise _sentence(name, error, absent, used, weights, hint) from error
 
 
 def _sentence(
-    name: str, error: Exception, absent: Callable[[], list[Need]], used: Callable[[], list[Need]], weights: str
+    name: str,
+    error: Exception,
+    absent: Callable[[], list[Need]],
+    used: Callable[[], list[Need]],
+    weights: str,
+    hint: str,
 ) -> RobustIQAError:
     reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
     if isinstance(error, ImportError):
         return Absent(f"metric 'pyiqa:{name}' needs another package ({reason}): install it")
     if _is_missing(error):
         lacking = absent()
-        return Absent(_what_to_fetch(name, lacking, reason) if lacking else _unknown_files(name, reason))
+        return Absent((_what_to_fetch(name, lacking, reason) if lacking else _unknown_files(name, reason)) + hint)
     if weights:
         return BadData(f"weights {weights!r} do not fit pyiqa:{name} ({reason}): give others")
     files = [str(need.path) for need in used() if need.here]
@@ -174,7 +183,7 @@ def _what_to_fetch(name: str, lacking: list[Need], reason: str = "no network") -
     return (
         f"weights of 'pyiqa:{name}' or of its backbone are not on this machine and cannot be downloaded ({reason}): "
         f"bring {'; '.join(str(need) for need in lacking)}; where there is a network, `robustiqa score` with the "
-        f"metric fetches them to these places; or give pyiqa:{name}[weights=FILE]"
+        "metric fetches them to these places"
     )
 
 
