@@ -48,7 +48,7 @@ def pyiqa_random(name: str, options: str = "") -> Metric:
     about = declared(name)
     net = random_network(about, **parse_options(about, options)).eval().requires_grad_(False)
     traits = about.traits
-    scores = Scores(net, f"pyiqa-random:{name}", traits.multiple, traits.alone, traits.gradient)
+    scores = Scores(net, f"pyiqa-random:{name}", traits.multiple, traits.alone, traits.gradient, traits.clamp)
     return Metric(scores, f"pyiqa-random:{name}", lower_better=about.lower_better, min_size=max(1, traits.min_size),
                   score_range=declared_range(about.score_range), differentiable=traits.gradient)  # fmt: skip
 

@@ -163,6 +163,8 @@ class Odd(FakeNet):
             assert x.shape[2] % 16 == x.shape[3] % 16 == 0
         elif self.way == "rounded":
             score = (100 * score).round()
+        elif self.way == "inside":
+            assert 0 <= float(x.detach().min()) <= float(x.detach().max()) <= 1
         elif self.way == "outside":
             score = score.detach()
         elif self.way == "random":
@@ -179,6 +181,7 @@ class Odd(FakeNet):
     ("multiples", 16, 16, False, True),
     ("rounded", 16, 1, False, False),
     ("outside", 16, 1, False, False),
+    ("inside", 16, 1, False, True),
 ])  # fmt: skip
 def test_what_is_tried(
     pyiqa: Callable[..., None], way: str, min_size: int, multiple: int, alone: bool, gradient: bool
@@ -192,6 +195,10 @@ def test_what_is_tried(
     apart = torch.cat([metric(image[None]) for image in x])
     torch.testing.assert_close(metric(x), apart)
     assert metric(x.requires_grad_(True)).requires_grad == gradient
+    if way in ("alone", "inside"):
+        noisy = 1.4 * x.detach() - 0.2  # as a smoothing defence hands over
+        seen = noisy.clamp(0, 1) if way == "inside" else noisy
+        torch.testing.assert_close(metric(noisy), 2 * seen.mean((1, 2, 3)))
     if way == "multiples":
         with pytest.raises(BadImage, match=r"120x112 px: expected multiples of 16"):
             metric(torch.rand(1, 3, 112, 120))

@@ -48,11 +48,11 @@ def pyiqa_metric(name: str, weights: str = "", options: str = "", score_range: s
     chosen = parse_options(about, options)
     net = build(about, chosen, weights)
     spec, known = f"pyiqa:{name}", about.traits
-    found = Found(known.min_size, known.multiple, known.alone, known.gradient)
     net.eval().requires_grad_(False)
-    if not known.min_size or chosen:  # not in the table, or not as in the table
+    found = Found(known.min_size, known.multiple, known.alone, known.gradient, known.clamp)
+    if not known.min_size:
         found = probe(net, spec)
-    scores = Scores(net, spec, found.multiple, found.alone, found.gradient)
+    scores = Scores(net, spec, found.multiple, found.alone, found.gradient, found.clamp)
     metric = Metric(scores, spec, lower_better=about.lower_better, min_size=found.min_size,
                     differentiable=found.gradient)  # fmt: skip
     if weights and known.weights != "state":

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ import torch
 from PIL import Image
 from robustiqa.bench import load_dataset
 from robustiqa.bench.images import save_png
-from support import example
+from robustiqa.bench.registry import registry
 
 PRESENT = importlib.util.find_spec("pyiqa") is not None
+PLUGIN = Path(__file__).parents[2] / "examples" / "pyiqa_random.py"
 _KEPT: list[torch.library.Library] = []
 """The library that defines an operator has to stay alive."""
 
@@ -66,7 +68,14 @@ def _cure_torchvision() -> None:
 
 
 @pytest.fixture(scope="session")
-def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def random_pyiqa(offline: Path) -> ModuleType:
+    """The plug-in file of the examples, loaded as `--plugin` loads it: two ways would be two plug-ins of one name."""
+    registry.load_file(PLUGIN)
+    return next(m for m in list(sys.modules.values()) if getattr(m, "__file__", "") == str(PLUGIN))
+
+
+@pytest.fixture(scope="session")
+def random_weights(random_pyiqa: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Gives files with random weights, made once: `random_weights("dbcnn")`."""
     folder = tmp_path_factory.mktemp("weights")
     made: dict[str, Path] = {}
@@ -74,7 +83,7 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
     def give(name: str, **options: Any) -> Path:
         if name not in made:
             path = folder / (f"{name}.mat" if name == "niqe" else f"{name}.pth")
-            made[name] = example("pyiqa_random").write_random(name, path, **options)
+            made[name] = random_pyiqa.write_random(name, path, **options)
         return made[name]
 
     return give

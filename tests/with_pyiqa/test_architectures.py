@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import pytest
 import torch
-from robustiqa.bench import Metric, load_metric
+from robustiqa.bench import Metric
 from robustiqa.bench.errors import BadImage
 from robustiqa.bench.metrics.pyiqa.package import declared
 from robustiqa.bench.metrics.pyiqa.scores import Scores, picture
 from robustiqa.bench.training.pool import has_gradient
-from support import example
 
 FEW_CROPS = {"hyperiqa": "num_crop=1", "tres": "test_sample=1", "maniqa": "test_sample=1"}
 """Options that make a network cheap where it takes many crops of an image."""
@@ -21,11 +22,8 @@ ARCHITECTURES = [
 
 
 @pytest.fixture(params=ARCHITECTURES)
-def metric(request: pytest.FixtureRequest) -> Metric:
-    name = request.param
-    if name in ("piqe", "entropy"):
-        return load_metric(f"pyiqa:{name}")
-    return example("pyiqa_random").pyiqa_random(name, FEW_CROPS.get(name, ""))
+def metric(request: pytest.FixtureRequest, random_pyiqa: ModuleType) -> Metric:
+    return random_pyiqa.pyiqa_random(request.param, FEW_CROPS.get(request.param, ""))
 
 
 def test_an_architecture_keeps_what_is_said_of_it(metric: Metric) -> None:
@@ -56,6 +54,9 @@ def test_an_architecture_keeps_what_is_said_of_it(metric: Metric) -> None:
     else:
         metric.module.gradient = True  # what pyiqa gives, unmasked
         assert not has_gradient(metric, picture(side).clone())
+    with torch.no_grad():
+        noisy = metric(1.4 * x - 0.2)  # as a smoothing defence hands over
+    assert bool(torch.isfinite(noisy).all())
     if side > 24:  # the table's side is the smallest, to a few pixels that networks round up
         metric.min_size = 1
         with pytest.raises(BadImage, match=f"{side - 8}x{side - 8} px"):

@@ -35,11 +35,11 @@ def all_three(metric: str, image: Path, *more: str) -> None:
     """Score, attack along the gradient, and certify."""
     common = [str(image), "--metric", metric, *more]
     (scored,) = run("score", *common)
-    (attacked,) = run("attack", *common, "--attack", "pgd[steps=2]", "--norm", "l2", "--eps", "0.5")
+    (attacked,) = run("attack", *common, "--attack", "pgd[steps=2]", "--norm", "linf", "--eps", "8/255")
     assert attacked["clean"] == pytest.approx(scored["score"], rel=1e-5)
     assert attacked["backwards"] >= 2
-    assert 0 < attacked["l2"] <= 0.5
-    assert np.isfinite([attacked["adversarial"], attacked["gain"]]).all()
+    assert 0 < attacked["linf"] <= 8 / 255
+    assert attacked["gain"] > 0
     defense = "median-smoothing[sigma=0.12,n=10,m=1]"
     (record,) = run("certify", *common, "--defense", defense, "--eps", "0.01", "--alpha", "0.2")
     (bound, *_) = record["certificates"]
@@ -63,7 +63,7 @@ def test_with_a_plugin_file(name: str, photograph: Callable[[int], Path]) -> Non
 def test_what_has_no_gradient_is_attacked_by_its_scores(name: str, photograph: Callable[[int], Path]) -> None:
     common = [str(photograph(96)), "--metric", f"pyiqa:{name}"]
     (scored,) = run("score", *common)
-    (attacked,) = run("attack", *common, "--attack", "square[queries=30]", "--eps", "8/255")
+    (attacked,) = run("attack", *common, "--attack", "square[queries=200]", "--eps", "8/255")
     assert attacked["queries"] > 0
     assert attacked["backwards"] == 0
     assert attacked["clean"] == pytest.approx(scored["score"])

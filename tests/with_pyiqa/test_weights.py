@@ -13,16 +13,15 @@ from robustiqa.bench import load_metric
 from robustiqa.bench.errors import Absent, BadData, BadParameter, UnknownName
 from robustiqa.bench.metrics.pyiqa.package import declared
 from safetensors.torch import save_file
-from support import example
 
 
-def test_the_weights_are_those_of_the_file(random_weights, tmp_path: Path) -> None:
+def test_the_weights_are_those_of_the_file(random_weights, random_pyiqa, tmp_path: Path) -> None:
     """However they are wrapped; and the score is what the same network gives that was built another way."""
     path = random_weights("dbcnn")
     state = torch.load(path)
     x = torch.rand(1, 3, 32, 40)
     with torch.no_grad():
-        expected = example("pyiqa_random").random_network(declared("dbcnn")).eval()(x).reshape(-1)
+        expected = random_pyiqa.random_network(declared("dbcnn")).eval()(x).reshape(-1)
     assert torch.equal(load_metric(f"pyiqa:dbcnn[weights={path}]")(x), expected)
     save_file(state, tmp_path / "a.safetensors")
     torch.save({"params": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "b.pth")

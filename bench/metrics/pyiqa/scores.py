@@ -26,13 +26,21 @@ class Scores(nn.Module):
         multiple: height and width have to be multiples of this.
         alone: whether to hand over one image at a time.
         gradient: whether to hand on gradients; where they are exactly zero, none is better.
+        clamp: whether to cut values to [0,1] first; noise of a smoothing defence leaves it, which most networks take.
     """
 
     def __init__(
-        self, net: nn.Module, name: str, multiple: int = 1, alone: bool = False, gradient: bool = True
+        self,
+        net: nn.Module,
+        name: str,
+        multiple: int = 1,
+        alone: bool = False,
+        gradient: bool = True,
+        clamp: bool = False,
     ) -> None:
         super().__init__()
-        self.net, self.name, self.multiple, self.alone, self.gradient = net, name, multiple, alone, gradient
+        self.net, self.name, self.multiple, self.alone = net, name, multiple, alone
+        self.gradient, self.clamp = gradient, clamp
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) in [0,1] to (B,); raises `BadImage` for a size that the network does not take."""
@@ -48,7 +56,7 @@ class Scores(nn.Module):
     def _scored(self, x: torch.Tensor) -> torch.Tensor:
         try:
             # A clone, because some metrics normalise their input in place. They answer in (B,), (B,1), (B,1,1) or ().
-            return self.net(x.clone()).reshape(-1)
+            return self.net(x.clamp(0.0, 1.0) if self.clamp else x.clone()).reshape(-1)
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:
@@ -65,6 +73,7 @@ class Found:
     multiple: int
     alone: bool
     gradient: bool
+    clamp: bool
 
 
 def probe(net: nn.Module, name: str) -> Found:
@@ -85,7 +94,8 @@ def probe(net: nn.Module, name: str) -> Found:
                            f"{float(again if again is not None else torch.nan):.6g}): it draws random numbers, so that "
                            "no result could be repeated; use another metric")  # fmt: skip
         multiple = next((m for m in (1, 2, 4, 8, 16, 32) if _tried(scores, picture(side + m)) is not None), side)
-        return Found(side, multiple, not _takes_batches(scores, x, first), has_gradient(scores, x.clone()))
+        alone, clamp = not _takes_batches(scores, x, first), _tried(scores, 1.4 * x - 0.2) is None
+        return Found(side, multiple, alone, has_gradient(scores, x.clone()), clamp)
     raise BadScore(f"metric {name!r} gives no finite score for squares of {SIZES[0]} to {SIZES[-1]} px: it cannot be "
                    "used here")  # fmt: skip
 

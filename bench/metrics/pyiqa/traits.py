@@ -21,6 +21,7 @@ class Traits:
         multiple: height and width have to be multiples of this.
         alone: whether it takes one image at a time.
         gradient: whether the score has a gradient that is not zero everywhere.
+        clamp: whether it fails on values outside [0,1], which smoothing defences hand to a metric.
         weights: how a user's file gets in: "state", a state dict that has to fit exactly; "mat" and "pickle", a Matlab
             file or tensors that pyiqa reads itself; or "", not at all.
         bare: options with which it is built before a state dict is filled in.
@@ -34,6 +35,7 @@ class Traits:
     multiple: int = 1
     alone: bool = False
     gradient: bool = True
+    clamp: bool = False
     weights: Literal["state", "mat", "pickle", ""] = ""
     bare: tuple[tuple[str, object], ...] = ()
     note: str = ""
@@ -46,7 +48,8 @@ _LANGUAGE_MODEL = "a language model of several gigabytes; scores are read from i
 
 _TABLE: dict[str, Traits] = {
     "PIQE": Traits("piqe", min_size=16, gradient=False, note="counts blocks of the rounded image: the gradient is 0"),
-    "Entropy": Traits("entropy", min_size=16, gradient=False, note="the entropy of a histogram has no gradient"),
+    "Entropy": Traits("entropy", min_size=16, gradient=False, clamp=True,
+                      note="the entropy of a histogram has no gradient"),
     "NIQE": Traits("niqe", ("own:niqe_{version}",), 96, weights="mat", note="crops to multiples of 96 pixels"),
     "ILNIQE": Traits("niqe", ("own:ilniqe",), 16, weights="mat", note="resizes to 524x524; takes minutes an image"),
     "BRISQUE": Traits("brisque", ("own:brisque_{version}",), 16, weights="pickle"),
