@@ -49,17 +49,16 @@ def representatives() -> list[str]:
     """One name for each architecture of one image."""
     first: dict[object, str] = {}
     for name in names():
-        if name not in MANY_IMAGES:
+        if name not in MANY_IMAGES and not why_not(name):
             first.setdefault(declared(name).traits, name)
-    preferred = {"arniqa": "arniqa", "clipiqa": "clipiqa"}
-    return [preferred.get(name, name) for name in first.values()]
+    return list(first.values())
 
 
 def examined(name: str) -> dict[str, Any]:
     """The checks of one metric by name: value, verdict; or why it could not be built."""
     began = time.perf_counter()
+    options = f"[options={CROPS[name]}]" if name in CROPS else ""
     try:
-        options = f"[options={CROPS[name]}]" if name in CROPS else ""
         metric = load_metric(f"pyiqa-random:{name}{options}")
         side = max(SIDE, 2 * metric.min_size if name == "niqe" else metric.min_size)
         data = load_dataset("photos[size=256,subset=references]")
@@ -114,17 +113,48 @@ def listed(row: dict[str, Any], found: dict[str, Any]) -> list[str]:
     if name in MANY_IMAGES:
         return [f"`{name}`", "", "", "", "", row["why"]]
     traits = declared(name).traits
-    same = next((r for r in found if declared(r).traits == traits), "")
-    state = f"as `{same}`" if same and "checks" in found[same] else "not examined"
-    reason = "" if state != "not examined" else found.get(same, {}).get("why", "needs files of several gigabytes")
+    state = f"not examined: {why_not(name)}" if why_not(name) else f"as `{same_as(name, found)}`"
     ends = "{:g} to {:g}".format(*row["range"]) if row["range"] else "measured"
     return [
         f"`{name}`", "lower" if row["lower_better"] else "higher", ends,
         f"{row['min_size'] or '?'}" + (f", multiples of {row['multiple']}" if (row["multiple"] or 1) > 1 else ""),
-        "yes" if traits.gradient else "none", "; ".join(filter(None, (state, traits.never, reason, row["note"]))),
+        "yes" if traits.gradient else "none", "; ".join(filter(None, (state, row["note"]))),
     ]  # fmt: skip
 
 
+def same_as(name: str, found: dict[str, Any]) -> str:
+    """The examined metric of the same architecture."""
+    return next(other for other in found if declared(other).traits == declared(name).traits)
+
+
+def why_not(name: str) -> str:
+    """Why the architecture was not built for this page, or ""."""
+    about = declared(name)
+    if about.type == "CFANet" and about.traits.alone:
+        return "it takes facexlib's files and photographs of faces"
+    if "swin" in str(about.options.get("semantic_model_name", "")):
+        return "its Swin backbone was left out"
+    if about.options.get("version") == "matlab":
+        return "its features are computed in another way"
+    if str(about.options.get("backbone", "")).startswith("ViT-L"):
+        return NOT_EXAMINED["LAIONAes"]
+    return NOT_EXAMINED.get(about.type, "")
+
+
+NOT_EXAMINED = {
+    "AFINE": "its file holds six networks",
+    "QAlign": "it needs the package icecream and several gigabytes",
+    "QReAlign": "several gigabytes",
+    "Compare2Score": "several gigabytes",
+    "NRQM": "its file holds random forests",
+    "PI": "the file of NRQM holds random forests",
+    "ILNIQE": "minutes an image",
+    "FGResQ": "its backbone is a repository of the Hugging Face hub",
+    "LAIONAes": "CLIP's ViT-L/14 takes 1.7 GB",
+    "MACLIP": "pyiqa's code of it needs a CUDA device",
+    "PAQ2PIQ": "RoIPool needs torchvision's compiled code, which the machine of this page lacks",
+}
+"""By class, why it was not built for this page."""
 LISTED = ["metric", "better", "range", "smallest side", "gradient", "examined; remarks"]
 HEAD = """# Metrics of pyiqa
 
