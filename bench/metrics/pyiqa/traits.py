@@ -44,15 +44,17 @@ class Traits:
 
 UNKNOWN = Traits("")
 _UNTRAINED = (("pretrained", False),)
+_ROUNDS = "rounds the luma to grey levels, with the gradient of no rounding: tiny budgets move nothing"
 _LANGUAGE_MODEL = "a language model of several gigabytes; scores are read from it without a gradient"
 
 _TABLE: dict[str, Traits] = {
     "PIQE": Traits("piqe", min_size=16, gradient=False, note="counts blocks of the rounded image: the gradient is 0"),
     "Entropy": Traits("entropy", min_size=16, gradient=False, clamp=True,
                       note="the entropy of a histogram has no gradient"),
-    "NIQE": Traits("niqe", ("own:niqe_{version}",), 96, weights="mat", note="crops to multiples of 96 pixels"),
+    "NIQE": Traits("niqe", ("own:niqe_{version}",), 96, weights="mat",
+                   note=f"{_ROUNDS}; crops to multiples of 96 pixels"),
     "ILNIQE": Traits("niqe", ("own:ilniqe",), 16, weights="mat", note="resizes to 524x524; takes minutes an image"),
-    "BRISQUE": Traits("brisque", ("own:brisque_{version}",), 16, weights="pickle"),
+    "BRISQUE": Traits("brisque", ("own:brisque_{version}",), 16, weights="pickle", note=_ROUNDS),
     "NRQM": Traits("nrqm", ("own:url",), gradient=False, weights="mat",
                    note="its random forests have no gradient"),
     "PI": Traits("nrqm", ("own:url", "niqe:url"), note="only its NIQE half has a gradient, not the NRQM half"),
