@@ -113,7 +113,8 @@ def listed(row: dict[str, Any], found: dict[str, Any]) -> list[str]:
     if name in MANY_IMAGES:
         return [f"`{name}`", "", "", "", "", row["why"]]
     traits = declared(name).traits
-    state = f"not examined: {why_not(name)}" if why_not(name) else f"as `{same_as(name, found)}`"
+    same, reason = same_as(name, found), why_not(name)
+    state = f"as `{same}`" if same and not reason else f"not examined: {reason or 'not measured yet'}"
     ends = "{:g} to {:g}".format(*row["range"]) if row["range"] else "measured"
     return [
         f"`{name}`", "lower" if row["lower_better"] else "higher", ends,
@@ -123,8 +124,8 @@ def listed(row: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 
 def same_as(name: str, found: dict[str, Any]) -> str:
-    """The examined metric of the same architecture."""
-    return next(other for other in found if declared(other).traits == declared(name).traits)
+    """The examined metric of the same architecture, or ""."""
+    return next((other for other in found if declared(other).traits == declared(name).traits), "")
 
 
 def why_not(name: str) -> str:
@@ -178,6 +179,9 @@ size, the image untouched. pyiqa is optional (`pip install 'robustiqa[pyiqa]'`) 
   skip them and say so; `square`, `nes` and others that ask for scores work, and `auto-iqa` falls back on them.
 - **Randomness.** A network that this package does not know is called twice when it is built, and refused where the
   scores differ: a result that cannot be repeated is none. None of those examined below does so.
+- **Command line.** `make test-pyiqa` scores, attacks and certifies a photograph with 16 of the architectures below and
+  random weights: 11 from a file given by `weights=FILE`, 3 from `examples/pyiqa_random.py` as a plug-in file, 2 without
+  any file (by their scores only). nima, tres and maniqa take longer and are run by `pytest -m "pyiqa and slow"`.
 
 ## Contract checks of the architectures
 

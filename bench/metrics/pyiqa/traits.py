@@ -18,6 +18,7 @@ class Traits:
         module: name of its file among pyiqa's, without `_arch`.
         needs: what it loads, as `kind:name` (the kinds are in `needs`); `{option}` stands for the value of an option.
         min_size: smallest side in pixels; 0 where it was not measured, and is found by trying when it is built.
+            Those that resize what they get, as language models do, take any side that a photograph has.
         multiple: height and width have to be multiples of this.
         alone: whether it takes one image at a time.
         gradient: whether the score has a gradient that is not zero everywhere.
@@ -80,16 +81,16 @@ _TABLE: dict[str, Traits] = {
     "CFANet": Traits("topiq", ("own:{model_name}", "features:{semantic_model_name}", "face:{model_name}"), 16,
                      weights="state"),
     "CFANet of faces": Traits("topiq", ("own:{model_name}", "features:{semantic_model_name}", "face:{model_name}"),
-                              alone=True, gradient=False,
+                              64, alone=True, gradient=False,
                               note="cuts out and aligns a face; images without one are errors, and nothing has a "
                               "gradient"),
     "LAIONAes": Traits("laion_aes", ("own:url", "home-clip:ViT-L/14"), weights="state"),
     "LIQE": Traits("liqe", ("own:{pretrained}", "clip:{backbone}"), 224, weights="state"),
     "WaDIQaM": Traits("wadiqam", ("own:{model_name}",), 33, weights="state",
                       note="the last row and column of patches are not looked at"),
-    "QAlign": Traits("qalign", ("hf:q-future/one-align",), alone=True, gradient=False, note=_LANGUAGE_MODEL),
-    "QReAlign": Traits("qrealign", ("model:{model}",), alone=True, gradient=False, note=_LANGUAGE_MODEL),
-    "Compare2Score": Traits("compare2score", ("hf:q-future/Compare2Score",), alone=True, gradient=False,
+    "QAlign": Traits("qalign", ("hf:q-future/one-align",), 16, alone=True, gradient=False, note=_LANGUAGE_MODEL),
+    "QReAlign": Traits("qrealign", ("model:{model}",), 32, alone=True, gradient=False, note=_LANGUAGE_MODEL),
+    "Compare2Score": Traits("compare2score", ("hf:q-future/Compare2Score",), 16, alone=True, gradient=False,
                             note=_LANGUAGE_MODEL),
     "UNIQUE": Traits("unique", ("own:mix", "torchvision:ResNet34_Weights.IMAGENET1K_V1"), 16, weights="state"),
     "ARNIQA": Traits("arniqa", ("hub:ARNIQA", "own:{regressor_dataset}", "torchvision:ResNet50_Weights.IMAGENET1K_V1"),
