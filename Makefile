@@ -4,7 +4,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install install-dev demo gallery test soundness lint types clean
+PYIQA := .venv-pyiqa
+PYIQA_PIP := $(PYIQA)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help install install-dev demo gallery test test-pyiqa soundness lint types clean
 
 help:
 	@echo "make install   make .venv and install into it"
@@ -12,6 +15,7 @@ help:
 	@echo "make soundness   hold every certified method against known truths and attacks (minutes)"
 	@echo "make gallery   write docs/attacks.md and docs/defenses.md again, with pictures (minutes)"
 	@echo "make test   install, then lint, types and fast tests"
+	@echo "make test-pyiqa   the tests of pyiqa's metrics, in an environment of their own (1.6 GB more, noncommercial)"
 
 # The stamps depend on what decides the environment; a changed pyproject.toml installs again.
 $(VENV)/stamp: pyproject.toml constraints.txt
@@ -25,6 +29,13 @@ $(VENV)/stamp: pyproject.toml constraints.txt
 
 $(VENV)/stamp-dev: $(VENV)/stamp
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+# torch is named in every command: a package that asks for it unpinned brings the newest build for CUDA.
+$(PYIQA)/stamp: pyproject.toml constraints.txt
+	test -x $(PYIQA)/bin/python || $(PYTHON) -m venv $(PYIQA)
+	$(PYIQA_PIP) torch setuptools
+	$(PYIQA_PIP) torch torchvision setuptools --editable '.[pyiqa]' pytest pytest-xdist
 	touch $@
 
 install: $(VENV)/stamp
@@ -50,5 +61,8 @@ types: install-dev
 test: lint types
 	$(PY) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadfile
 
+test-pyiqa: $(PYIQA)/stamp
+	$(PYIQA)/bin/python -m pytest -m "pyiqa and not slow" --numprocesses auto --dist loadfile tests/with_pyiqa
+
 clean:
-	rm -rf $(VENV) build *.egg-info runs
+	rm -rf $(VENV) $(PYIQA) build *.egg-info runs

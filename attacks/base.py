@@ -61,7 +61,8 @@ class Attack(ABC):
         if threat.norm not in self.norms:
             return f"attack {self.spec!r} works in {' and '.join(self.norms)}, not in {threat.norm}"
         if self.white_box and not g.differentiable:
-            return f"attack {self.spec!r} needs gradients, which {g.spec!r} does not give"
+            what = f"defence {g.spec!r}" if g.metric.differentiable else f"metric {g.metric.spec!r}"
+            return f"attack {self.spec!r} needs gradients, which {what} does not give: use square or another of scores"
         return None
 
     @final

@@ -46,6 +46,12 @@ class Transfer(MiFgsm):
                 registry.resolve("metric", name)
         self._loaded: dict[tuple[str, str], DefendedMetric] = {}
 
+    def skip(self, g: DefendedMetric, threat: Threat) -> str | None:
+        """As for every attack; and the attacked metric needs a gradient where it is a source."""
+        if SELF in self.sources and not g.metric.differentiable:
+            return f"attack {self.spec!r} needs gradients, which metric {g.metric.spec!r} does not give: name a source"
+        return super().skip(g, threat)
+
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         """The last point: choosing between points would ask the attacked metric."""
         *_, last = self._ascend(objective, x, x, threat)

@@ -49,7 +49,12 @@ class Metric(nn.Module):
         score_range: nominal scale, or None.
         bounded: whether `score_range` can never be left, so that a certificate may end there.
         min_size: smallest side in pixels.
+        differentiable: whether the score has a gradient in the image that is not zero everywhere; without one only
+            attacks that ask for scores work.
+        empirical_range: whether `score_range` was measured on images, for want of a declared one.
     """
+
+    empirical_range: bool = False
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class Metric(nn.Module):
         score_range: tuple[float, float] | None = None,
         bounded: bool = False,
         min_size: int = 1,
+        differentiable: bool = True,
     ) -> None:
         super().__init__()
         if score_range is not None and not score_range[0] < score_range[1]:
@@ -68,7 +74,7 @@ class Metric(nn.Module):
             raise BadParameter(f"metric {spec!r} is declared bounded without a score_range: declare the range")
         self.module = module.eval().requires_grad_(False)
         self.spec, self.lower_better, self.score_range = spec, lower_better, score_range
-        self.bounded, self.min_size = bounded, min_size
+        self.bounded, self.min_size, self.differentiable = bounded, min_size, differentiable
 
     @property
     def sign(self) -> float:
@@ -121,7 +127,7 @@ class DefendedMetric(nn.Module, ABC):
     Attributes:
         metric: the metric inside.
         randomised: whether two calls with different streams differ; attacks then need EOT.
-        differentiable: whether `surrogate` has a useful gradient.
+        differentiable: whether `surrogate` has a useful gradient; not where the metric has none.
         certified_norm: "l2" or "linf" if `certify` works, else None.
         cost: forwards of the metric for one deployed score.
     """
@@ -135,6 +141,7 @@ class DefendedMetric(nn.Module, ABC):
     def __init__(self, metric: Metric) -> None:
         super().__init__()
         self.metric = metric
+        self.differentiable = self.differentiable and metric.differentiable
 
     def train(self, mode: bool = True) -> DefendedMetric:
         """Stay in eval mode whatever is asked."""

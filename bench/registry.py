@@ -434,6 +434,7 @@ def register_metric(
     score_range: tuple[float, float] | None = None,
     bounded: bool = False,
     min_size: int = 1,
+    differentiable: bool = True,
     version: int = 1,
     packages: Sequence[str] = (),
     sources: Sources | None = None,
@@ -450,13 +451,17 @@ def register_metric(
         score_range: nominal scale, used as a unit where no data set gives an empirical one.
         bounded: promise that no input whatever leaves `score_range`; only then may a certificate end at its end.
         min_size: smallest height and width that the metric accepts, in pixels.
+        differentiable: whether the score has a gradient that is not zero everywhere; attacks that need one skip others.
         version: raise it when scores change.
         packages: optional distributions that the scores depend on; their versions become part of every result's id.
         sources: called with the metric's parameters, names the files it needs (`bench.sources.Source`, or names of the
             built-in table), so that `robustiqa data fetch --suite` can get them beforehand.
         parts: see `register_defense`.
     """
-    meta = {"lower_better": lower_better, "score_range": score_range, "bounded": bounded, "min_size": min_size}
+    meta = {
+        "lower_better": lower_better, "score_range": score_range, "bounded": bounded, "min_size": min_size,
+        "differentiable": differentiable,
+    }  # fmt: skip
     inner = {"parts": dict(parts)} if parts else {}
     return registry.register("metric", name, version, packages, sources, **meta, **inner)
 

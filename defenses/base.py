@@ -211,6 +211,7 @@ class Replacement(DefendedMetric):
             score_range=metric.score_range,
             bounded=metric.bounded,
             min_size=metric.min_size,
+            differentiable=metric.differentiable,
         )
 
     def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:

@@ -8,15 +8,31 @@ from pathlib import Path
 from types import ModuleType
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
+from robustiqa.attacks import Linf, load_attack
+from robustiqa.bench import load_dataset
 from robustiqa.bench.api import Metric
-from robustiqa.bench.errors import Absent, BadData, BadParameter, BadPlugin, RobustIQAError, UnknownName
+from robustiqa.bench.errors import (
+    Absent,
+    BadData,
+    BadImage,
+    BadParameter,
+    BadPlugin,
+    BadScore,
+    RobustIQAError,
+    UnknownName,
+)  # fmt: skip
+from robustiqa.bench.images import load_image
 from robustiqa.bench.metrics import load_metric
-from robustiqa.bench.metrics import pyiqa_adapter as adapter
+from robustiqa.bench.metrics.pyiqa.scores import Scores
 from robustiqa.bench.plan import unique
 from robustiqa.bench.registry import identity_of
+from robustiqa.defenses import load_defense
 from torch import nn
+
+NAMES = ["niqe", "brisque", "topiq_nr", "clipiqa+", "fid"]
 
 
 class FakeNet(nn.Module):
@@ -25,8 +41,6 @@ class FakeNet(nn.Module):
     def __init__(self, name: str, options: dict[str, object]) -> None:
         super().__init__()
         self.options = options
-        self.lower_better = name == "niqe"
-        self.score_range = {"niqe": "~0, ~100", "brisque": "0, ~"}.get(name, "0, 1")
         self.scale = nn.Parameter(torch.tensor(2.0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -41,8 +55,20 @@ class FakeNet(nn.Module):
 def fake(create: Callable[..., nn.Module] | None = None) -> ModuleType:
     """A module `pyiqa` with some names and one way to build them."""
     module = ModuleType("pyiqa")
-    module.list_models = lambda mode: {"NR": ["niqe", "brisque", "topiq_nr", "clipiqa+", "fid"]}[mode]  # type: ignore[attr-defined]
+    module.list_models = lambda mode: {"NR": NAMES}[mode]  # type: ignore[attr-defined]
     module.create_metric = create or (lambda name, **options: FakeNet(name, options))  # type: ignore[attr-defined]
+    return module
+
+
+def configs() -> ModuleType:
+    """What the fake package declares; the class of its networks is one that nobody has met."""
+    module = ModuleType("pyiqa.default_model_configs")
+    ranges = {"niqe": "~0, ~100", "brisque": "0, ~"}
+    module.DEFAULT_CONFIGS = {  # type: ignore[attr-defined]
+        name: {"metric_opts": {"type": "Fake"}, "metric_mode": "NR", "score_range": ranges.get(name, "0, 1")}
+        | ({"lower_better": True} if name == "niqe" else {})
+        for name in NAMES
+    }
     return module
 
 
@@ -52,6 +78,7 @@ def pyiqa(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def install(create: Callable[..., nn.Module] | None = None) -> None:
         monkeypatch.setitem(sys.modules, "pyiqa", fake(create))
+        monkeypatch.setitem(sys.modules, "pyiqa.default_model_configs", configs())
 
     return install
 
@@ -66,7 +93,7 @@ def failing(error: Exception) -> Callable[..., nn.Module]:
 def test_scores_gradients_and_modes(pyiqa: Callable[..., None]) -> None:
     pyiqa()
     metric = load_metric("pyiqa:topiq_nr")
-    assert isinstance(metric.module, adapter._Scores)
+    assert isinstance(metric.module, Scores)
     assert metric.module.net.options == {"as_loss": True, "loss_reduction": "none", "device": torch.device("cpu")}
     metric.train()
     assert not any(module.training for module in metric.modules())
@@ -88,7 +115,6 @@ def test_scores_gradients_and_modes(pyiqa: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize(("name", "lower_better", "score_range"), [
     ("niqe", True, (0.0, 100.0)),
-    ("brisque", False, None),
     ("clipiqa+", False, (0.0, 1.0)),
 ])  # fmt: skip
 def test_direction_and_range_are_pyiqas(
@@ -98,6 +124,111 @@ def test_direction_and_range_are_pyiqas(
     metric = load_metric(f"pyiqa:{name}")
     assert (metric.spec, metric.lower_better, metric.score_range) == (f"pyiqa:{name}", lower_better, score_range)
     assert not metric.bounded
+
+
+def test_an_open_end_is_measured_on_photographs(pyiqa: Callable[..., None]) -> None:
+    pyiqa()
+    metric = load_metric("pyiqa:brisque")
+    data = load_dataset("photos[size=256,subset=quick]")
+    brightness = [2 * float(data.load(i).mean()) for i in range(len(data))]
+    assert metric.empirical_range
+    assert metric.score_range == pytest.approx(np.percentile(brightness, [1, 99]), rel=1e-4)
+    assert load_metric("pyiqa:brisque").score_range == metric.score_range
+    asked = load_metric("pyiqa:niqe[score_range=empirical]")
+    assert asked.empirical_range
+    assert asked.score_range == metric.score_range
+    given = load_metric("pyiqa:brisque[score_range=0;2.5]")
+    assert (given.score_range, given.empirical_range) == ((0.0, 2.5), False)
+    with pytest.raises(BadParameter, match="expected LOW;HIGH"):
+        load_metric("pyiqa:brisque[score_range=3;2]")
+
+
+class Odd(FakeNet):
+    """What a network that nobody has met may do: see `test_what_is_tried`."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__("", {})
+        self.way = way
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) to (B,1)."""
+        score = self.scale * x.mean((1, 2, 3))
+        if self.way == "alone":
+            assert len(x) == 1, "one image at a time"
+        elif self.way == "batch":
+            score = score + x.mean()
+        elif self.way == "large":
+            assert min(x.shape[2:]) >= 100
+        elif self.way == "multiples":
+            assert x.shape[2] % 16 == x.shape[3] % 16 == 0
+        elif self.way == "rounded":
+            score = (100 * score).round()
+        elif self.way == "inside":
+            assert 0 <= float(x.detach().min()) <= float(x.detach().max()) <= 1
+        elif self.way == "outside":
+            score = score.detach()
+        elif self.way == "random":
+            score = score + torch.rand(())
+        elif self.way == "empty":
+            score = score * float("nan")
+        return score[:, None]
+
+
+@pytest.mark.parametrize(("way", "min_size", "multiple", "alone", "gradient"), [
+    ("alone", 16, 1, True, True),
+    ("batch", 16, 1, True, True),
+    ("large", 112, 1, False, True),
+    ("multiples", 16, 16, False, True),
+    ("rounded", 16, 1, False, False),
+    ("outside", 16, 1, False, False),
+    ("inside", 16, 1, False, True),
+])  # fmt: skip
+def test_what_is_tried(
+    pyiqa: Callable[..., None], way: str, min_size: int, multiple: int, alone: bool, gradient: bool
+) -> None:
+    pyiqa(lambda name, **options: Odd(way))
+    metric = load_metric("pyiqa:niqe")
+    assert isinstance(metric.module, Scores)
+    found = (metric.min_size, metric.module.multiple, metric.module.alone, metric.differentiable)
+    assert found == (min_size, multiple, alone, gradient)
+    x = torch.rand(3, 3, 112, 128)
+    apart = torch.cat([metric(image[None]) for image in x])
+    torch.testing.assert_close(metric(x), apart)
+    assert metric(x.requires_grad_(True)).requires_grad == gradient
+    if way in ("alone", "inside"):
+        noisy = 1.4 * x.detach() - 0.2  # as a smoothing defence hands over
+        seen = noisy.clamp(0, 1) if way == "inside" else noisy
+        torch.testing.assert_close(metric(noisy), 2 * seen.mean((1, 2, 3)))
+    if way == "multiples":
+        with pytest.raises(BadImage, match=r"120x112 px: expected multiples of 16"):
+            metric(torch.rand(1, 3, 112, 120))
+    if way == "large":
+        with pytest.raises(BadImage, match="112x112"):
+            metric(torch.rand(1, 3, 104, 104))
+
+
+@pytest.mark.parametrize(("way", "words"), [("random", "two scores for one image"), ("empty", "no finite score")])
+def test_what_cannot_be_repeated_or_scores_nothing_is_refused(pyiqa: Callable[..., None], way: str, words: str) -> None:
+    pyiqa(lambda name, **options: Odd(way))
+    with pytest.raises(BadScore, match=words):
+        load_metric("pyiqa:niqe")
+
+
+def test_attacks_know_what_has_no_gradient(pyiqa: Callable[..., None], photo: Path) -> None:
+    pyiqa(lambda name, **options: Odd("rounded"))
+    metric = load_metric("pyiqa:niqe")
+    for defense in ("none", "jpeg", "median-smoothing[n=10,m=3]", "chain[steps=flip;unsharp]"):
+        g = load_defense(defense, metric)
+        assert not g.differentiable
+        for attack in ("pgd", "apgd", "transfer", "naive", "torchattacks-pgd"):
+            assert "metric 'pyiqa:niqe' does not give" in str(load_attack(attack).skip(g, Linf(0.1)))
+        assert load_attack("square[queries=3]").skip(g, Linf(0.1)) is None
+    assert load_defense("ensemble[others=tiny-iqa;lip-iqa]", metric).differentiable
+    g = load_defense("none", metric)
+    x = load_image(photo)[None]
+    result = load_attack("auto-iqa")(g, x, Linf(0.1))
+    assert int(result.backwards.sum()) == 0
+    assert int(result.queries[0]) > 0
 
 
 def test_both_spellings_are_one_metric(pyiqa: Callable[..., None]) -> None:
@@ -125,12 +256,12 @@ def test_own_weights(pyiqa: Callable[..., None], tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     with pytest.raises(BadData, match="do not exist"):
         load_metric(f"pyiqa:topiq_nr[weights={weights}]")
-    weights.write_bytes(b"1")
+    torch.save({"w": torch.zeros(1)}, weights)
     metric = load_metric(f"pyiqa:topiq_nr[weights={weights}]")
     assert isinstance(metric, Metric)
     assert metric.module.net.options["pretrained_model_path"] == str(weights)  # type: ignore[union-attr, index]
     first = identity_of("metric", metric.spec)
-    weights.write_bytes(b"2")
+    torch.save({"w": torch.ones(1)}, weights)
     assert first != identity_of("metric", metric.spec)
     pyiqa(failing(RuntimeError("size mismatch")))
     with pytest.raises(BadData, match=r"do not fit .*size mismatch"):
@@ -138,7 +269,7 @@ def test_own_weights(pyiqa: Callable[..., None], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("error", "kind", "words"), [
-    (URLError("no network"), Absent, r"cannot be downloaded .*no network.*weights=FILE"),
+    (URLError("no network"), Absent, r"cannot be downloaded .*no network.*create_metric\('niqe'\)"),
     (ImportError("No module named 'clip'"), Absent, "needs another package .*clip"),
     (RuntimeError("odd"), BadPlugin, "cannot build its metric 'niqe' .*odd"),
 ])  # fmt: skip

@@ -116,7 +116,7 @@ def test_what_has_no_gradient_is_skipped_with_a_reason(crops: torch.Tensor) -> N
 
 
 def test_every_check_says_what_to_do() -> None:
-    assert {rule.number for rule in RULES.values()} == set(range(1, 19))
+    assert {rule.number for rule in RULES.values()} == set(range(1, 24))
     assert all(rule.raised_if and rule.meaning and rule.advice for rule in RULES.values())
     with pytest.raises(UnknownName, match="batch-dependent"):
         Finding("batch-dependant")

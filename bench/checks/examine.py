@@ -7,6 +7,7 @@ import torch
 from ..api import DefendedMetric
 from ..datasets import Dataset
 from .ladder import climb
+from .metric import metric_contract
 from .probes import probe
 from .reliability import Finding
 
@@ -14,7 +15,7 @@ from .reliability import Finding
 def examine(
     g: DefendedMetric, dataset: Dataset, images: int, ladder: bool = True, seed: int = 0, device: str = "cpu"
 ) -> list[Finding]:
-    """Findings in the order of SCIENCE section 8.
+    """Findings in the order of SCIENCE section 8; those of the metric itself come with the defence `none`.
 
     Args:
         g: the defended metric.
@@ -33,4 +34,6 @@ def examine(
     loaded = [dataset.load(i) for i in dict.fromkeys(places)]
     x = torch.stack([image for image in loaded if image.shape == loaded[0].shape]).to(device)
     found = probe(g, x, seed) + (climb(g, x, seed) if ladder else [])
+    if g.spec == "none":
+        found += metric_contract(g.metric, x, seed)
     return sorted(found, key=lambda f: f.rule.number)

@@ -106,8 +106,33 @@ RULES: dict[str, Rule] = {
         18, "a deployed score takes more forward passes than `cost` says",
         "budgets in forwards and queries cannot be compared", "set `cost` to the forwards of one deployed score",
     ),
+    "size-misdeclared": Rule(
+        19, "the metric gives no finite score for an image of its smallest side or somewhat larger, square or not",
+        "images of some sizes become errors, and count as such", "declare a larger `min_size`, or crop the data set",
+    ),
+    "range-left": Rule(
+        20, "a clean score lies outside the declared range by more than a tenth of its width, or at all where the "
+        "metric is declared bounded",
+        "gains and certificates in units of the range mislead", "declare the range of the scores as they are",
+    ),
+    "input-changed": Rule(
+        21, "a call of the metric changes the image that it is handed",
+        "the next score is that of another image: attacks and gains are wrong", "work on a copy",
+    ),
+    "metric-drifts": Rule(
+        22, "after a call of `train()` and a backward pass the score, a buffer or a mode of the metric is another",
+        "what an attack leaves behind changes every later score",
+        "keep the metric in eval mode, and let nothing be updated by a call",
+    ),
+    "score-slope": Rule(
+        23, "the slope of the score along its gradient, and along parts of it, differs from finite differences by more "
+        "than 20 % at every step",
+        "the metric's gradient is not that of its score: part of it is cut off, or the score moves in steps",
+        "read gradient attacks as lower bounds, and set black-box ones beside them",
+    ),
 }  # fmt: skip
-"""All checks by the name of their flag; 1 to 14 as in the literature, 15 to 18 what a defence promises of itself.
+"""All checks by the name of their flag; 1 to 14 as in the literature, 15 to 18 what a defence promises of itself, 19 to
+23 what a metric does.
 
 Number 13 is judged by the board, from attacks and certificates of the run.
 """

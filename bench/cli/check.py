@@ -39,7 +39,8 @@ def check(
     """Reliability checks of a metric behind a defence; fails where a flag is raised.
 
     Determinism, batches, gradients against finite differences, saturation, a planted weakness, a ladder of attacks that
-    has to be in order, and what the defence promises of itself: sizes, range, surrogate, cost. A flag does not say that
+    has to be in order, and what the defence promises of itself: sizes, range, surrogate, cost; with the defence `none`
+    also what the metric does: sizes, range, slopes, side effects. A flag does not say that
     a defence is weak: it says that its figures cannot be believed.
     """
     loaded, data = load_metric(metric, device), load_dataset(dataset)

@@ -80,7 +80,8 @@ def attack(
         what = {"attack": attacker.spec, "norm": norm, "eps": eps, "direction": direction}
         ends = g.metric.score_range
         declared = ends is not None and math.isfinite(ends[1] - ends[0])
-        unit = "declared range" if declared else "metric units (no declared range)"
+        range_of = "measured range" if g.metric.empirical_range else "declared range"
+        unit = range_of if declared else "metric units (no declared range)"
         return head | what | numbers | {"gain_unit": unit, "path": path}
 
     def lines(r: Record) -> list[list[Any]]:

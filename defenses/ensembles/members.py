@@ -46,7 +46,10 @@ class Members(DefendedMetric):
             raise BadParameter(f"{self.name}[align={align}]: expected {', '.join(get_args(Align))} or none")
         registry.resolve("dataset", calibration)  # an unknown one is told now, not at the first image
         device = str(metric.device)
-        self.others = nn.ModuleList(load_metric(text, device) for text in self._named(others))
+        loaded = [load_metric(text, device) for text in self._named(others)]
+        self.others = nn.ModuleList(loaded)
+        # One member with a gradient shows an attack a way.
+        self.differentiable = any(member.differentiable for member in (metric, *loaded))
         self._align: Align | None = align
         self._calibration = calibration
         self._maps: list[MonotoneMap] | None = None
