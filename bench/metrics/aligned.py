@@ -95,4 +95,7 @@ def aligned(metric: str, calibration: str, map: str = "logistic") -> Metric:
         worst, best = sorted(inner.sign * end for end in inner.score_range)
         low, high = module.map(torch.tensor([worst, best], dtype=torch.float64)).numpy().astype(np.float32)
         ends = (float(np.nextafter(low, np.float32(-np.inf))), float(np.nextafter(high, np.float32(np.inf))))
-    return Metric(module, "aligned", score_range=ends, bounded=inner.bounded, min_size=inner.min_size)
+    return Metric(
+        module, "aligned", score_range=ends, bounded=inner.bounded, min_size=inner.min_size,
+        differentiable=inner.differentiable,
+    )  # fmt: skip

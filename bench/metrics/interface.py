@@ -102,7 +102,7 @@ class Interface:
         return (int(parts[0]), int(parts[-1])) if parts else None
 
     def metric(self, net: nn.Module, name: str) -> Metric:
-        """The network behind this interface; `name` is for messages."""
+        """The network behind this interface; `name` is for messages. One without a gradient says `black_box = True`."""
         ends = None if self.low is None or self.high is None else (self.low, self.high)
         return Metric(
             Foreign(net, self, name),
@@ -111,6 +111,7 @@ class Interface:
             score_range=ends,
             bounded=self.bounded,
             min_size=self.min_size,
+            differentiable=not getattr(net, "black_box", False),
         )
 
 

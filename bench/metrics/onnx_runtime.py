@@ -25,6 +25,8 @@ class _Session(nn.Module):
         session: of onnxruntime, with one input and one output.
     """
 
+    black_box = True
+
     def __init__(self, session: Any) -> None:
         super().__init__()
         self.session = session

@@ -11,14 +11,22 @@ from torch import nn
 from ..api import Metric
 from ..errors import BadData, BadImage
 from ..registry import register_metric
+from ..sources.declared import loaded_by
+from ..sources.table import Source
 from .pyiqa.build import build, create
+from .pyiqa.needs import files_of
 from .pyiqa.options import parse_options
 from .pyiqa.package import declared
 from .pyiqa.ranges import choose_range
 from .pyiqa.scores import Found, Scores, picture, probe
 
 
-@register_metric("pyiqa", packages=("pyiqa", "torchvision", "timm"), version=2)
+def _lacking(name: str, **chosen: object) -> list[Source]:
+    """What `robustiqa data fetch --suite` has to bring for a metric: the files that are not on this machine."""
+    return [loaded_by(f"pyiqa:{name}", n.url, n.path, n.repository.split(" ")[0]) for n in files_of(name) if not n.here]
+
+
+@register_metric("pyiqa", sources=_lacking, packages=("pyiqa", "torchvision", "timm"), version=2)
 def pyiqa_metric(name: str, weights: str = "", options: str = "", score_range: str = "") -> Metric:
     """A no-reference metric of pyiqa, written `pyiqa:NAME`: `pyiqa:topiq_nr`, `pyiqa:musiq`; needs the extra `pyiqa`.
 
