@@ -397,3 +397,15 @@ def test_a_defence_that_leans_on_an_absent_data_set_is_left_out(tmp_path: Path) 
     assert any("nowhere" in why for _, why in plan.skipped)
     with pytest.raises(BadData, match="nowhere"):
         make_plan(make_suite(defenses=["none", lost], certify=None))
+
+
+def test_rows_of_many_cells_are_those_of_each(tmp_path: Path) -> None:
+    """More cells than are joined at once, one of them absent: the order asked for, nothing lost."""
+    store = Store(tmp_path)
+    store.create()
+    for k in range(70):
+        store.write_cell(f"c{k}", [{"cell": f"c{k}", "image": f"{k}-{i}", "status": "ok", "clean": float(k)}
+                                   for i in range(2)])  # fmt: skip
+    found = store.read_rows([f"c{k}" for k in reversed(range(71))])
+    assert found["image"].tolist() == [f"{k}-{i}" for k in reversed(range(70)) for i in range(2)]
+    assert len(store.read_rows([])) == 0
