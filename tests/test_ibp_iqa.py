@@ -76,7 +76,13 @@ def worst_cases(net: nn.Module, x: torch.Tensor, eps: float) -> list[torch.Tenso
 
 def test_it_is_registered_with_an_honest_declaration() -> None:
     plugin = registry.get("metric", "ibp-iqa")
-    assert plugin.meta == {"lower_better": False, "score_range": (0, 100), "bounded": False, "min_size": 64}
+    assert plugin.meta == {
+        "lower_better": False,
+        "score_range": (0, 100),
+        "bounded": False,
+        "min_size": 64,
+        "differentiable": True,
+    }
 
 
 def test_the_files_are_small_and_have_a_card() -> None:

@@ -72,7 +72,13 @@ def steepest(metric: nn.Module, x: torch.Tensor, eps: float, steps: int = 25) ->
 
 def test_it_is_registered_with_an_honest_declaration() -> None:
     plugin = registry.get("metric", "lip-iqa")
-    assert plugin.meta == {"lower_better": False, "score_range": (0, 100), "bounded": False, "min_size": 64}
+    assert plugin.meta == {
+        "lower_better": False,
+        "score_range": (0, 100),
+        "bounded": False,
+        "min_size": 64,
+        "differentiable": True,
+    }
 
 
 def test_the_files_are_small_and_have_a_card() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -194,12 +195,13 @@ def test_needs_inside_other_plugins(tmp_path: Path) -> None:
     assert needed(tmp_path, table, **own) == {}
 
 
-def test_needs_of_what_is_not_known(tmp_path: Path) -> None:
-    """A metric of another package that the table does not have is said, and a data set without loader is none."""
+def test_needs_of_what_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metric of a package that is not installed is said, and a data set without loader is none."""
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
     needs = needs_of(suite(tmp_path, metrics=["pyiqa:brisque"], datasets=["not-registered-yet"]), load_table())
     (need,) = needs
     assert need.sources == ()
-    assert "where there is a network" in need.unknown
+    assert "what it needs is not known here: metrics of pyiqa need the package 'pyiqa'" in need.unknown
     own = load_table([written(tmp_path, entry(name="not-registered-yet"))])
     assert needed(tmp_path, own, datasets=["not-registered-yet"]) == {
         "data set not-registered-yet": ["not-registered-yet"]

@@ -43,7 +43,13 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def test_it_is_registered_with_an_honest_declaration() -> None:
     plugin = registry.get("metric", "tiny-iqa")
-    assert plugin.meta == {"lower_better": False, "score_range": (0, 100), "bounded": False, "min_size": 64}
+    assert plugin.meta == {
+        "lower_better": False,
+        "score_range": (0, 100),
+        "bounded": False,
+        "min_size": 64,
+        "differentiable": True,
+    }
 
 
 def test_the_files_are_small_and_have_a_card() -> None:

@@ -15,7 +15,7 @@ from ..errors import Absent, BadData, BadScore
 from ..registry import register_metric
 from .interface import with_interface
 
-INSTALL = "pip install 'robustiqa[onnx]'"
+INSTALL = "pip install 'robustiqa[onnx]', or '.[onnx]' in a clone"
 
 
 class _Session(nn.Module):

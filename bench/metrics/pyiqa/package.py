@@ -11,7 +11,7 @@ from ...errors import Absent, BadPlugin, UnknownName
 from ...registry import version_of
 from .traits import UNKNOWN, Traits, traits_of
 
-INSTALL = "pip install 'robustiqa[pyiqa]'"
+INSTALL = "pip install 'robustiqa[pyiqa]', or '.[pyiqa]' in a clone"
 MANY_IMAGES = {
     **dict.fromkeys(("fid", "sfid", "fid_dinov2"), "it compares two sets of images"),
     "inception_score": "it scores a set of images",
