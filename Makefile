@@ -28,7 +28,7 @@ $(VENV)/stamp: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/stamp-dev: $(VENV)/stamp
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[dev,onnx]'
 	touch $@
 
 # torch is named in every command: a package that asks for it unpinned brings the newest build for CUDA.
