@@ -12,9 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..bench.files import write_atomically
+from ..bench.spec import parse_spec
 from .pareto import accuracy_floor
 
 _ACROSS = 5
+_NOISE = 0.1
 _GREY, _BLUE, _RED = "0.75", "#1f5fa8", "#c23b22"
 
 
@@ -42,6 +44,12 @@ def plot_fronts(table: pd.DataFrame, path: Path, keep: float) -> Path:
                 panel.plot(first["srocc"], first["gain_own"], marker="*", color="black", markersize=9, zorder=5)
                 panel.axvline(accuracy_floor(usable, keep), color="0.5", linestyle="--", linewidth=0.8)
             panel.grid(alpha=0.25)
+            # Gains range over three orders of magnitude; those about zero are noise.
+            panel.set_yscale("symlog", linthresh=_NOISE, linscale=0.3)
+            panel.set_yticks([0, 0.1, 0.2, 0.5, 1, 2, 5, 10], ["0", ".1", ".2", ".5", "1", "2", "5", "10"], minor=False)
+            panel.set_yticks([], minor=True)
+        if len(usable):
+            axes[0].set_ylim(bottom=min(0.0, float(usable["gain_own"].min())) - _NOISE / 4)  # intervals may reach out
         for panel in axes[len(families) + 1 :]:
             panel.set_visible(False)
         threat = table["threat"].iloc[0] if len(table) else ""
@@ -76,7 +84,8 @@ def _family(panel: Axes, usable: pd.DataFrame, name: str) -> None:
         elinewidth=0.6,
     )
     for _, row in mine.iterrows():
-        text = str(row["defense"]).removeprefix(name.removesuffix("]")).strip("[],").split("=")[-1]
+        family = parse_spec(name).params
+        text = " ".join(str(v) for k, v in parse_spec(str(row["defense"])).params.items() if k not in family)
         panel.annotate(text, (row["srocc"], row["gain_own"]), xytext=(3, 3), textcoords="offset points", fontsize=6)
     chosen = mine[mine["chosen"].astype(bool)]
     panel.plot(chosen["srocc"], chosen["gain_own"], "o", markersize=9, markerfacecolor="none", color=_BLUE)
