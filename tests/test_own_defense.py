@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 from robustiqa.bench import load_metric
 from robustiqa.bench.cli.main import cli
+from robustiqa.bench.cli.single import sentence
 from robustiqa.bench.errors import BadImage, BadPlugin, BadScore
 from robustiqa.bench.images import save_png
 from robustiqa.bench.registry import registry
@@ -72,6 +73,16 @@ def test_an_exception_of_a_defence_is_a_sentence_and_the_other_images_go_on(plug
     assert "0.8.png: RuntimeError: boom (own.py, line 9)" in result.stderr
     assert "1 of 2 images failed" in result.stderr
     assert [Path(r["image"]).name for r in json.loads(result.stdout)] == ["0.2.png"]
+
+
+def test_an_error_without_a_line_of_ones_own_still_has_a_sentence() -> None:
+    """As in an installed suite, where every line of the traceback lies in site-packages; or with no traceback."""
+    assert sentence(ValueError("odd")) == "ValueError: odd"
+    with pytest.raises(ZeroDivisionError) as found:
+        exec(compile("1 / 0", "/x/site-packages/lib.py", "exec"))
+    traceback = found.value.__traceback__
+    error = found.value.with_traceback(traceback.tb_next if traceback else None)
+    assert sentence(error) == "ZeroDivisionError: division by zero (lib.py, line 1)"
 
 
 def test_check_says_in_a_sentence_that_it_cannot_check(plugin: Path) -> None:

@@ -12,11 +12,11 @@ from ..build import load_defense
 from ..checks.examine import examine
 from ..checks.reliability import Finding
 from ..datasets import load_dataset
-from ..errors import Absent, Incompatible, RobustIQAError
+from ..errors import Absent, Incompatible
 from ..metrics import load_metric
 from ..registry import registry
 from .options import with_plugins
-from .single import raised
+from .single import sentence
 
 
 @click.command()
@@ -59,9 +59,8 @@ def check(
         try:
             found[name] = examine(g, data, images, ladder, seed, device)
         except Exception as error:
-            text = str(error) if isinstance(error, RobustIQAError) else raised(error)
             failed.append(name)
-            click.echo(f"robustiqa: metric {metric!r} behind {name!r} cannot be checked: {text}", err=True)
+            click.echo(f"robustiqa: metric {metric!r} behind {name!r} cannot be checked: {sentence(error)}", err=True)
     if failed and not found:
         sys.exit(1)
     if as_json:

@@ -110,7 +110,7 @@ def each_image(
             raise
         except Exception as error:
             failed += 1
-            text = str(error) if isinstance(error, RobustIQAError) else raised(error)
+            text = sentence(error)
             where = "" if path in text else f"{path}: "
             click.echo(f"robustiqa: {where}{text}", err=True)
     if as_json:
@@ -123,10 +123,15 @@ def each_image(
         sys.exit(1)
 
 
-def raised(error: Exception) -> str:
-    """What a plug-in's own exception says, and the line that raised it; the rest of the run goes on."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
-    return f"{type(error).__name__}: {error} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+def sentence(error: Exception) -> str:
+    """What an error says: one of ours its sentence, a plug-in's own exception also the line that raised it."""
+    if isinstance(error, RobustIQAError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    # The plug-in's line rather than that of a library; an installed suite, too, lies among the libraries.
+    last = [f for f in frames if "site-packages" not in f.filename] or frames
+    where = f" ({Path(last[-1].filename).name}, line {last[-1].lineno})" if last else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def finite(value: float) -> float | None:
