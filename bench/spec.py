@@ -17,6 +17,7 @@ from .errors import BadParameter, UnknownName
 Value = bool | int | float | str | None
 _NAME = re.compile(r"[a-z0-9]+(?:[-.:][a-zA-Z0-9_+]+)*")
 _SPEC = re.compile(r"(?P<name>[^\[\]\s]+)(?:\[(?P<params>.*)\])?", re.DOTALL)
+_KINDS = {"int": "a whole number", "float": "a finite number", "bool": "true or false"}
 _WORDS: dict[str, Value] = {"true": True, "false": False, "none": None, "null": None}
 
 
@@ -145,5 +146,6 @@ def _cast(spec: Spec, key: str, value: Value, annotation: str, default: Any) -> 
             return value
     else:
         return value if isinstance(value, str) or "str" not in annotation else format_value(value)
-    kind = annotation.split(" ")[0]
-    raise BadParameter(f"{spec.name}[{key}={format_value(value)}]: {key} must be a finite {kind}")
+    kind = _KINDS[annotation.split(" ")[0]]
+    example = "" if default in (None, inspect.Parameter.empty) else f", such as the default {format_value(default)}"
+    raise BadParameter(f"{spec.name}[{key}={format_value(value)}]: {key} must be {kind}{example}")

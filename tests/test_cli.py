@@ -158,7 +158,7 @@ def test_a_bad_image_costs_itself_only(photo: Path, tmp_path: Path, command: str
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--metric", "tiny-iqq"], "did you mean 'tiny-iqa'"),
     (["--metric", "linear[scal=1]"], "did you mean 'scale'"),
-    (["--metric", "linear[scale=x]"], "must be a finite float"),
+    (["--metric", "linear[scale=x]"], "scale must be a finite number"),
     (["--metric", "linear["], "cannot read plug-in string"),
     (["--metric", "linear", "--defense", "jpg"], "did you mean 'jpeg'"),
     (["--metric", "linear", "--defense", "median-smoothing[sigma=-1]"], "sigma"),
