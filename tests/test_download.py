@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from robustiqa.bench.errors import BadData
+from robustiqa.bench.files import no_os_errors
 from robustiqa.bench.sources.download import Patience, download
 from robustiqa.bench.sources.table import File
-from webserver import Web, serving
+from webserver import Web, largest_file, serving
 
 CONTENT = np.random.default_rng(3).bytes(3_000_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -277,3 +278,19 @@ def test_disk_that_fills_up(web: Web, tmp_path: Path, monkeypatch: pytest.Monkey
     web.log.clear()
     assert get(pinned(url), tmp_path) == CONTENT
     assert web.ranges() == [f"bytes={HALF}-"]
+
+
+@pytest.mark.parametrize("room", [100_000, 2**15 * 50 - 1000])
+def test_file_that_the_system_refuses_to_let_grow(web: Web, tmp_path: Path, room: int) -> None:
+    """One sentence also where the refusal comes in the middle of a piece, and again when the file is closed."""
+    url = web.add("/a", CONTENT)
+    with largest_file(room):
+        assert "cannot write" in fails(pinned(url), tmp_path)
+    assert (tmp_path / "a.bin.part").read_bytes() == CONTENT[:room], "what there was room for is kept"
+    assert get(pinned(url), tmp_path) == CONTENT
+    assert web.ranges() == [None, f"bytes={room}-"]
+
+
+def test_a_quota_is_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="free some space"), no_os_errors(tmp_path):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")

@@ -7,19 +7,21 @@ one site each. So here is only what HTTP says about ranges (RFC 9110, sections 1
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
 from tqdm import tqdm
 
 from ..errors import BadData
-from ..files import no_os_errors, write_json
+from ..files import no_os_errors, write_json, writing
 from .places import digest_of, human
 from .ranges import Answer, Answered, Cut, Refused, request_headers
 from .space import check_space
@@ -144,12 +146,13 @@ def _write(response: requests.Response, answer: Answer, url: str, file: File, pa
     """Add the body of an answer to what is there; raises `Cut` where it ends too early."""
     total = answer.total if answer.total is not None else file.bytes
     check_space(part.path.parent, 0 if total is None else total - answer.start, file.save)
-    with part.open(url, answer) as out, _bar(file.save, answer.start, total) as bar:
+    end = answer.start
+    with part.opened(url, answer) as write, _bar(file.save, answer.start, total) as bar:
         for chunk in response.iter_content(_CHUNK):
-            if file.bytes is not None and out.tell() + len(chunk) > file.bytes:
+            end += len(chunk)
+            if file.bytes is not None and end > file.bytes:
                 raise Refused(f"sends more than the {file.bytes} bytes of the pinned file")
-            with no_os_errors(part.path, "--to"):
-                out.write(chunk)
+            write(chunk)
             bar.update(len(chunk))
     if total is not None and part.size < total:
         raise Cut(f"ended after {part.size} of {total} bytes")
@@ -204,13 +207,13 @@ class _Part:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def open(self, url: str, answer: Answer) -> BinaryIO:
-        """Open it for what an answer brings: at its end, or from the first byte."""
-        with no_os_errors(self.path, "--to"):
-            # Emptied before the note changes: a kill in between must not leave old bytes under a new version.
-            out = self.path.open("ab" if answer.start else "wb")
-        write_json(self._note, {"url": url, "validator": answer.validator})
-        return out
+    @contextlib.contextmanager
+    def opened(self, url: str, answer: Answer) -> Iterator[Callable[[bytes], None]]:
+        """Open for what an answer brings: at its end, or from the first byte; gives what writes to it."""
+        # Emptied before the note changes: a kill in between must not leave old bytes under a new version.
+        with writing(self.path, "ab" if answer.start else "wb", "--to") as write:
+            write_json(self._note, {"url": url, "validator": answer.validator})
+            yield write
 
     def discard(self) -> None:
         """Delete it."""

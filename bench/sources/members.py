@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import lzma
 import stat
 import tarfile
@@ -41,7 +42,10 @@ Archive = zipfile.ZipFile | tarfile.TarFile
 
 @contextlib.contextmanager
 def opened(path: Path, kind: str) -> Iterator[Archive]:
-    """The archive, of kind "zip" or "tar"; what is wrong inside it while it is read becomes `BadArchive`."""
+    """The archive, of kind "zip" or "tar"; what is wrong inside it while it is read becomes `BadArchive`.
+
+    An error of the disk it lies on is `BadData` only: the archive may be as good as before.
+    """
     try:
         with no_os_errors(path, "--to"):
             file = path.open("rb")
@@ -49,6 +53,9 @@ def opened(path: Path, kind: str) -> Iterator[Archive]:
             yield archive
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, UnicodeError,
             NotImplementedError, ValueError, OSError) as error:  # fmt: skip
+        # Decompressors raise OSError without a number; a position beyond all files is invalid.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise BadData(f"archive {str(path)!r} cannot be read ({error.strerror}): check the disk") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadArchive(f"archive {path.name!r} is damaged, or no {kind} file ({reason}): fetch it again") from error
 
