@@ -118,6 +118,7 @@ NAMES = {
     "a\nb": "character",
     "what?": "character",
     "n" * 300: "more than 255 bytes",
+    "a/" * 10_000 + "x": r"^.{,200}of more than 1000 characters.{,50}$",
 }
 
 
@@ -301,3 +302,23 @@ def test_disk_that_cannot_be_read(tmp_path: Path, suffix: str, monkeypatch: pyte
     with pytest.raises(BadData, match="check the disk") as caught:
         unpack(path, suffix, tmp_path / "out")
     assert not isinstance(caught.value, members.BadArchive)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_tar_header_that_fills_the_memory(tmp_path: Path, kind: bytes) -> None:
+    """A long name or attributes of any size are read at once; a thousandth of it suffices in the compressed file."""
+    path = tmp_path / "archive.tar"
+    header = entry("h", kind, size=members.LONGEST_HEADER + 512).tobuf(tarfile.GNU_FORMAT)
+    path.write_bytes(header + bytes(members.LONGEST_HEADER + 512) + entry("x").tobuf() + bytes(1024))
+    refused(path, tmp_path, "made to fill the memory")
+
+
+def test_tar_with_a_negative_size(tmp_path: Path) -> None:
+    """It would set the reader back, and lower the sum that is held against the limits."""
+    path = tmp_path / "archive.tar"
+    path.write_bytes(entry("x", size=-1024).tobuf(tarfile.GNU_FORMAT) + entry("y").tobuf() + bytes(1024))
+    refused(path, tmp_path, "entry of -1024 bytes")
+    header = entry("x")
+    header.pax_headers = {"size": "-512"}
+    path.write_bytes(header.tobuf(tarfile.PAX_FORMAT) + entry("y").tobuf() + bytes(1024))
+    refused(path, tmp_path, "unknown kind|damaged")
