@@ -39,7 +39,7 @@ class Patience:
 
     Attributes:
         tries: connections without progress before the next mirror is taken.
-        unreachable: the same for addresses to which there is no connection at all, as without a network.
+        unreachable: the same for addresses to which there never was a connection, as without a network.
         first: seconds before the second try; doubled for each further one.
         longest: most seconds between tries, also where a server asks for more.
         silence: seconds without an answer or a byte after which a connection is given up.
@@ -103,7 +103,7 @@ def download(file: File, path: Path, patience: Patience = PATIENCE) -> Got:
 
 def _from_mirror(session: requests.Session, url: str, file: File, part: _Part, patience: Patience) -> None:
     """Make `part` whole from one mirror; raises `Refused` when this mirror will not do it."""
-    failed = 0
+    failed, reached = 0, False
     while True:
         before = part.size
         try:
@@ -112,7 +112,8 @@ def _from_mirror(session: requests.Session, url: str, file: File, part: _Part, p
             return
         except Cut as cut:
             failed = 1 if part.size >= before + _PROGRESS else failed + 1
-            if failed >= (patience.tries if cut.reached else patience.unreachable):
+            reached = reached or cut.reached  # then there is a network, and a server that may come back
+            if failed >= (patience.tries if reached else patience.unreachable):
                 raise Refused(f"{cut} (tried {failed} times)") from cut
             time.sleep(min(max(cut.wait, patience.first * 2 ** (failed - 1)), patience.longest))
 
@@ -133,13 +134,18 @@ def _receive(session: requests.Session, url: str, file: File, part: _Part, patie
                 part.discard()
                 raise Cut("has another version by now")
             if answer.kind is Answered.BODY:
+                if file.sha256 is None and not _marks_its_end(response):
+                    raise Refused("does not say where the file ends: a part could not be told from the whole")
                 _write(response, answer, url, file, part)
-    except (requests.exceptions.SSLError, requests.TooManyRedirects, requests.exceptions.InvalidSchema,
-            requests.exceptions.InvalidURL) as error:  # fmt: skip
+    except (requests.TooManyRedirects, requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
         raise Refused(f"cannot be used ({type(error).__name__})") from error
     except requests.RequestException as error:
+        if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise Refused("has no certificate that this machine trusts") from error
         reason = _reason(error, patience)
         raise Cut(reason, reached=reason != _UNREACHABLE) from error
+    except (ValueError, OSError) as error:  # a redirect to what is no address; no file of certificates
+        raise Refused(f"cannot be used ({' '.join(str(error).split())})") from error
 
 
 def _write(response: requests.Response, answer: Answer, url: str, file: File, part: _Part) -> None:
@@ -158,6 +164,12 @@ def _write(response: requests.Response, answer: Answer, url: str, file: File, pa
         raise Cut(f"ended after {part.size} of {total} bytes")
 
 
+def _marks_its_end(response: requests.Response) -> bool:
+    """Whether a body that was cut is noticed: its length is known, or it comes in pieces of which the last is marked."""
+    chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+    return chunked or "Content-Length" in response.headers
+
+
 def _reason(error: requests.RequestException, patience: Patience) -> str:
     """What went wrong with a connection, in a few words."""
     if isinstance(error, requests.exceptions.ProxyError):
@@ -165,7 +177,7 @@ def _reason(error: requests.RequestException, patience: Patience) -> str:
     # Silence in the middle of a body comes as a ConnectionError.
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return f"did not answer for {patience.silence:g} s"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+    if isinstance(error, requests.exceptions.ChunkedEncodingError | requests.exceptions.SSLError):
         return "cut the connection"
     return _UNREACHABLE if isinstance(error, requests.ConnectionError) else f"failed ({type(error).__name__})"
 
