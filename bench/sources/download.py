@@ -165,7 +165,7 @@ def _write(response: requests.Response, answer: Answer, url: str, file: File, pa
 
 
 def _marks_its_end(response: requests.Response) -> bool:
-    """Whether a body that was cut is noticed: its length is known, or it comes in pieces of which the last is marked."""
+    """Whether a cut body is noticed: its length is known, or it comes in pieces of which the last is marked."""
     chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
     return chunked or "Content-Length" in response.headers
 
