@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,30 @@ def no_os_errors(path: Path, option: str = "--out") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "free some space and run again: what is complete is kept" if error.errno == errno.ENOSPC else (
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some space and run again: what is complete is kept" if full else (
             f"check the folder's permissions, or choose another {option}")  # fmt: skip
         raise BadData(f"cannot write {str(path)!r} ({error.strerror}): {advice}") from error
+
+
+@contextlib.contextmanager
+def writing(path: Path, mode: str, option: str = "--out") -> Iterator[Callable[[bytes], None]]:
+    """A file that is open while the block runs; gives what writes to it, and raises `BadData` where the system refuses.
+
+    It has no buffer: what one still holds on a full disk is refused once more when the file is closed, by an `OSError`
+    that takes the place of the sentence.
+    """
+    with no_os_errors(path, option):
+        file = path.open(mode, 0)
+
+    def write(content: bytes) -> None:
+        rest = memoryview(content)
+        with no_os_errors(path, option):
+            while rest:
+                rest = rest[file.write(rest) :]
+
+    try:
+        yield write
+    finally:
+        with no_os_errors(path, option):
+            file.close()

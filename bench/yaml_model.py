@@ -48,6 +48,10 @@ def read_model(
         raise error(f"{what} is not UTF-8 text ({problem.reason}): save it as UTF-8") from problem
     except yaml.YAMLError as problem:
         raise error(f"{what} is not valid YAML: {' '.join(str(problem).split())}") from problem
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+        # PyYAML makes dates and numbers of what looks like them, and lets their errors through.
+        raise error(f"{what} has a value that is no date or number but looks like one, or is nested too deeply "
+                    f"({type(problem).__name__}: {problem}): put texts in quotes") from problem  # fmt: skip
     if not isinstance(data, dict):
         raise error(f"{what} holds a {type(data).__name__}: expected keys such as {example}")
     try:

@@ -177,7 +177,7 @@ def test_interrupted_by_the_user(lab: Path, web: Web, tmp_path: Path) -> None:
     lab.write_text(yaml.safe_dump(table))
     file.cuts, file.hold = [2**16], threading.Event()
     words = ["-m", "robustiqa.bench.cli", "data", "fetch", "net", "--yes", "--sources", str(lab)]
-    part = tmp_path / "torch" / ".robustiqa" / "net" / "net.pth.part"
+    part = tmp_path / "torch" / "hub" / "pyiqa" / ".robustiqa" / "net" / "net.pth.part"
     with subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + 120
         while time.monotonic() < until and not (part.exists() and part.stat().st_size == 2**16):
@@ -206,3 +206,19 @@ def test_hostile_archive_through_the_command(lab: Path, web: Web, tmp_path: Path
     assert got.exit_code == 1
     assert "leads out of the folder: refused" in got.output
     assert not list(tmp_path.rglob("x"))
+
+
+def test_verify_says_when_nothing_could_be_checked(lab: Path, tmp_path: Path) -> None:
+    hub = {"name": "hub", "kind": "weights", **ABOUT, "below": "hub", "folder": "models--x", "by_hand": "hf download x"}
+    lab.write_text(yaml.safe_dump({"sources": [hub]}))
+    got = CliRunner().invoke(
+        cli, ["data", "verify", "hub", "--sources", str(lab)], env={"HF_HUB_CACHE": str(tmp_path / "hub")}
+    )
+    assert "wrong: not in" in got.output
+    (tmp_path / "hub" / "models--x").mkdir(parents=True)
+    (tmp_path / "hub" / "models--x" / "a").touch()
+    got = CliRunner().invoke(
+        cli, ["data", "verify", "hub", "--sources", str(lab)], env={"HF_HUB_CACHE": str(tmp_path / "hub")}
+    )
+    assert got.exit_code == 1
+    assert "nothing of it could be checked" in got.output

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 from robustiqa.bench.errors import BadData
+from robustiqa.bench.files import no_os_errors
 from robustiqa.bench.sources.download import Patience, download
 from robustiqa.bench.sources.table import File
-from webserver import Web, serving
+from webserver import Web, largest_file, serving
 
 CONTENT = np.random.default_rng(3).bytes(3_000_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -277,3 +279,83 @@ def test_disk_that_fills_up(web: Web, tmp_path: Path, monkeypatch: pytest.Monkey
     web.log.clear()
     assert get(pinned(url), tmp_path) == CONTENT
     assert web.ranges() == [f"bytes={HALF}-"]
+
+
+@pytest.mark.parametrize("room", [100_000, 2**15 * 50 - 1000])
+def test_file_that_the_system_refuses_to_let_grow(web: Web, tmp_path: Path, room: int) -> None:
+    """One sentence also where the refusal comes in the middle of a piece, and again when the file is closed."""
+    url = web.add("/a", CONTENT)
+    with largest_file(room):
+        assert "cannot write" in fails(pinned(url), tmp_path)
+    assert (tmp_path / "a.bin.part").read_bytes() == CONTENT[:room], "what there was room for is kept"
+    assert get(pinned(url), tmp_path) == CONTENT
+    assert web.ranges() == [None, f"bytes={room}-"]
+
+
+def test_a_quota_is_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="free some space"), no_os_errors(tmp_path):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+
+@pytest.mark.parametrize("where", ["http://[::1", "http://.example.org/", "http://[x]/", "http://127.0.0.1/\xff",
+                                   "http://h:99999/", "file:///etc/passwd", "ftp://x/a"])  # fmt: skip
+def test_redirects_to_what_is_no_address(web: Web, tmp_path: Path, where: str) -> None:
+    """Some of these the client does not recognise as wrong addresses: a sentence all the same, and the next mirror."""
+    url = web.add("/a", b"", codes=[302] * 2, headers={"Location": where})
+    assert "cannot be used" in fails(pinned(url), tmp_path)
+    assert get(pinned(url, web.add("/b", CONTENT)), tmp_path) == CONTENT
+
+
+@pytest.mark.parametrize("number", ["\xb2", "9" * 5000])
+def test_numbers_that_are_none(web: Web, tmp_path: Path, number: str) -> None:
+    url = web.add("/a", CONTENT, codes=[503], headers={"Retry-After": number})
+    assert get(pinned(url), tmp_path) == CONTENT
+    for name in ("Content-Length", "Content-Range"):
+        (tmp_path / "a.bin").unlink()
+        url = web.add("/b", CONTENT, headers={name: number if name == "Content-Length" else f"bytes 0-1/{number}"})
+        assert get(pinned(url, web.add("/c", CONTENT)), tmp_path) == CONTENT
+
+
+def test_certificates_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    assert "none.pem" in fails(pinned("https://127.0.0.1:9/a"), tmp_path)
+
+
+def test_end_that_is_not_marked(web: Web, tmp_path: Path) -> None:
+    """Without length, pieces and digest, a file that was cut looks as a whole one does."""
+    url = web.add("/a", CONTENT, cuts=[HALF, HALF], headers={"Content-Length": ""})
+    assert "does not say where the file ends" in fails(unpinned(url), tmp_path)
+    web.files["/a"].cuts.clear()
+    assert get(pinned(url), tmp_path) == CONTENT
+
+
+@pytest.mark.parametrize("broken", [requests.exceptions.SSLError, requests.ConnectionError])
+def test_outage_in_the_middle(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: type[Exception]
+) -> None:
+    """After a server was there once, one that is away is waited for as often as one that answers nothing."""
+    url = web.add("/a", CONTENT, cuts=[HALF])
+    real, calls = requests.Session.get, []
+
+    def get_(*args: Any, **more: Any) -> Any:
+        calls.append(args)
+        if 1 < len(calls) < QUICK.tries:
+            raise broken("away")
+        return real(*args, **more)
+
+    monkeypatch.setattr(requests.Session, "get", get_)
+    assert get(pinned(url), tmp_path) == CONTENT
+    assert len(calls) == QUICK.tries
+
+
+def test_certificate_that_is_not_trusted(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It will not be another one a second later."""
+    calls = []
+
+    def get_(*args: Any, **more: Any) -> Any:
+        calls.append(args)
+        raise requests.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
+
+    monkeypatch.setattr(requests.Session, "get", get_)
+    assert "no certificate that this machine trusts" in fails(pinned(web.url), tmp_path)
+    assert len(calls) == 1

@@ -371,16 +371,42 @@ def test_disk_too_small_for_all_of_it(release: Source, roots: Roots, web: Web, m
     assert web.log == []
 
 
-def test_on_another_file_system(release: Source, tmp_path: Path) -> None:
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system."""
     memory = Path("/dev/shm")
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev or not os.access(memory, os.W_OK):
         pytest.skip("no second file system to write to")
     there = memory / f"robustiqa-test-{os.getpid()}"
-    try:
-        get(release, Roots(there, tmp_path, tmp_path))
-        assert (there / "koniq10k" / RECEIPT).is_file()
-    finally:
-        shutil.rmtree(there, ignore_errors=True)
+    there.mkdir()
+    yield there
+    shutil.rmtree(there)
+
+
+def test_on_another_file_system(release: Source, tmp_path: Path, elsewhere: Path) -> None:
+    get(release, Roots(elsewhere, tmp_path, tmp_path))
+    assert (elsewhere / "koniq10k" / RECEIPT).is_file()
+
+
+def test_links_to_another_file_system(release: Source, roots: Roots, web: Web, elsewhere: Path) -> None:
+    """As on clusters, where the caches of a small home lead to a large disk."""
+    net = [{"save": "a.pth", "urls": [web.add("/a", b"a")], **pin(b"a")}]
+    for root, name in ((roots.torch, "hub"), (roots.data, "weights")):
+        root.mkdir()
+        (elsewhere / name).mkdir()
+        (root / name).symlink_to(elsewhere / name)
+    get(source(net, kind="weights", name="net", below="torch", folder="hub/checkpoints"), roots)
+    get(source(net, kind="weights", name="net"), roots)
+    assert (elsewhere / "hub" / "checkpoints" / "a.pth").read_bytes() == b"a"
+    assert (elsewhere / "weights" / "net" / "a.pth").read_bytes() == b"a"
+    web.log.clear()
+    for there in (elsewhere / "empty", elsewhere / "none"):
+        (elsewhere / "empty").mkdir(exist_ok=True)
+        (roots.data / "koniq10k").symlink_to(there)
+        with pytest.raises(BadData, match="is a link or a mount"):
+            get(release, roots)
+        (roots.data / "koniq10k").unlink()
+    assert web.log == [], "said before anything is downloaded"
 
 
 def test_weights_in_torchs_cache(web: Web, roots: Roots) -> None:
@@ -453,3 +479,40 @@ def test_not_pinned(web: Web, roots: Roots) -> None:
     assert digest in statuses(what, roots)["unknown"][0]
     (roots.data / "unpinned" / "a").write_bytes(b"b")
     assert statuses(what, roots)["wrong"]
+
+
+def test_verify_names_what_is_missing_and_what_was_added(web: Web, roots: Roots) -> None:
+    """One of two files is not "not there"; a file beside those of the receipt may be read by a loader."""
+    files = [{"save": x, "urls": [web.add(f"/{x}", x.encode())], **pin(x.encode())} for x in "ab"]
+    for weights in (source(files, kind="weights", name="net"),
+                    source(files, kind="weights", name="net", below="torch", folder="hub")):  # fmt: skip
+        folder = get(weights, roots).folder
+        (folder / "c").touch()
+        added = [text for text in statuses(weights, roots)["unknown"] if "added" in text]
+        assert added == ([] if weights.below == "torch" else ["1 files were added to what was unpacked: 'c'"])
+        (folder / "a").unlink()
+        (wrong,) = statuses(weights, roots)["wrong"]
+        assert "missing" in wrong
+        assert "a'" in wrong
+
+
+def test_two_files_of_one_name(web: Web, roots: Roots, tmp_path: Path) -> None:
+    content = pack(tmp_path, {"a": b"x"}, top="").read_bytes()
+    archive = {"save": "z.zip", "urls": [web.add("/z", content)], "archive": "zip", **pin(content)}
+    with pytest.raises(BadData, match="has two files 'a'"):
+        get(source([archive, {"save": "a", "urls": [web.add("/a", b"a")], **pin(b"a")}]), roots)
+
+
+def test_folder_that_cannot_be_looked_into(release: Source, roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence from fetch and verify alike; a receipt that one may not read is not damaged."""
+    get(release, roots)
+
+    def refuse(*args: Any, **more: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", "the folder")
+
+    for name in ("is_file", "read_bytes", "is_dir"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, refuse)
+            with pytest.raises(BadData, match="'the folder' cannot be read"):
+                get(release, roots)
+            assert any("'the folder' cannot be read" in text for text in statuses(release, roots)["wrong"])

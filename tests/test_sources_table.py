@@ -87,6 +87,7 @@ WRONG = {
     "size": (entry(files=[{**PLAIN, "bytes": 0}]), BadData, "bytes"),
     "no address": (entry(files=[{**PLAIN, "urls": []}]), BadData, "urls"),
     "other address": (entry(files=[{**PLAIN, "urls": ["file:///etc/passwd"]}]), BadData, "https://"),
+    "login": (entry(files=[{**PLAIN, "urls": ["https://me:secret@x.org/a"]}]), BadData, "netrc"),
     "name": (entry(name="../x"), BadData, "name"),
     "folder": (entry(folder="../x"), BadData, "leads out"),
     "absolute folder": (entry(folder="/etc"), BadData, "absolute"),
@@ -122,6 +123,8 @@ def test_wrong_files(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="sources"):
         load_table([written(tmp_path, entry(), source=[])])
     for content, words in ((b"- 1", "holds a list"), (b"a: [", "not valid YAML"), (b"\xff", "not UTF-8"),
+                           (b"verified: 2026-02-30", "put texts in quotes"), (b"a: " + b"9" * 5000, "put texts in"),
+                           (b"!!int x", "put texts in quotes"), (b"!!bool x", "put texts in quotes"),
                            (b"!!python/object/apply:os.system [id]", "not valid YAML")):  # fmt: skip
         (tmp_path / "own.yml").write_bytes(content)
         with pytest.raises(BadData, match=words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from robustiqa.bench.errors import BadData
 from robustiqa.bench.sources import members
 from robustiqa.bench.sources.unpack import unpack
+from webserver import largest_file
 
 RANDOM = np.random.default_rng(1).bytes(100_000)
 FILES = {"set/images/1.png": RANDOM, "set/images/Grün 2.PNG": b"two", "set/mos.csv": b"", "set/a/b/c.txt": b"deep"}
@@ -116,6 +118,7 @@ NAMES = {
     "a\nb": "character",
     "what?": "character",
     "n" * 300: "more than 255 bytes",
+    "a/" * 10_000 + "x": r"^.{,200}of more than 1000 characters.{,50}$",
 }
 
 
@@ -276,3 +279,46 @@ def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadData, match=r"needs 100\.0 kB"):
         unpack(pack(tmp_path, FILES), "zip", tmp_path / "out")
     assert tree(tmp_path / "out") == {}
+
+
+def test_disk_that_fills_up(tmp_path: Path) -> None:
+    """Also where a file is so small that a buffered one would be written only when it is closed."""
+    for content in (bytes(5000), bytes(3_000_000)):
+        path = pack(tmp_path, {"x": content}, "tar.gz", top="")
+        with largest_file(1000), pytest.raises(BadData, match="cannot write") as caught:
+            unpack(path, "tar", tmp_path / f"out {len(content)}")
+        assert not isinstance(caught.value, members.BadArchive), "it would be deleted"
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar"])
+def test_disk_that_cannot_be_read(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the disk is not damage of the archive, which would be deleted for it."""
+    path = pack(tmp_path, FILES, suffix)
+
+    def fails(*args: Any) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(members, "raw_members", fails)
+    with pytest.raises(BadData, match="check the disk") as caught:
+        unpack(path, suffix, tmp_path / "out")
+    assert not isinstance(caught.value, members.BadArchive)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_tar_header_that_fills_the_memory(tmp_path: Path, kind: bytes) -> None:
+    """A long name or attributes of any size are read at once; a thousandth of it suffices in the compressed file."""
+    path = tmp_path / "archive.tar"
+    header = entry("h", kind, size=members.LONGEST_HEADER + 512).tobuf(tarfile.GNU_FORMAT)
+    path.write_bytes(header + bytes(members.LONGEST_HEADER + 512) + entry("x").tobuf() + bytes(1024))
+    refused(path, tmp_path, "made to fill the memory")
+
+
+def test_tar_with_a_negative_size(tmp_path: Path) -> None:
+    """It would set the reader back, and lower the sum that is held against the limits."""
+    path = tmp_path / "archive.tar"
+    path.write_bytes(entry("x", size=-1024).tobuf(tarfile.GNU_FORMAT) + entry("y").tobuf() + bytes(1024))
+    refused(path, tmp_path, "entry of -1024 bytes")
+    header = entry("x")
+    header.pax_headers = {"size": "-512"}
+    path.write_bytes(header.tobuf(tarfile.PAX_FORMAT) + entry("y").tobuf() + bytes(1024))
+    refused(path, tmp_path, "unknown kind|damaged")

@@ -1,9 +1,10 @@
-"""A web server on this machine for the tests of downloads: ranges, versions, and everything that goes wrong."""
+"""A web server and a full disk for the tests of downloads: ranges, versions, and everything that goes wrong."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import resource
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -116,3 +117,14 @@ def serving(host: str = "127.0.0.1") -> Iterator[Web]:
                     file.hold.set()
             server.shutdown()
             thread.join()
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """The system refuses to let a file grow beyond `size` bytes: as on a full disk, in the middle of a write."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

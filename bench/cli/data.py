@@ -173,6 +173,8 @@ def verify_(names: tuple[str, ...], own: tuple[str, ...], to: str) -> None:
         for status, text in findings:
             click.echo(f"{source.name}: {status}: {text}")
         statuses = {finding.status for finding in findings}
+        if statuses == {"unknown"}:
+            click.echo(f"{source.name}: nothing of it could be checked, which counts as not in order")
         good &= "ok" in statuses and "wrong" not in statuses
     sys.exit(0 if good else 1)
 

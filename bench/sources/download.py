@@ -7,19 +7,21 @@ one site each. So here is only what HTTP says about ranges (RFC 9110, sections 1
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
 from tqdm import tqdm
 
 from ..errors import BadData
-from ..files import no_os_errors, write_json
+from ..files import no_os_errors, write_json, writing
 from .places import digest_of, human
 from .ranges import Answer, Answered, Cut, Refused, request_headers
 from .space import check_space
@@ -37,7 +39,7 @@ class Patience:
 
     Attributes:
         tries: connections without progress before the next mirror is taken.
-        unreachable: the same for addresses to which there is no connection at all, as without a network.
+        unreachable: the same for addresses to which there never was a connection, as without a network.
         first: seconds before the second try; doubled for each further one.
         longest: most seconds between tries, also where a server asks for more.
         silence: seconds without an answer or a byte after which a connection is given up.
@@ -101,7 +103,7 @@ def download(file: File, path: Path, patience: Patience = PATIENCE) -> Got:
 
 def _from_mirror(session: requests.Session, url: str, file: File, part: _Part, patience: Patience) -> None:
     """Make `part` whole from one mirror; raises `Refused` when this mirror will not do it."""
-    failed = 0
+    failed, reached = 0, False
     while True:
         before = part.size
         try:
@@ -110,7 +112,8 @@ def _from_mirror(session: requests.Session, url: str, file: File, part: _Part, p
             return
         except Cut as cut:
             failed = 1 if part.size >= before + _PROGRESS else failed + 1
-            if failed >= (patience.tries if cut.reached else patience.unreachable):
+            reached = reached or cut.reached  # then there is a network, and a server that may come back
+            if failed >= (patience.tries if reached else patience.unreachable):
                 raise Refused(f"{cut} (tried {failed} times)") from cut
             time.sleep(min(max(cut.wait, patience.first * 2 ** (failed - 1)), patience.longest))
 
@@ -131,28 +134,40 @@ def _receive(session: requests.Session, url: str, file: File, part: _Part, patie
                 part.discard()
                 raise Cut("has another version by now")
             if answer.kind is Answered.BODY:
+                if file.sha256 is None and not _marks_its_end(response):
+                    raise Refused("does not say where the file ends: a part could not be told from the whole")
                 _write(response, answer, url, file, part)
-    except (requests.exceptions.SSLError, requests.TooManyRedirects, requests.exceptions.InvalidSchema,
-            requests.exceptions.InvalidURL) as error:  # fmt: skip
+    except (requests.TooManyRedirects, requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
         raise Refused(f"cannot be used ({type(error).__name__})") from error
     except requests.RequestException as error:
+        if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise Refused("has no certificate that this machine trusts") from error
         reason = _reason(error, patience)
         raise Cut(reason, reached=reason != _UNREACHABLE) from error
+    except (ValueError, OSError) as error:  # a redirect to what is no address; no file of certificates
+        raise Refused(f"cannot be used ({' '.join(str(error).split())})") from error
 
 
 def _write(response: requests.Response, answer: Answer, url: str, file: File, part: _Part) -> None:
     """Add the body of an answer to what is there; raises `Cut` where it ends too early."""
     total = answer.total if answer.total is not None else file.bytes
     check_space(part.path.parent, 0 if total is None else total - answer.start, file.save)
-    with part.open(url, answer) as out, _bar(file.save, answer.start, total) as bar:
+    end = answer.start
+    with part.opened(url, answer) as write, _bar(file.save, answer.start, total) as bar:
         for chunk in response.iter_content(_CHUNK):
-            if file.bytes is not None and out.tell() + len(chunk) > file.bytes:
+            end += len(chunk)
+            if file.bytes is not None and end > file.bytes:
                 raise Refused(f"sends more than the {file.bytes} bytes of the pinned file")
-            with no_os_errors(part.path, "--to"):
-                out.write(chunk)
+            write(chunk)
             bar.update(len(chunk))
     if total is not None and part.size < total:
         raise Cut(f"ended after {part.size} of {total} bytes")
+
+
+def _marks_its_end(response: requests.Response) -> bool:
+    """Whether a cut body is noticed: its length is known, or it comes in pieces of which the last is marked."""
+    chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+    return chunked or "Content-Length" in response.headers
 
 
 def _reason(error: requests.RequestException, patience: Patience) -> str:
@@ -162,7 +177,7 @@ def _reason(error: requests.RequestException, patience: Patience) -> str:
     # Silence in the middle of a body comes as a ConnectionError.
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return f"did not answer for {patience.silence:g} s"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+    if isinstance(error, requests.exceptions.ChunkedEncodingError | requests.exceptions.SSLError):
         return "cut the connection"
     return _UNREACHABLE if isinstance(error, requests.ConnectionError) else f"failed ({type(error).__name__})"
 
@@ -204,13 +219,13 @@ class _Part:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def open(self, url: str, answer: Answer) -> BinaryIO:
-        """Open it for what an answer brings: at its end, or from the first byte."""
-        with no_os_errors(self.path, "--to"):
-            # Emptied before the note changes: a kill in between must not leave old bytes under a new version.
-            out = self.path.open("ab" if answer.start else "wb")
-        write_json(self._note, {"url": url, "validator": answer.validator})
-        return out
+    @contextlib.contextmanager
+    def opened(self, url: str, answer: Answer) -> Iterator[Callable[[bytes], None]]:
+        """Open for what an answer brings: at its end, or from the first byte; gives what writes to it."""
+        # Emptied before the note changes: a kill in between must not leave old bytes under a new version.
+        with writing(self.path, "ab" if answer.start else "wb", "--to") as write:
+            write_json(self._note, {"url": url, "validator": answer.validator})
+            yield write
 
     def discard(self) -> None:
         """Delete it."""

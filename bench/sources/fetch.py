@@ -28,6 +28,7 @@ from .places import (
     is_here,
     is_of,
     read_receipt,
+    readable,
     receipt_json,
 )
 from .space import check_space
@@ -75,7 +76,8 @@ def fetch(
             gives it; an archive is refused; no room on the disk, or it is read-only. What is complete is kept.
     """
     base, folder = base_of(source, roots), folder_of(source, roots)
-    work = base / OURS / source.name
+    # On the disk of the destination: links and mounts often lead from the one root to several.
+    work = (folder if source.below == "torch" else folder.parent) / OURS / source.name
     if found := _present(source, roots):  # before anything is written: the disk may be read-only
         if found.ours:
             shutil.rmtree(work, ignore_errors=True)  # of a call that was killed at its very end
@@ -122,6 +124,11 @@ def _alone(source: Source, base: Path) -> Iterator[None]:
 def _present(source: Source, roots: Roots) -> Fetched | None:
     """What is in the source's place already; raises `BadData` if that is another version, a part of it, or a file."""
     folder = folder_of(source, roots)
+    with readable(folder):
+        return _found(source, roots, folder)
+
+
+def _found(source: Source, roots: Roots, folder: Path) -> Fetched | None:
     if source.below == "torch":
         paths = [folder / file.save for file in source.files]
         wrong = [path for path, file in zip(paths, source.files, strict=True)
@@ -132,6 +139,9 @@ def _present(source: Source, roots: Roots) -> Fetched | None:
     if folder.exists() and not folder.is_dir():
         raise BadData(f"{str(folder)!r} is a file, and {source.name!r} needs a folder there: move it away")
     if not is_filled(folder):
+        if folder.is_symlink() or folder.is_mount():
+            raise BadData(f"{str(folder)!r} is a link or a mount, and a fetched folder cannot take its place: remove "
+                          "it, or make the folder above it that link")  # fmt: skip
         return None
     receipt = read_receipt(folder)
     if receipt is None:
@@ -189,6 +199,8 @@ def _unpack_all(source: Source, work: Path) -> dict[str, Content]:
                 raise BadData(f"{error} (the archive was deleted)") from error
         else:
             make_folder(into, "--to")
+            if (into / file.save).exists():
+                raise BadData(f"{source.name!r} has two files {file.save!r}: refused to write one over the other")
             with no_os_errors(into, "--to"):
                 # A link if that can be: until the folder has its name, the download must not be lost.
                 _link(path, into / file.save)
@@ -212,7 +224,7 @@ def _keep(source: Source, work: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for file in source.files:
         if file.archive:
-            (work / "archives" / file.save).replace(folder / file.save)
+            shutil.move(work / "archives" / file.save, folder / file.save)  # possibly on another disk
 
 
 def _fetch_plain(source: Source, folder: Path, work: Path, patience: Patience, say: Callable[[str], None]) -> Fetched:

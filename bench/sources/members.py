@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import lzma
 import stat
 import tarfile
@@ -14,13 +15,24 @@ from typing import IO, NamedTuple
 
 from ..errors import BadData
 from ..files import no_os_errors
-from .names import folded, safe_parts
+from .names import folded, safe_parts, shown
 from .places import human
 
 MOST_MEMBERS = 1_000_000
 MOST_TIMES, ALWAYS_ALLOWED = 50, 100 * 2**20
 """Unpacked size that is taken for a bomb: this many times the archive's, and more than these bytes. Photographs hardly
 shrink, bitmaps to a third; deflate can reach a thousandth."""
+
+
+LONGEST_HEADER = 2**20
+"""Bytes of a long name or of extended attributes in a tar archive, which are read into memory at once."""
+_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 
 
 class BadArchive(BadData):
@@ -35,20 +47,43 @@ class Member(NamedTuple):
     name: str
 
 
+class _Entry(tarfile.TarInfo):
+    """An entry of a tar archive whose sizes are looked at before anything of that size is read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Entry:
+        entry = super().frombuf(buf, encoding, errors)
+        if entry.size < 0 or (entry.type in _HEADERS and entry.size > LONGEST_HEADER):
+            raise BadArchive(f"the archive has an entry of {entry.size} bytes of kind {entry.type!r}: refused, because "
+                             "it is damaged, or made to fill the memory")  # fmt: skip
+        return entry
+
+
 Raw = zipfile.ZipInfo | tarfile.TarInfo
 Archive = zipfile.ZipFile | tarfile.TarFile
 
 
 @contextlib.contextmanager
 def opened(path: Path, kind: str) -> Iterator[Archive]:
-    """The archive, of kind "zip" or "tar"; what is wrong inside it while it is read becomes `BadArchive`."""
+    """The archive, of kind "zip" or "tar"; what is wrong inside it while it is read becomes `BadArchive`.
+
+    An error of the disk it lies on is `BadData` only: the archive may be as good as before.
+    """
     try:
         with no_os_errors(path, "--to"):
             file = path.open("rb")
-        with file, zipfile.ZipFile(file) if kind == "zip" else tarfile.open(fileobj=file, mode="r:*") as archive:
+        with (
+            file,
+            zipfile.ZipFile(file)
+            if kind == "zip"
+            else tarfile.open(fileobj=file, mode="r:*", tarinfo=_Entry) as archive,
+        ):
             yield archive
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, UnicodeError,
             NotImplementedError, ValueError, OSError) as error:  # fmt: skip
+        # Decompressors raise OSError without a number; a position beyond all files is invalid.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise BadData(f"archive {str(path)!r} cannot be read ({error.strerror}): check the disk") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadArchive(f"archive {path.name!r} is damaged, or no {kind} file ({reason}): fetch it again") from error
 
@@ -126,17 +161,17 @@ def _facts(raw: Raw, where: str) -> tuple[str, int, bool]:
         if raw.isdir():
             return raw.name, 0, False
         kind = "a link" if raw.issym() or raw.islnk() else "a device or a pipe" if raw.isdev() else None
-        kind = kind or (None if raw.isreg() and not raw.issparse() else "of an unknown kind")
+        kind = kind or (None if raw.isreg() and not raw.issparse() and raw.size >= 0 else "of an unknown kind")
         if kind:
-            raise BadArchive(f"{where} holds {raw.name!r}, which is {kind}, not a plain file: refused")
+            raise BadArchive(f"{where} holds {shown(raw.name)}, which is {kind}, not a plain file: refused")
         return raw.name, raw.size, True
     # `filename` was cut at a NUL and had the system's separators replaced: look at what the archive says.
     name, mode = raw.orig_filename, stat.S_IFMT(raw.external_attr >> 16)
     if raw.flag_bits & 1:
-        raise BadArchive(f"{where} holds {name!r}, which is encrypted: unpack it by hand with its password")
+        raise BadArchive(f"{where} holds {shown(name)}, which is encrypted: unpack it by hand with its password")
     if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise BadArchive(f"{where} holds {name!r}, which is a link or a device, not a plain file: refused")
+        raise BadArchive(f"{where} holds {shown(name)}, which is a link or a device, not a plain file: refused")
     folder = name.endswith("/")
     if folder and raw.file_size:
-        raise BadArchive(f"{where} holds the folder {name!r} with content: refused")
+        raise BadArchive(f"{where} holds the folder {shown(name)} with content: refused")
     return name, raw.file_size, not folder

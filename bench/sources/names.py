@@ -9,8 +9,8 @@ from ..errors import BadData
 
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)
 _ILLEGAL = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
-_LONGEST = 255
-"""Bytes of one part of a path on the usual file systems."""
+_LONGEST, _LONGEST_PATH = 255, 1000
+"""Bytes of one part of a path, and of all of it, on the usual file systems; a path of thousands of parts is a bomb."""
 
 
 def safe_parts(name: str, where: str) -> tuple[str, ...]:
@@ -26,6 +26,9 @@ def safe_parts(name: str, where: str) -> tuple[str, ...]:
     Raises:
         BadData: the name is absolute, leads out of the folder, or is not legal everywhere.
     """
+    if len(name) > _LONGEST_PATH:
+        raise BadData(f"{where} holds the name {shown(name)} of more than {_LONGEST_PATH} characters: refused; get it "
+                      "from another place")  # fmt: skip
     if name.startswith("/"):
         raise BadData(f"{where} holds the absolute name {name!r}: refused; get it from another place")
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
@@ -33,6 +36,11 @@ def safe_parts(name: str, where: str) -> tuple[str, ...]:
         if reason := _wrong(part):
             raise BadData(f"{where} holds the name {name!r}, which {reason}: refused; get it from another place")
     return parts
+
+
+def shown(name: str) -> str:
+    """A name as a sentence quotes it: a hostile one can have any length."""
+    return repr(name if len(name) <= _LONGEST else name[:40] + "...")
 
 
 def _wrong(part: str) -> str | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,26 +94,37 @@ def is_here(source: Source, roots: Roots) -> bool:
     folder = folder_of(source, roots)
     plain = [file for file in source.files if not file.archive]
     if source.files and len(plain) == len(source.files):
-        return all((folder / file.into / file.save).is_file() for file in plain)
+        with readable(folder):
+            return all((folder / file.into / file.save).is_file() for file in plain)
     return is_filled(folder)
 
 
 def is_filled(folder: Path) -> bool:
     """Whether it is a folder with something in it; raises `BadData` where that cannot be seen."""
-    try:
+    with readable(folder):
         return folder.is_dir() and any(folder.iterdir())
+
+
+@contextlib.contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Turn the system's refusal to look into a folder into `BadData`."""
+    try:
+        yield
     except OSError as error:
-        raise BadData(f"folder {str(folder)!r} cannot be read ({error.strerror}): check its permissions") from error
+        what = str(error.filename or folder)
+        raise BadData(f"{what!r} cannot be read ({error.strerror}): check disk and permissions") from error
 
 
 def read_receipt(folder: Path) -> Receipt | None:
     """The receipt of a fetched folder, None where there is none; raises `BadData` for one that is damaged."""
     path = folder / RECEIPT
-    if not path.is_file():
-        return None
+    with readable(folder):
+        if not path.is_file():
+            return None
+        content = path.read_bytes()
     try:
-        return Receipt.model_validate_json(path.read_bytes())
-    except (OSError, ValueError) as error:
+        return Receipt.model_validate_json(content)
+    except ValueError as error:
         raise BadData(f"receipt {str(path)!r} is damaged: move the folder away and fetch it again") from error
 
 

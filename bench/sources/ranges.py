@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import requests
 
-_RANGE = re.compile(r"bytes (?:(?P<start>\d+)-\d+|\*)/(?P<total>\d+|\*)")
+_NUMBER = re.compile(r"[0-9]{1,18}")
+"""What `str.isdigit` lets pass, `int` may not: superscripts, and thousands of digits."""
+_RANGE = re.compile(r"bytes (?:(?P<start>[0-9]{1,18})-[0-9]{1,18}|\*)/(?P<total>[0-9]{1,18}|\*)")
 _LATER = (408, 425, 429, 500, 502, 503, 504)
 _WHY = {
     401: "asks for a login",
@@ -76,7 +78,7 @@ class Answer(NamedTuple):
         code = response.status_code
         if code in _LATER:
             wait = response.headers.get("Retry-After", "")
-            raise Cut(_say(code), float(wait) if wait.isdigit() else 0.0)
+            raise Cut(_say(code), float(wait) if _NUMBER.fullmatch(wait) else 0.0)
         if code not in (200, 206, 416):
             raise Refused(_say(code))
         if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -111,7 +113,7 @@ def _position(response: requests.Response) -> tuple[int, int | None]:
     """Where the body starts (-1 if that is not said), and the size of the whole file (None if not said)."""
     if response.status_code == 200:
         length = response.headers.get("Content-Length", "")
-        return 0, int(length) if length.isdigit() else None
+        return 0, int(length) if _NUMBER.fullmatch(length) else None
     match = _RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     if match is None:
         return -1, None

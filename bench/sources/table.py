@@ -29,6 +29,8 @@ def _web(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected an address that starts with https:// or http://")
+    if parts.username is not None:
+        raise ValueError("a login in an address would be printed and kept in receipts: put it into ~/.netrc")
     return url
 
 

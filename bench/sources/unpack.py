@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from ..errors import BadData
-from ..files import make_folder, no_os_errors
+from ..files import make_folder, writing
 from .members import Archive, BadArchive, Member, Raw, members, open_member, opened
 from .names import safe_parts
 from .places import Content
@@ -55,20 +55,18 @@ def _write(archive: Archive, raw: Raw, member: Member, target: Path) -> Content:
     """Write one member; raises `BadArchive` where its content is not of the size that the archive says."""
     digest, written = hashlib.sha256(), 0
     try:
-        with no_os_errors(target, "--to"):
-            out = target.open("xb")  # never over what is there, never through a link
+        # "x": never over what is there, never through a link.
+        with writing(target, "xb", "--to") as write, open_member(archive, raw) as content:
+            while chunk := content.read(_CHUNK):
+                written += len(chunk)
+                if written > member.bytes:
+                    break
+                digest.update(chunk)
+                write(chunk)
     except BadData as error:
         if isinstance(error.__cause__, FileExistsError):
             raise BadData(f"{member.name!r} of an archive is there already: refused to write over it") from error
         raise
-    with out, open_member(archive, raw) as content:
-        while chunk := content.read(_CHUNK):
-            written += len(chunk)
-            if written > member.bytes:
-                break
-            digest.update(chunk)
-            with no_os_errors(target, "--to"):
-                out.write(chunk)
     if written != member.bytes:
         raise BadArchive(f"{member.name!r} of an archive is not of the size that it says ({member.bytes} bytes): the "
                       "archive is damaged, or made to fill the disk")  # fmt: skip

@@ -11,7 +11,7 @@ from ..datasets import Dataset, load_dataset
 from ..errors import BadImage, RobustIQAError
 from ..registry import registry
 from ..spec import Spec
-from .places import RECEIPT, Receipt, Roots, digest_of, folder_of, is_here, is_of, read_receipt
+from .places import RECEIPT, Receipt, Roots, digest_of, folder_of, is_filled, is_of, read_receipt, readable
 from .table import Source
 
 MOST_NAMED = 3
@@ -41,11 +41,12 @@ def verify(source: Source, roots: Roots, progress: Callable[[Iterator[int], int]
         findings; the source is in order if none is "wrong" and some are "ok".
     """
     folder = folder_of(source, roots)
-    if not is_here(source, roots):
-        return [Finding("wrong", f"not in {str(folder)!r}")]
     try:
+        if not is_filled(folder):
+            return [Finding("wrong", f"not in {str(folder)!r}")]
         receipt = read_receipt(folder) if source.below == "data" else None
-        findings = list(_by_receipt(source, folder, receipt) if receipt else _by_pins(source, folder))
+        with readable(folder):
+            findings = list(_by_receipt(source, folder, receipt) if receipt else _by_pins(source, folder))
     except RobustIQAError as error:
         return [Finding("wrong", str(error))]
     if source.kind == "dataset":
@@ -74,6 +75,9 @@ def _by_receipt(source: Source, folder: Path, receipt: Receipt) -> Iterator[Find
             yield Finding("wrong", f"{len(names)} of {len(receipt.files)} files {what}: {_some(names)}")
     if not (missing or changed):
         yield Finding("ok", f"{len(receipt.files)} files are as they were unpacked ({RECEIPT})")
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    if added := sorted(there - receipt.files.keys() - {RECEIPT}):
+        yield Finding("unknown", f"{len(added)} files were added to what was unpacked: {_some(added)}")
 
 
 def _by_pins(source: Source, folder: Path) -> Iterator[Finding]:
