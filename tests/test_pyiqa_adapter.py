@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -134,7 +135,8 @@ class Collects(FakeNet):
 def test_a_call_that_is_broken_off_leaves_nothing_for_the_next(pyiqa: Callable[..., None]) -> None:
     pyiqa(lambda name, **options: Collects(name, options))
     metric = load_metric("pyiqa:topiq_nr")
-    net, images = metric.module.net, torch.rand(2, 1, 3, 20, 24)  # type: ignore[union-attr]
+    net: Any = metric.module.net
+    images = torch.rand(2, 1, 3, 20, 24)
     net.broken_off = True
     with pytest.raises(KeyboardInterrupt):
         metric(images[0])

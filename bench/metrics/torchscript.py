@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -89,7 +90,7 @@ def _is_archive(file: Path) -> bool:
 
 def _trained(script: torch.jit.ScriptModule) -> str:
     """The first step that tracing froze in training mode, or "": a script asks the module's mode each time instead."""
-    graph = script.inlined_graph  # its nodes live as long as it does
+    graph: Any = script.inlined_graph  # its nodes live as long as it does
     for kind in _TRAINS:
         for node in graph.findAllNodes(f"aten::{kind}", recurse=True):
             inputs = {name: value for name, value in zip(_TRAINS[kind], node.inputs(), strict=False) if name}

@@ -137,7 +137,7 @@ def test_a_prefetch_brings_what_the_options_ask_for(random_weights) -> None:
     def lacking(text: str) -> list[str]:
         plugin, _, parameters = registry.resolve("metric", text)
         assert plugin.sources is not None
-        return [Path(source.files[0].url).name for source in plugin.sources(**parameters)]  # type: ignore[union-attr]
+        return [Path(source.files[0].urls[0]).name for source in plugin.sources(**parameters)]  # type: ignore[union-attr]
 
     assert lacking("pyiqa:dbcnn")[0] == "DBCNN_KonIQ10k-2de81c0a.pth"
     assert lacking("pyiqa:dbcnn[options=pretrained=livec]")[0] == "DBCNN_LIVEC-83f6dad3.pth"

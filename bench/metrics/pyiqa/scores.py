@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,7 +48,7 @@ class Scores(nn.Module):
                 if isinstance(value, torch.Tensor) and value.requires_grad:
                     setattr(module, key, value.detach())
         # MANIQA collects the outputs of its layers, and takes those of a call that was broken off for the next one's.
-        self.collected = [module.save_output for module in net.modules() if hasattr(module, "save_output")]
+        self.collected: list[Any] = [module.save_output for module in net.modules() if hasattr(module, "save_output")]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) in [0,1] to (B,); raises `BadImage` for a size that the network does not take."""
