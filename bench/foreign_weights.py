@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,6 +51,8 @@ def load_foreign(net: Net, path: str | Path, key: str = "", prefix: str | None =
         wanted = expected[name]
         if value.shape != wanted.shape:
             raise _foreign(path, net, f"{name!r} is {tuple(value.shape)}, expected {tuple(wanted.shape)}")
+        if not is_plain(value):
+            raise _foreign(path, net, f"{name!r} is sparse, quantised or without values: expected an ordinary tensor")
         if value.is_floating_point() != wanted.is_floating_point():
             raise _foreign(path, net, f"{name!r} is {value.dtype}, expected {wanted.dtype}")
         if not bool(torch.isfinite(value).all()):
@@ -62,17 +65,7 @@ def read_state(path: Path, key: str = "") -> State:
     """The table of tensors in a file, see `load_foreign`; raises `BadData`."""
     if not path.is_file():
         raise BadData(f"weights {str(path)!r} do not exist: check the path")
-    try:
-        if path.suffix == ".safetensors":
-            held: Any = load_file(path)
-        else:
-            held = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the bytes of another format can raise nearly anything here
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise BadData(
-            f"weights {str(path)!r} cannot be read as tensors ({reason[:200]}): expected a .safetensors file, or what "
-            "torch.save(net.state_dict(), FILE) writes; nothing else in a pickle is read, as it could run code"
-        ) from error
+    held = read_tensors(path)
     if key:
         if not isinstance(held, Mapping) or key not in held:
             raise BadData(f"weights {str(path)!r} have no entry {key!r}: there is {_entries(held)}")
@@ -88,6 +81,27 @@ def read_state(path: Path, key: str = "") -> State:
             "network that was saved as a whole has to be saved again by its state_dict"
         )
     return dict(held)
+
+
+def read_tensors(path: Path) -> Any:
+    """What a file holds: tensors and plain values, in dicts and lists; nothing in it is run. Raises `BadData`."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the bytes of another format can raise nearly anything here
+        # What torch says of a pickle that it refuses is how to run it all the same.
+        refused = isinstance(error, pickle.UnpicklingError)
+        reason = "no tensors alone" if refused else next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise BadData(
+            f"weights {str(path)!r} cannot be read as tensors ({reason[:200]}): expected a .safetensors file, or what "
+            "torch.save(net.state_dict(), FILE) writes; nothing else in a pickle is read, as it could run code"
+        ) from error
+
+
+def is_plain(value: torch.Tensor) -> bool:
+    """Whether a tensor holds its numbers as a network's weights do: not sparse, not quantised, not without storage."""
+    return value.layout is torch.strided and not value.is_quantized and not value.is_meta
 
 
 def _is_state(value: Any) -> bool:

@@ -127,13 +127,27 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(net: Net, tmp_path: Path
         torch.save(
             {"state_dict": dict(net.state_dict()), "args": _Bomb(written)} if how == "hidden" else _Bomb(written), path
         )
-    with pytest.raises(BadData, match="cannot be read as tensors"):
+    with pytest.raises(BadData, match="cannot be read as tensors") as caught:
         load_foreign(Net(), path)
+    assert "weights_only" not in str(caught.value)  # torch's own words are how to run it all the same
     assert not written.exists()
     # The file is a bomb indeed: without the care it goes off.
     if how != "pickle":
         torch.load(path, weights_only=False)
         assert written.exists()
+
+
+@pytest.mark.parametrize("odd", [
+    lambda v: v.to_sparse(),
+    lambda v: v.to("meta"),
+    lambda v: v.to_sparse_csr() if v.ndim == 2 else v.to_sparse(),
+])  # fmt: skip
+def test_tensors_that_hold_no_ordinary_numbers_are_refused(net: Net, tmp_path: Path, odd: Callable[..., Any]) -> None:
+    state = net.state_dict()
+    name = next(key for key in state if key.endswith("weight"))
+    torch.save(state | {name: odd(state[name])}, tmp_path / "w.pth")
+    with pytest.raises(BadData, match=f"{name}' is sparse, quantised or without values"):
+        load_foreign(Net(), tmp_path / "w.pth")
 
 
 def test_files_that_are_none_are_refused(net: Net, tmp_path: Path) -> None:

@@ -45,8 +45,7 @@ def photos(count: int = 3, height: int = 40, width: int = 56, dtype: torch.dtype
 def given(x: torch.Tensor, **options: Any) -> torch.Tensor:
     net = Sees()
     Interface(**options).metric(net, "sees")(x)
-    (seen,) = net.seen
-    return seen
+    return net.seen[0]
 
 
 def test_by_default_the_image_goes_in_as_it_is() -> None:
@@ -123,6 +122,50 @@ def test_one_score_an_image_in_any_shape(shape: tuple[int, ...]) -> None:
 def test_what_is_no_score_is_said(answer: Callable, options: dict[str, Any], error: type, words: str) -> None:
     with pytest.raises(error, match=words):
         Interface(**options).metric(Returns(answer), "n")(photos())
+
+
+@pytest.mark.parametrize("options", [{}, {"size": "40x56"}, {"size": "32", "fit": "crop"}, {"single": True}])
+def test_a_network_that_writes_into_its_input_does_not_reach_the_image(options: dict[str, Any]) -> None:
+    """Normalising in place is common; the image would be another one for everything that comes after."""
+    x = photos()
+    before = x.clone()
+    metric = Interface(**options).metric(Returns(lambda x: x.sub_(0.5).square().mean((1, 2, 3))), "n")
+    kept = Interface(**options).metric(Returns(lambda x: (x - 0.5).square().mean((1, 2, 3))), "n")
+    assert torch.equal(metric(x), kept(x))
+    assert torch.equal(x, before)
+    assert torch.autograd.grad(metric(x.requires_grad_(True)).sum(), x)[0].abs().max() > 0
+
+
+def test_a_network_that_draws_random_numbers_is_refused() -> None:
+    """No result of it could be repeated: at the first call, and not looked for again afterwards."""
+    drops = Returns(lambda x: nn.functional.dropout(x, 0.5, training=True).mean((1, 2, 3)))
+    with pytest.raises(BadScore, match=r"two scores for one image \(.* net\.eval"):
+        Interface().metric(drops, "n")(photos(1))
+    second = Returns(lambda x: x.mean((1, 2, 3)) + torch.tensor([0.0, 1.0, 0.0]) * torch.rand(1))
+    with pytest.raises(BadScore, match="two scores for one image"):
+        Interface().metric(second, "n")(photos())
+    sees = Sees()
+    metric = Interface().metric(sees, "n")
+    for _ in range(3):
+        metric(photos())
+    assert len(sees.seen) == 4
+    nan = Interface().metric(Returns(lambda x: x.mean((1, 2, 3)) * torch.nan), "n")
+    assert bool(nan(photos()).isnan().all())  # whose error is another one
+
+
+def test_whole_numbers_become_scores_that_can_be_computed_with() -> None:
+    x = photos()
+    found = Interface().metric(Returns(lambda x: (x.mean((1, 2, 3)) * 255).int()), "n")(x)
+    assert torch.equal(found, (x.mean((1, 2, 3)) * 255).floor())
+    assert found.dtype == x.dtype
+
+
+def test_a_full_memory_is_no_fault_of_the_image() -> None:
+    def full(_: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Interface().metric(Returns(full), "n")(photos())
 
 
 def test_single_gives_one_image_at_a_time() -> None:

@@ -125,6 +125,26 @@ def test_weights_outside_the_file_are_refused(net: Net, tmp_path: Path, monkeypa
         load_metric(text)
 
 
+def test_a_graph_that_draws_random_numbers_is_refused(tmp_path: Path, images: torch.Tensor) -> None:
+    """A dropout that was exported in training mode, say."""
+    onnx = importlib.import_module("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["m"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("RandomUniformLike", ["m"], ["r"]),
+        helper.make_node("Add", ["m", "r"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info("x", kind, ["n", 3, "h", "w"]),
+        helper.make_tensor_value_info("y", kind, ["n"]),
+    ]
+    model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:]), ir_version=8,
+                              opset_imports=[helper.make_opsetid("", 17)])  # fmt: skip
+    onnx.save(model, tmp_path / "r.onnx")
+    with pytest.raises(BadScore, match="two scores for one image"):
+        load_metric(f"onnx[path={tmp_path / 'r.onnx'}]")(images)
+
+
 def test_wrong_sizes_and_outputs_are_named(net: Net, tmp_path: Path, images: torch.Tensor) -> None:
     text = graph(net, tmp_path / "n.onnx", size=32)
     with pytest.raises(BadImage, match=r"fails on an input of shape \(3, 3, 48, 40\) .*give size="):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+import struct
 import warnings
 from pathlib import Path
 
@@ -269,6 +270,9 @@ def test_bad_torchscript_files_are_named(folder: Path, tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(BadData, match="cut off or something else"):
             load_metric(f"torchscript[path={path}]")
+    path.write_bytes(struct.pack("<4sLQL", b"PK\6\7", 1, 0, 2) + b"PK\5\6" + bytes(18))  # one disk of an archive of two
+    with pytest.raises(BadData, match="cut off or something else"):
+        load_metric(f"torchscript[path={path}]")
     path.write_bytes((folder / "net.pth").read_bytes())
     with pytest.raises(BadData, match=r"for weights of a Python class use module\["):
         load_metric(f"torchscript[path={path}]")
@@ -281,6 +285,40 @@ def test_bad_torchscript_files_are_named(folder: Path, tmp_path: Path) -> None:
             load_metric(f"torchscript[path={tmp_path / name}]")
     with pytest.raises(BadParameter, match="needs the parameter 'path'"):
         load_metric("torchscript")
+
+
+@pytest.mark.parametrize(("layer", "traced_in_training", "words"), [
+    (nn.Dropout(0.5), True, "(dropout)"),
+    (nn.BatchNorm2d(3), True, "(batch_norm)"),
+    (nn.Dropout(0.5), False, ""),
+    (nn.BatchNorm2d(3), False, ""),
+    (nn.BatchNorm2d(3, track_running_stats=False), False, ""),
+])  # fmt: skip
+def test_what_was_traced_in_training_mode_is_refused(
+    tmp_path: Path, layer: nn.Module, traced_in_training: bool, words: str
+) -> None:
+    """Tracing writes the mode down, so that `eval` changes nothing: scores are random, or those of the batch."""
+    path = tmp_path / "net.pt"
+    net = nn.Sequential(layer, nn.Conv2d(3, 1, 3), nn.AdaptiveAvgPool2d(1)).train(traced_in_training)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.trace(net, torch.rand(2, 3, 16, 16), check_trace=False), path)
+    trust.trust(path)
+    if words:
+        with pytest.raises(BadData, match=re.escape(f"was traced in training mode {words}")):
+            load_metric(f"torchscript[path={path}]")
+    else:
+        assert load_metric(f"torchscript[path={path}]")(torch.rand(2, 3, 16, 16)).shape == (2,)
+
+
+def test_a_script_in_training_mode_is_put_into_evaluation_mode(tmp_path: Path) -> None:
+    path, x = tmp_path / "net.pt", torch.rand(2, 3, 16, 16)
+    net = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 3), nn.AdaptiveAvgPool2d(1)).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(net), path)
+    trust.trust(path)
+    assert torch.allclose(load_metric(f"torchscript[path={path}]")(x), net.eval()(x).flatten(), atol=1e-6)
 
 
 def test_a_traced_network_of_one_size_says_what_to_do(folder: Path, tmp_path: Path, images: torch.Tensor) -> None:

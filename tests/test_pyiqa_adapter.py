@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -111,6 +113,54 @@ def test_scores_gradients_and_modes(pyiqa: Callable[..., None]) -> None:
         x.requires_grad_(True)
         (gradient,) = torch.autograd.grad(metric(x).sum(), x)
         torch.testing.assert_close(gradient, torch.full_like(x, 2 / x[0].numel()))
+
+
+class Collects(FakeNet):
+    """As MANIQA: keeps what its layers give until the call has ended."""
+
+    def __init__(self, name: str, options: dict[str, object]) -> None:
+        super().__init__(name, options)
+        self.save_output: list[torch.Tensor] = []
+        self.broken_off = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.save_output.append(super().forward(x.clone()))
+        if self.broken_off:
+            raise KeyboardInterrupt
+        score = self.save_output[0]
+        self.save_output.clear()
+        return score
+
+
+def test_a_call_that_is_broken_off_leaves_nothing_for_the_next(pyiqa: Callable[..., None]) -> None:
+    pyiqa(lambda name, **options: Collects(name, options))
+    metric = load_metric("pyiqa:topiq_nr")
+    net: Any = metric.module.net
+    images = torch.rand(2, 1, 3, 20, 24)
+    net.broken_off = True
+    with pytest.raises(KeyboardInterrupt):
+        metric(images[0])
+    net.broken_off = False
+    torch.testing.assert_close(metric(images[1]).detach(), 2 * images[1].mean((1, 2, 3)))
+
+
+def test_what_is_computed_from_the_weights_has_no_gradient(pyiqa: Callable[..., None]) -> None:
+    """As LIQE's features of texts, whose graph would be kept, and could neither be copied nor walked twice."""
+
+    class Texts(FakeNet):
+        def __init__(self, name: str, options: dict[str, object]) -> None:
+            super().__init__(name, options)
+            self.features = 3 * self.scale
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.clone()) * self.features
+
+    pyiqa(lambda name, **options: Texts(name, options))
+    metric = copy.deepcopy(load_metric("pyiqa:topiq_nr"))
+    x = torch.rand(1, 3, 20, 24)
+    assert not metric(x).requires_grad
+    for _ in range(2):
+        metric(x.clone().requires_grad_(True)).sum().backward()
 
 
 @pytest.mark.parametrize(("name", "lower_better", "score_range"), [

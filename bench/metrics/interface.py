@@ -25,6 +25,8 @@ Output = Literal["score", "probabilities", "logits"]
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """Statistics of ImageNet's pixels in [0,1], RGB, that most pretrained networks were trained with."""
 _SUM_TOLERANCE = 1e-3
+_NOISE = 1e-4
+"""Largest difference, relative to the score, that rounding explains between two calls with the same image."""
 
 
 @dataclass(frozen=True)
@@ -121,15 +123,27 @@ class Foreign(nn.Module):
     def __init__(self, net: nn.Module, interface: Interface, name: str) -> None:
         super().__init__()
         self.net, self.interface, self.name = net, interface, name
+        self._repeats = False  # whether one image was seen to get one score
         for part in ("mean", "std"):
             values = torch.tensor(interface.channels(part) or (float(part == "std"),))
             self.register_buffer(part, values[:, None, None], persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scores (B,) of images (B,3,H,W) in [0,1]; raises `BadImage` or `BadScore` for what the network refuses."""
+        scores = self._scored(x)
+        if not self._repeats:
+            self._check_repeats(x, scores.detach())
+        return scores
+
+    def _scored(self, x: torch.Tensor) -> torch.Tensor:
         seen = self.prepared(x)
+        # Some networks normalise their input in place: not the caller's image, and not beside that of another one.
+        shared = self.interface.single or seen.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+        parts = seen.split(1) if self.interface.single else (seen,)
         try:
-            found = [self.net(part) for part in (seen.split(1) if self.interface.single else [seen])]
+            found = [self.net(part.clone() if shared else part) for part in parts]
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise BadImage(
                 f"metric {self.name!r} fails on an input of shape {tuple(seen.shape)} ({_reason(error)}): if it takes "
@@ -139,7 +153,25 @@ class Foreign(nn.Module):
             if not isinstance(part, torch.Tensor):
                 raise BadScore(f"metric {self.name!r} returned a {type(part).__name__}: expected one tensor; wrap the "
                                "network so that it returns the score alone")  # fmt: skip
-        return self.reduced(torch.cat([part.reshape(1) if part.ndim == 0 else part for part in found]), len(x))
+        y = torch.cat([part.reshape(1) if part.ndim == 0 else part for part in found])
+        # Whole numbers would round whatever is computed from them in their own type.
+        return self.reduced(y if y.is_floating_point() else y.to(x.dtype), len(x))
+
+    def _check_repeats(self, x: torch.Tensor, scores: torch.Tensor) -> None:
+        """Raise `BadScore` where one image gets two scores: no result of such a network could be repeated.
+
+        Once, at the first call. Networks in training mode are the usual case: `eval` does not reach what was traced or
+        exported that way, nor a dropout that the code itself switches on.
+        """
+        with torch.no_grad():
+            again = self._scored(x)
+        moved = (scores - again).abs() > _NOISE * scores.abs().clamp(min=0.01)
+        if bool(moved.any()):
+            first, second = (float(part[moved][0]) for part in (scores, again))
+            raise BadScore(f"metric {self.name!r} gives two scores for one image ({first:.6g} and {second:.6g}): it "
+                           "draws random numbers, so that no result could be repeated; call net.eval() before it is "
+                           "traced or exported, and switch no dropout on")  # fmt: skip
+        self._repeats = True
 
     def prepared(self, x: torch.Tensor) -> torch.Tensor:
         """The network's input of images (B,3,H,W) in [0,1]."""

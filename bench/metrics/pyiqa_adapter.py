@@ -14,16 +14,18 @@ from ..registry import register_metric
 from ..sources.declared import loaded_by
 from ..sources.table import Source
 from .pyiqa.build import build, create
-from .pyiqa.needs import files_of
+from .pyiqa.needs import missing
 from .pyiqa.options import parse_options
 from .pyiqa.package import declared
 from .pyiqa.ranges import choose_range
 from .pyiqa.scores import Found, Scores, picture, probe
 
 
-def _lacking(name: str, **chosen: object) -> list[Source]:
+def _lacking(name: str, weights: str = "", options: str = "", **_: object) -> list[Source]:
     """What `robustiqa data fetch --suite` has to bring for a metric: the files that are not on this machine."""
-    return [loaded_by(f"pyiqa:{name}", n.url, n.path, n.repository.split(" ")[0]) for n in files_of(name) if not n.here]
+    about = declared(name)
+    lacking = missing(about, own_weights=bool(weights), **parse_options(about, options))
+    return [loaded_by(f"pyiqa:{name}", n.url, n.path, n.repository.split(" ")[0]) for n in lacking]
 
 
 @register_metric("pyiqa", sources=_lacking, packages=("pyiqa", "torchvision", "timm"), version=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +16,12 @@ from ..trust import check_trusted
 from .interface import with_interface
 
 _EXPORTED = {".pt2": "torch.export", ".onnx": "ONNX: use onnx[path=FILE]", ".safetensors": "weights without a network"}
+
+_TRAINS = {
+    **dict.fromkeys(("dropout", "dropout_", "feature_dropout", "alpha_dropout"), ("", "", "train")),
+    "batch_norm": ("", "", "", "running", "", "train"),
+}
+"""Operators that do something else in training, and what their inputs are."""
 
 
 class _Plain(nn.Module):
@@ -55,7 +62,7 @@ def torchscript(path: str) -> nn.Module:
     if not file.is_file():
         raise BadData(f"TorchScript file {path!r} does not exist: check the path")
     check_trusted(file, "a TorchScript file")
-    if not zipfile.is_zipfile(file):
+    if not _is_archive(file):
         raise BadData(f"TorchScript file {path!r} is cut off or something else: expected what torch.jit.save writes")
     try:
         with warnings.catch_warnings():
@@ -68,4 +75,27 @@ def torchscript(path: str) -> nn.Module:
             f"TorchScript file {path!r} cannot be read ({reason}): expected what torch.jit.save writes; for weights of "
             "a Python class use module[file=FILE.py,class=NAME,weights=FILE]"
         ) from error
+    if step := _trained(script):
+        raise BadData(f"TorchScript file {path!r} was traced in training mode ({step}), which cannot be undone: scores "
+                      "would be random, or those of the batch; call net.eval(), trace and save it again")  # fmt: skip
     return _Plain(script)
+
+
+def _is_archive(file: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:
+        return False
+
+
+def _trained(script: torch.jit.ScriptModule) -> str:
+    """The first step that tracing froze in training mode, or "": a script asks the module's mode each time instead."""
+    graph: Any = script.inlined_graph  # its nodes live as long as it does
+    for kind in _TRAINS:
+        for node in graph.findAllNodes(f"aten::{kind}", recurse=True):
+            inputs = {name: value for name, value in zip(_TRAINS[kind], node.inputs(), strict=False) if name}
+            # A batch norm that keeps no statistics takes those of the batch in either mode: that is its design.
+            kept = "running" not in inputs or inputs["running"].node().kind() != "prim::Constant"
+            if inputs["train"].toIValue() is True and kept:
+                return kind
+    return ""

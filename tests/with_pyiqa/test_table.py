@@ -18,6 +18,7 @@ from robustiqa.bench.metrics.pyiqa.needs import files_of
 from robustiqa.bench.metrics.pyiqa.package import MANY_IMAGES, declared, names
 from robustiqa.bench.metrics.pyiqa.ranges import declared_range
 from robustiqa.bench.metrics.pyiqa.traits import UNKNOWN
+from robustiqa.bench.registry import registry
 
 HUB = "https://huggingface.co/"
 
@@ -116,6 +117,31 @@ def test_a_damaged_file_in_the_cache_is_named(cached: Path) -> None:
     cached.write_bytes(cached.read_bytes()[:1000])
     with pytest.raises(BadData, match=r"may be damaged .*CNNIQA_koniq10k-e6f14c91\.pth.*fetch it again"):
         load_metric("pyiqa:cnniqa")
+
+
+def test_a_file_of_clip_that_is_not_clips_is_named(offline: Path) -> None:
+    """Its checksum is looked at each time, and another file fetched: without a network that is no missing file."""
+    (need,) = files_of("clipiqa")
+    need.path.parent.mkdir(parents=True, exist_ok=True)
+    need.path.write_bytes(b"cut off")
+    try:
+        with pytest.raises(Absent, match=r"are damaged or not those that pyiqa expects.*RN50\.pt \(from https://"):
+            load_metric("pyiqa:clipiqa")
+    finally:
+        need.path.unlink()
+
+
+def test_a_prefetch_brings_what_the_options_ask_for(random_weights) -> None:
+    """`data fetch --suite`: the weights of the data set that is named, and none that a user's own file replaces."""
+
+    def lacking(text: str) -> list[str]:
+        plugin, _, parameters = registry.resolve("metric", text)
+        assert plugin.sources is not None
+        return [Path(source.files[0].urls[0]).name for source in plugin.sources(**parameters)]  # type: ignore[union-attr]
+
+    assert lacking("pyiqa:dbcnn")[0] == "DBCNN_KonIQ10k-2de81c0a.pth"
+    assert lacking("pyiqa:dbcnn[options=pretrained=livec]")[0] == "DBCNN_LIVEC-83f6dad3.pth"
+    assert lacking(f"pyiqa:dbcnn[weights={random_weights('cnniqa')}]") == []
 
 
 @pytest.mark.parametrize("said", ["by the user", "by the network"])

@@ -66,6 +66,19 @@ def test_a_file_that_does_not_fit_is_refused(random_weights, tmp_path: Path) -> 
         torch.save(content, path)
         with pytest.raises(BadData, match=words):
             load_metric(f"pyiqa:metaiqa[weights={path}]")
+    name = "resnet_layer.conv1.weight"
+    for content in (state | {name: state[name].to_sparse()}, state | {name: state[name].to("meta")}, {1: state[name]}):
+        torch.save(content, path)
+        with pytest.raises(BadData, match="not a state dict"):
+            load_metric(f"pyiqa:metaiqa[weights={path}]")
+    torch.save(state | {name: torch.zeros(1).expand(10**6, 10**6)}, path)  # terabytes, to whoever looks at the values
+    with pytest.raises(BadData, match="other shapes"):
+        load_metric(f"pyiqa:metaiqa[weights={path}]")
+    torch.save({"a": torch.zeros(3)}, path, _use_new_zipfile_serialization=False)
+    for end in range(0, path.stat().st_size - 16, 16):  # torch's reader of the old layout fails in many ways
+        (path.parent / "cut.pth").write_bytes(path.read_bytes()[:end])
+        with pytest.raises(BadData, match="cannot be read"):
+            load_metric(f"pyiqa:metaiqa[weights={path.parent / 'cut.pth'}]")
     path.write_text("not weights at all")
     with pytest.raises(BadData, match="cannot be read"):
         load_metric(f"pyiqa:metaiqa[weights={path}]")

@@ -169,7 +169,9 @@ def _sentence(
         return Absent(f"metric 'pyiqa:{name}' needs another package ({reason}): install it")
     if _is_missing(error):
         lacking = absent()
-        return Absent((_what_to_fetch(name, lacking, reason) if lacking else _unknown_files(name, reason)) + hint)
+        if lacking:
+            return Absent(_what_to_fetch(name, lacking, reason) + hint)
+        return Absent(_unknown_files(name, reason, [need for need in used() if need.here]) + hint)
     if weights:
         return BadData(f"weights {weights!r} do not fit pyiqa:{name} ({reason}): give others")
     files = [str(need.path) for need in used() if need.here]
@@ -187,7 +189,12 @@ def _what_to_fetch(name: str, lacking: list[Need], reason: str = "no network") -
     )
 
 
-def _unknown_files(name: str, reason: str) -> str:
+def _unknown_files(name: str, reason: str, here: list[Need]) -> str:
+    if here:  # CLIP's are held against their checksum, and fetched again where they differ
+        return (
+            f"weights of 'pyiqa:{name}' or of its backbone are damaged or not those that pyiqa expects, and cannot be "
+            f"downloaded ({reason}): one of these files is to be brought again, {'; '.join(map(str, here))}"
+        )
     return (
         f"weights of 'pyiqa:{name}' or of its backbone are not on this machine and cannot be downloaded ({reason}): "
         f"run pyiqa.create_metric({name!r}) where there is a network and bring its caches"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,6 +42,13 @@ class Scores(nn.Module):
         super().__init__()
         self.net, self.name, self.multiple, self.alone = net, name, multiple, alone
         self.gradient, self.clamp = gradient, clamp
+        for module in net.modules():
+            for key, value in vars(module).items():
+                # LIQE's features of texts are no parameter and come with a graph of their own, which cannot be copied.
+                if isinstance(value, torch.Tensor) and value.requires_grad:
+                    setattr(module, key, value.detach())
+        # MANIQA collects the outputs of its layers, and takes those of a call that was broken off for the next one's.
+        self.collected: list[Any] = [module.save_output for module in net.modules() if hasattr(module, "save_output")]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) in [0,1] to (B,); raises `BadImage` for a size that the network does not take."""
@@ -54,6 +62,8 @@ class Scores(nn.Module):
         return score if self.gradient and torch.is_grad_enabled() else score.detach()
 
     def _scored(self, x: torch.Tensor) -> torch.Tensor:
+        for outputs in self.collected:
+            outputs.clear()
         try:
             # A clone, because some metrics normalise their input in place. They answer in (B,), (B,1), (B,1,1) or ().
             return self.net(x.clamp(0.0, 1.0) if self.clamp else x.clone()).reshape(-1)

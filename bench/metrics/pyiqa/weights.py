@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from ...errors import BadData
+from ...foreign_weights import is_plain, read_tensors
 from ...weights import finite
 
 _WRAPPERS = ("params", "state_dict", "model")
@@ -23,40 +21,27 @@ def read_state(path: Path, name: str) -> dict[str, torch.Tensor]:
     """The state dict in a .safetensors file, or in what `torch.save` wrote, which may wrap it in a dict.
 
     Raises:
-        BadData: the file cannot be read, holds more than tensors, or values that are not finite.
+        BadData: the file cannot be read, or holds more than names and tensors.
     """
-    found = _read(path, name)
+    found: Any = read_tensors(path)
     for key in _WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+    if not isinstance(found, dict) or not all(isinstance(k, str) and _is_weight(v) for k, v in found.items()):
         raise BadData(f"weights {str(path)!r} are a {type(found).__name__}, not a state dict of {name}: expected names "
                       "and tensors, as `torch.save(network.state_dict(), FILE)` writes them")  # fmt: skip
-    state = {key.removeprefix("module."): value for key, value in found.items()}
-    try:
-        return finite(state)
-    except ValueError as error:
-        raise BadData(f"weights {str(path)!r} of {name}: {error}; train again, or give others") from error
+    return {key.removeprefix("module."): value for key, value in found.items()}
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and is_plain(value)
 
 
 def check_pickle(path: Path, name: str) -> None:
     """Raise `BadData` unless a file that pyiqa will unpickle holds tensors and plain values only: it runs no code."""
     if path.suffix == ".safetensors":
         raise BadData(f"weights {str(path)!r} of {name}: expected what `torch.save` writes, pyiqa reads nothing else")
-    _read(path, name)
-
-
-def _read(path: Path, name: str) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise BadData(
-            f"weights {str(path)!r} of {name} cannot be read ({reason}): expected .safetensors, or what `torch.save` "
-            "writes of tensors; other objects are not loaded, they could run code"
-        ) from error
+    read_tensors(path)
 
 
 def fill(net: nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) -> None:
@@ -65,7 +50,7 @@ def fill(net: nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) 
     pyiqa loads some files without looking at the keys: an empty one would leave the network untrained, silently.
 
     Raises:
-        BadData: which keys or shapes do not fit.
+        BadData: which keys or shapes do not fit, or that values are not finite.
     """
     own = net.state_dict()
     if not own:
@@ -77,7 +62,10 @@ def fill(net: nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) 
     if wrong:
         raise BadData(f"weights {str(path)!r} do not fit {name}: the file {' and '.join(wrong)}; give the state dict "
                       "of this network")  # fmt: skip
-    net.load_state_dict(state)
+    try:
+        net.load_state_dict(finite(state))
+    except ValueError as error:
+        raise BadData(f"weights {str(path)!r} of {name}: {error}; train again, or give others") from error
 
 
 def _some(keys: Any) -> str:
