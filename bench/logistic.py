@@ -149,7 +149,7 @@ class _Problem:
 
     def peaks(self) -> Iterator[np.ndarray]:
         """Places of a grid that explain more than the places around them."""
-        centres, widths = np.quantile(self._x, _CENTRES), np.log(_WIDTHS)
+        centres, widths = np.unique(np.quantile(self._x, _CENTRES)), np.log(_WIDTHS)
         left = [[np.square(self._residual(np.array([c, w]))).sum() for w in widths] for c in centres]
         least = minimum_filter(left, size=3, mode="nearest")
         for i, k in np.argwhere(left == least):

@@ -93,7 +93,7 @@ def test_five_parameters_are_a_minimum_that_peers_do_not_leave(seed: int) -> Non
     assert fit.plcc >= fit_logistic(score, truth).plcc - 1e-6
 
 
-@pytest.mark.parametrize("seed", [6, 21, 40])
+@pytest.mark.parametrize("seed", [2, 10, 40])
 def test_five_parameters_are_the_best_minimum_of_several(seed: int) -> None:
     """Few and noisy images: a dense grid of curves, and scipy's least squares from its best place that is no jump."""
     score, truth = data(seed, n=40, noise=25)
