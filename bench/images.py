@@ -80,7 +80,7 @@ def _decode(content: bytes, path: Path) -> np.ndarray:
             if what:
                 raise _refused(path, what)
             ImageOps.exif_transpose(image, in_place=True)
-            return np.array(np.atleast_3d(image).transpose(2, 0, 1), order="C")
+            return np.array(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1), order="C")
 
 
 @contextlib.contextmanager
