@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from skimage.metrics import structural_similarity
 
 from .cache import cached
@@ -32,12 +34,17 @@ _MODES = {
 }
 
 
-def load_image(path: str | Path, min_side: int = MIN_SIDE) -> torch.Tensor:
+def load_image(path: str | Path, min_side: int = MIN_SIDE, grey: bool = False) -> torch.Tensor:
     """Read an 8-bit RGB image file as float32 (3,H,W) in [0,1].
 
     Nothing is converted silently: a grey, 16-bit, palette or transparent image changes its score with the way of the
     conversion, so the user has to choose it. Only the EXIF orientation is applied. With `ROBUSTIQA_CACHE` set, a file
     that was decoded before is not decoded again.
+
+    Args:
+        path: the file.
+        min_side: shortest side in pixels.
+        grey: whether an 8-bit grey image is taken too, as three equal channels.
 
     Raises:
         BadImage: what the file is, and what to do about it.
@@ -57,27 +64,47 @@ def load_image(path: str | Path, min_side: int = MIN_SIDE) -> torch.Tensor:
         what = "no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise BadImage(f"image {str(path)!r} is corrupt or of an unknown format ({what}): expected PNG, JPEG, WebP, "
                        "BMP, TIFF or JPEG 2000; save it again") from error  # fmt: skip
+    if len(pixels) == 1 and not grey:
+        raise _refused(path, _MODES["L"])
     check_size(pixels.shape[1], pixels.shape[2], min_side, f"image {str(path)!r}")
-    return torch.from_numpy(pixels).float().div_(255.0)
+    return torch.from_numpy(pixels).float().div_(255.0).expand(3, -1, -1).contiguous()
 
 
 def _decode(content: bytes, path: Path) -> np.ndarray:
-    """The bytes of an image file as (3,H,W) uint8; raises `BadImage`, or what Pillow raises."""
-    with warnings.catch_warnings():
+    """The bytes of an image file as uint8, (3,H,W) or, if it is grey, (1,H,W); raises `BadImage`, or Pillow's error."""
+    with warnings.catch_warnings(), _whole_files():
         # A decompression bomb is an error here, not a warning.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(content)) as image:
             what = _unsuitable(image, content)
             if what:
-                # Pillow's `convert` clips 16 bits to 8 instead of scaling them.
-                how = (
-                    "scale its values to 0-255 first: Pillow's convert clips them"
-                    if "16-bit" in what
-                    else "convert it first, for example with Pillow: Image.open(f).convert('RGB').save(g)"
-                )
-                raise BadImage(f"image {str(path)!r} is {what}: expected 8-bit RGB; {how}")
+                raise _refused(path, what)
             ImageOps.exif_transpose(image, in_place=True)
-            return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+            return np.array(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1), order="C")
+
+
+@contextlib.contextmanager
+def _whole_files() -> Iterator[None]:
+    """Pillow refuses files that are cut short or damaged, whatever other code has set.
+
+    `ImageFile.LOAD_TRUNCATED_IMAGES = True` is a common line in code that users import: the missing part is then grey,
+    and is scored like a picture.
+    """
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _refused(path: Path, what: str) -> BadImage:
+    # Pillow's `convert` clips 16 bits to 8 instead of scaling them.
+    how = (
+        "scale its values to 0-255 first: Pillow's convert clips them"
+        if "16-bit" in what
+        else "convert it first, for example with Pillow: Image.open(f).convert('RGB').save(g)"
+    )
+    return BadImage(f"image {str(path)!r} is {what}: expected 8-bit RGB; {how}")
 
 
 def check_size(height: int, width: int, min_side: int, what: str) -> None:
@@ -88,16 +115,17 @@ def check_size(height: int, width: int, min_side: int, what: str) -> None:
 
 
 def _unsuitable(image: Image.Image, content: bytes) -> str | None:
-    """Why an opened image is not plain 8-bit RGB, or None if it is."""
-    if image.mode != "RGB":
+    """Why an opened image is neither plain 8-bit RGB nor plain 8-bit grey, or None if it is."""
+    if image.mode not in ("RGB", "L"):
         return _MODES.get(image.mode, f"mode {image.mode}")
     tiff_bits = getattr(image, "tag_v2", {}).get(258, (8,))
     # Byte 24 of a PNG is its bit depth: Pillow opens 16-bit RGB as 8-bit without a word.
     bits = content[24] if image.format == "PNG" else max(np.ravel(tiff_bits))
+    colour = {"RGB": "RGB", "L": "grey"}[image.mode]
     if bits != 8:
-        return f"{bits}-bit RGB"
+        return f"{bits}-bit {colour}"
     if "transparency" in image.info:
-        return "RGB with a transparent colour"
+        return f"{colour} with a transparent colour"
     frames = getattr(image, "n_frames", 1)
     return f"a sequence of {frames} images" if frames > 1 and image.format != "MPO" else None
 

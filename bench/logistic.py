@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from scipy.ndimage import minimum_filter
 from scipy.optimize import least_squares
 from scipy.special import expit
 
@@ -27,6 +28,10 @@ WORSE = 1e-6
 """How much less of the variance than a simpler curve a fit may explain: a line it reaches only in the limit."""
 
 _CALLS = 200
+_CENTRES = np.linspace(0.02, 0.98, 33)
+"""Quantiles of the scores where a grid of curves has its centres."""
+_WIDTHS = np.geomspace(STEEPEST, 6.0, 12)
+"""And their widths, in robust standard deviations."""
 _DECILES = 2.5631
 """Distance of the first and the last decile of a normal distribution, in standard deviations."""
 
@@ -55,9 +60,10 @@ def fit_logistic(score: np.ndarray, truth: np.ndarray, parameters: Literal[4, 5]
         5 (Sheikh et al. 2006, TIP): b1 (1/2 - 1 / (1 + exp(b2 (score - b3)))) + b4 score + b5
 
     The search starts from eight curves: the customary one, with mean and a quarter of the standard deviation of the
-    scores, and others; for five parameters also from the best curve of four. Of the fits that have converged the best
-    is taken. One has not converged if it would still gain by a small step or by being steeper than `STEEPEST`, or if a
-    simpler curve fits better. A straight line and an exponential are limits of these curves and count as fits.
+    scores, and others; for five parameters, whose curves have several minima, also from the peaks of a grid and from
+    the best curve of four. Of the fits that have converged the best is taken. One has not converged if it would still
+    gain by a small step or by being steeper than `STEEPEST`, or if a simpler curve fits better. A straight line and an
+    exponential are limits of these curves and count as fits.
 
     Args:
         score: (N,) scores of a metric.
@@ -73,7 +79,7 @@ def fit_logistic(score: np.ndarray, truth: np.ndarray, parameters: Literal[4, 5]
         four, problem = best, _Problem(x, y, linear=True)
         if four is not None and four.explained > least:
             simpler, least = "a curve of 4 parameters", four.explained
-        best = problem.best([*problem.starts(), *([four.place] if four is not None else [])])
+        best = problem.best([*problem.starts(), *problem.peaks(), *([four.place] if four is not None else [])])
     if best is None:
         return _none("the fit does not converge: its best curve is a jump between two neighbouring scores")
     if best.explained < least - WORSE:
@@ -140,6 +146,14 @@ class _Problem:
         for centre, width in ((self._x.mean(), spread), (low, 1.0), (median, 1.0), (high, 1.0)):
             for part in (0.25, 1.0):
                 yield np.array([centre, np.log(part * width)])
+
+    def peaks(self) -> Iterator[np.ndarray]:
+        """Places of a grid that explain more than the places around them."""
+        centres, widths = np.unique(np.quantile(self._x, _CENTRES)), np.log(_WIDTHS)
+        left = [[np.square(self._residual(np.array([c, w]))).sum() for w in widths] for c in centres]
+        least = minimum_filter(left, size=3, mode="nearest")
+        for i, k in np.argwhere(left == least):
+            yield np.array([centres[i], widths[k]])
 
     def best(self, starts: Iterable[np.ndarray]) -> _Curve | None:
         """The best of the curves that searches from these places converge to, if any does."""

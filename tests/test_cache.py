@@ -163,7 +163,7 @@ def test_an_entry_under_another_name_is_not_taken(folder: Path, files: list[Path
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bad_images_stay_bad(folder: Path, tmp_path: Path, kind: str) -> None:
-    """The same sentence the second time; a small image is kept, and refused all the same."""
+    """The same sentence the second time; a small or grey image is kept, and refused all the same."""
     path, word = bad_images(tmp_path)[kind]
     messages = []
     for _ in range(2):
@@ -171,7 +171,17 @@ def test_bad_images_stay_bad(folder: Path, tmp_path: Path, kind: str) -> None:
             images.load_image(path)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
-    assert len(entries(folder)) == (kind == "tiny")
+    assert len(entries(folder)) == (kind in ("tiny", "grey"))
+
+
+def test_a_grey_image_is_taken_or_refused_with_and_without(folder: Path, tmp_path: Path) -> None:
+    """What one reader has put into the cache is not what another takes."""
+    path, _ = bad_images(tmp_path)["grey"]
+    taken = [images.load_image(path, grey=True) for _ in range(2)]
+    assert torch.equal(*taken)
+    assert len(entries(folder)) == 1
+    with pytest.raises(BadImage, match="grey"):
+        images.load_image(path)
 
 
 def test_nothing_is_stored_beyond_the_limit(folder: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

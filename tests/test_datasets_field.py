@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def save(path: Path, width: int = 48, height: int = 32) -> None:
 
 def koniq_scores(mos: np.ndarray = MOS) -> pd.DataFrame:
     votes = {f"c{k + 1}": VOTES[:, k] for k in range(5)}
-    rest = {"c_total": VOTES.sum(1), "MOS": mos, "SD": np.full(COUNT, 0.5), "MOS_zscore": np.full(COUNT, 50.0)}
+    rest = {"c_total": VOTES.sum(1), "MOS": mos, "SD": np.full(COUNT, 0.5), "MOS_zscore": np.linspace(90, 5, COUNT)}
     return pd.DataFrame({"image_name": NAMES, **votes, **rest})
 
 
@@ -96,6 +97,21 @@ def test_koniq_mos_is_from_1_to_5_whichever_table_is_there(koniq: Path, gone: li
     assert truths(data) == pytest.approx(dict(zip(NAMES[:-1], MOS[:-1], strict=True)))
     assert data.stds == [0.5] * (COUNT - 1)
     assert (data.n_absent, data.truth_name) == (1, "MOS")
+
+
+def test_koniq_normalised_scores_are_those_of_their_own_table(koniq: Path) -> None:
+    for mos, values, table in (("zscore", (90, 5), f"{SCORES}.csv"), ("sets", (1, 99), SETS)):
+        data = Koniq10k(str(koniq), split="all", mos=mos)
+        assert truths(data) == pytest.approx(dict(zip(NAMES[:-1], np.linspace(*values, COUNT)[:-1], strict=True)))
+        assert all(map(math.isnan, data.stds))
+        assert data.official_split
+        assert "0 to 100" in (data.truth_name or "")
+        (koniq / table).rename(koniq / "away")
+        with pytest.raises(Absent, match=re.escape(table)):
+            Koniq10k(str(koniq), split="all", mos=mos)
+        (koniq / "away").rename(koniq / table)
+    with pytest.raises(UnknownName, match="votes"):
+        Koniq10k(str(koniq), mos="mean")
 
 
 def test_koniq_table_in_the_folder_of_its_archive(koniq: Path) -> None:

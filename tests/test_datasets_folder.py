@@ -62,6 +62,9 @@ def test_without_a_table_the_images_of_the_folder(root: Path) -> None:
     assert [item.id for item in data.items] == ["A2.png", "a1.png", "b1.JPG", "c1.png"]
     assert data.truth_name is None
     assert data.load(0).shape == (3, 20, 20)
+    (root / "pictures" / "._a1.png").write_bytes(bytes(99))
+    (root / "pictures" / "folder.png").mkdir()
+    assert load_dataset(f"folder[root={root},images=pictures]").items == data.items
 
 
 def test_crop_and_side(root: Path) -> None:
@@ -118,6 +121,9 @@ def test_wrong_options(root: Path) -> None:
         folder(root, images="nowhere")
     with pytest.raises(UnknownName, match=r"column of t\.csv"):
         folder(root, std="spread")
+    (root / "t.csv").write_text(TABLE.split("\n")[0] + "\n")
+    with pytest.raises(BadData, match="has no rows"):
+        folder(root)
     (root / "t.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(BadData, match="cannot be read as CSV"):
         folder(root)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from robustiqa.bench.datasets.names import Finder
 from robustiqa.bench.datasets.tables import read_csv, read_lines, read_table, scores
@@ -56,10 +55,30 @@ def test_csv_of_any_kind(tmp_path: Path, separator: str, bom: str, end: str) -> 
     assert [list(frame.columns), *frame.to_numpy().tolist()] == rows
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_separator_at_the_end_of_the_rows(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image,mos\na.png,1,\nb.png,2,\n")
-    with pytest.warns(pd.errors.ParserWarning, match="Length of header"):
-        assert read_csv(tmp_path / "t.csv")["image"].tolist() == ["a.png", "b.png"]
+    assert read_csv(tmp_path / "t.csv").to_numpy().tolist() == [["a.png", "1"], ["b.png", "2"]]
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    ("image,mos\na.png,3,5\nb.png,4,0\n", 2),  # all rows alike: pandas reads 3 and 4, with a warning
+    ("image,mos\na.png,3,5,\nb.png,4,0,\n", 2),
+    ("\nimage,mos\r\na.png,3\r\nb,c.png,4\r\n", 4),
+])  # fmt: skip
+def test_no_value_of_a_row_is_dropped(tmp_path: Path, text: str, line: int) -> None:
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    with pytest.raises(ValueError, match=f"line {line} has . values for 2 columns: write numbers with a point"):
+        read_csv(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text('image,mos\n"b,c.png",3.5\n')
+    assert read_csv(tmp_path / "t.csv").to_numpy().tolist() == [["b,c.png", "3.5"]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_another_encoding_is_named(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "t.csv").write_text("image,mos\n\u00e4.png,1\n", encoding=encoding)
+    with pytest.raises(ValueError, match="save it again as CSV in UTF-8"):
+        read_csv(tmp_path / "t.csv")
 
 
 def test_numbers_are_read_to_the_last_bit(tmp_path: Path) -> None:

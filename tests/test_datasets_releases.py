@@ -387,6 +387,17 @@ def test_flive_takes_the_authors_split(made: Tree, tmp_path: Path) -> None:
     broken("says is_valid '2' of 'x'", "flive", tmp_path)
 
 
+def test_a_grey_file_of_a_release_is_no_failure(made: Tree, tmp_path: Path) -> None:
+    """AVA and COCO, whose photographs FLIVE has, hold grey ones: one failure would leave a whole row without rank."""
+    root = tmp_path / "flive"
+    shutil.copytree(made["flive"][0], root)
+    data = load("flive", root, split="all")
+    (index,) = (k for k, item in enumerate(data.items) if item.id.endswith("AVA__3.jpg"))
+    Image.new("L", (24, 20), 77).save(root / "database" / data.items[index].id)
+    assert data.load(index).unique().tolist() == pytest.approx([77 / 255])
+    assert data.load(index).shape == (3, 20, 24)
+
+
 def test_nips_takes_all_and_the_table_of_the_repository(made: Tree, tmp_path: Path) -> None:
     root = tmp_path / "n"
     shutil.copytree(made["nips2017"][0], root)

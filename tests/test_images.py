@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from robustiqa.bench import images
 from robustiqa.bench.errors import BadImage
 from support import KINDS, bad_images
@@ -42,6 +42,34 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif[274] = 6
     image.save(tmp_path / "turned.jpg", exif=exif)
     assert images.load_image(tmp_path / "turned.jpg").shape == (3, 40, 20)
+
+
+def test_grey_files_are_taken_where_that_is_asked(tmp_path: Path) -> None:
+    array = np.random.default_rng(2).integers(0, 256, (20, 30), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "grey.png")
+    x = images.load_image(tmp_path / "grey.png", grey=True)
+    assert x.is_contiguous()
+    assert np.array_equal(images.to_uint8(x), np.stack([array] * 3, axis=2))
+    for kind, (path, word) in bad_images(tmp_path).items():
+        if kind != "grey":
+            with pytest.raises(BadImage, match=word):
+                images.load_image(path, grey=True)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_files_that_are_cut_short_are_refused_whatever_others_have_set(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that is common in code of metrics makes Pillow fill what is missing with grey."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    pixels = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}")
+    content = (tmp_path / f"a.{suffix}").read_bytes()
+    (tmp_path / f"b.{suffix}").write_bytes(content[: len(content) // 2])
+    images.load_image(tmp_path / f"a.{suffix}")
+    with pytest.raises(BadImage, match="corrupt"):
+        images.load_image(tmp_path / f"b.{suffix}")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_distances_match_their_formulas() -> None:

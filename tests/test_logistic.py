@@ -93,6 +93,25 @@ def test_five_parameters_are_a_minimum_that_peers_do_not_leave(seed: int) -> Non
     assert fit.plcc >= fit_logistic(score, truth).plcc - 1e-6
 
 
+@pytest.mark.parametrize("seed", [2, 10, 40])
+def test_five_parameters_are_the_best_minimum_of_several(seed: int) -> None:
+    """Few and noisy images: a dense grid of curves, and scipy's least squares from its best place that is no jump."""
+    score, truth = data(seed, n=40, noise=25)
+    widths = np.geomspace(0.06, 8, 24) * np.ptp(np.quantile(score, [0.1, 0.9])) / 2.5631
+
+    def cost(centre: float, width: float) -> tuple[float, np.ndarray]:
+        columns = np.stack([1 / (1 + np.exp(-(score - centre) / width)), score, np.ones(40)], axis=1)
+        solved, (left,), *_ = np.linalg.lstsq(columns, truth, rcond=None)
+        return left, np.array([solved[0], 1 / width, centre, solved[1], solved[2] + solved[0] / 2])
+
+    _, start = min((cost(c, w) for c in np.linspace(score.min(), score.max(), 60) for w in widths), key=lambda f: f[0])
+    bounds = ([-np.inf, 0, -np.inf, -np.inf, -np.inf], [np.inf, 1 / widths[0], np.inf, np.inf, np.inf])
+    peer = least_squares(lambda b: curve5(score, *b) - truth, start, bounds=bounds, x_scale=np.abs(start))
+    assert not peer.active_mask.any()
+    fit = fit_logistic(score, truth, 5)
+    assert fit.plcc >= np.corrcoef(curve5(score, *peer.x), truth)[0, 1] - 1e-5
+
+
 @pytest.mark.parametrize("parameters", [4, 5])
 @pytest.mark.parametrize("scale", [1e6, 1e-6, -3.0, 1.0])
 @pytest.mark.parametrize("shift", [0.0, 1e3])

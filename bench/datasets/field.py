@@ -53,6 +53,7 @@ class FieldDataset(Dataset):
             smaller ones are never enlarged, 0 leaves all as they are.
 
     Attributes:
+        grey: whether grey files are taken, as three equal channels.
         truth_name: what the scores are; it says so where they were given for the whole image, or for one larger than
             the one that is loaded.
         stds: spread of each item's score as published, NaN if it is not: standard deviation of the ratings in units of
@@ -61,6 +62,8 @@ class FieldDataset(Dataset):
     Raises:
         BadParameter: a crop or side that is no size of a photograph.
     """
+
+    grey: bool = False
 
     def __init__(
         self, ratings: Sequence[Rating], paths: Sequence[Path], truth: str | None, crop: int = 0, side: int = 0
@@ -78,7 +81,7 @@ class FieldDataset(Dataset):
     def load(self, index: int) -> torch.Tensor:
         """Image `index` as float32 (3,H,W) in [0,1]; raises `BadImage` when its file is unusable, or too small."""
         path = self._paths[index]
-        image = self._reduced(load_image(path))
+        image = self._reduced(load_image(path, grey=self.grey))
         if not self.crop:
             return image
         check_size(image.shape[1], image.shape[2], self.crop, f"image {str(path)!r}")

@@ -67,11 +67,16 @@ class Folder(FieldDataset):
             rows = _read(folder / table, image, score, reference, std, split_column, lower_better)
             rows = _of_split(rows, split, folder / table)
         else:
-            rows = [Rating(p.name, None) for p in sorted(inside.iterdir()) if p.suffix.lower() in SUFFIXES]
+            rows = [Rating(p.name, None) for p in sorted(inside.iterdir()) if _is_image(p)]
             if not rows:
                 raise BadData(f"folder {str(inside)!r} holds no image files ({', '.join(sorted(SUFFIXES))})")
         truth = None if not (table and score) else "DMOS (negated)" if lower_better else "MOS"
         super().__init__(rows, _paths(inside, rows, table), truth, crop, side)
+
+
+def _is_image(path: Path) -> bool:
+    """Whether it is an image by its name; a hidden one is not: macOS puts ._a.png beside a.png, which is none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
 
 
 def _confined(folder: Path, name: str, what: str) -> Path:
@@ -103,6 +108,8 @@ def _read(path: Path, image: str, score: str, reference: str, std: str, split: s
     for column in filter(None, (image, score, reference, std, split)):
         if column not in frame:
             raise UnknownName(f"column of {path.name}", column, map(str, frame.columns))
+    if frame.empty:
+        raise BadData(f"table {str(path)!r} has no rows: expected one an image")
     sign = -1.0 if lower_better else 1.0
     return [
         Rating(

@@ -20,6 +20,12 @@ from .tables import read_table, scores
 SCORES = "koniq10k_scores_and_distributions"
 SETS = "koniq10k_distributions_sets.csv"
 RESOLUTIONS = ("512x384", "1024x768")
+MOS = {
+    "votes": "MOS",
+    "zscore": "MOS (z-scores of the raters, 0 to 100)",
+    "sets": "MOS (normalised by the authors, 0 to 100)",
+}
+"""Which scores -> what they are called in tables."""
 _SETS = {"training": "train", "validation": "val", "test": "test"}
 _VOTES = ["c1", "c2", "c3", "c4", "c5"]
 
@@ -30,20 +36,22 @@ class Koniq10k(Release):
 
     The folder holds the images in 512x384/ or 1024x768/, and koniq10k_scores_and_distributions.csv (also in a folder of
     that name), the authors' koniq10k_distributions_sets.csv, or both. The second has the authors' split, which is used
-    where that table is present; without it the split is another one, `split_of` each name (by its SHA-256). The MOS is
-    on the scale of the ratings, 1 to 5, whichever table is there: the second's own column MOS is normalised to 0 to
-    100, and is replaced by the mean of its distribution of votes.
+    where that table is present; without it the split is another one, `split_of` each name (by its SHA-256).
 
     Args:
         root: see `Release`, as for the arguments that are not here.
         resolution: 512x384 or 1024x768, the folder of the images.
+        mos: votes takes the mean of the votes, 1 to 5, which both tables give. The others are normalised, and rank the
+            images otherwise: zscore is the column MOS_zscore of the first table, which most public loaders read; sets
+            is the column MOS of the second, which the authors' code and pyiqa use. `stds` are of the votes, and NaN
+            with the others.
 
     Attributes:
         official_split: whether the split is the authors'.
 
     Raises:
         BadData: also when the two tables do not list the same images.
-        UnknownName: a split or resolution that does not exist.
+        UnknownName: a split, resolution or mos that does not exist.
     """
 
     name, title = "koniq10k", "KonIQ-10k"
@@ -56,23 +64,29 @@ class Koniq10k(Release):
         limit: int = 0,
         crop: int = 0,
         side: int = 0,
+        mos: str = "votes",
     ) -> None:
         if resolution not in RESOLUTIONS:
             raise UnknownName("resolution of 'koniq10k'", resolution, RESOLUTIONS)
+        if mos not in MOS:
+            raise UnknownName("mos of 'koniq10k'", mos, MOS)
         self._resolution, self.marks = resolution, (resolution,)
+        self._mos, self.truth = mos, MOS[mos]
         other = next(name for name in RESOLUTIONS if name != resolution)
-        self.holds = f"{resolution}/ (or choose the other resolution, {other}) and {SCORES}.csv or {SETS}"
+        table = {"votes": f"{SCORES}.csv or {SETS}", "zscore": f"{SCORES}.csv", "sets": SETS}[mos]
+        self.holds = f"{resolution}/ (or choose the other resolution, {other}) and {table}"
         self.official_split = False
         super().__init__(root, split, limit, crop, side)
 
     def _read(self, base: Path) -> Contents:
         sets = base / SETS
         self.official_split = sets.is_file()
-        tables = (base / f"{SCORES}.csv", base / SCORES / f"{SCORES}.csv", sets)
+        of_votes = (base / f"{SCORES}.csv", base / SCORES / f"{SCORES}.csv")
+        tables = {"votes": (*of_votes, sets), "zscore": of_votes, "sets": (sets,)}[self._mos]
         table = next((path for path in tables if path.is_file()), None)
         if table is None:
             raise self._missing(base)
-        rows = _ratings(table)
+        rows = _ratings(table, self._mos)
         if self.official_split:
             official = _official_split(sets)
             if lacking := [row.image for row in rows if row.image not in official]:
@@ -81,17 +95,22 @@ class Koniq10k(Release):
         return Contents(rows, [base / self._resolution])
 
 
-def _ratings(path: Path) -> list[Rating]:
-    """Every row of a table with its MOS from 1 to 5."""
+def _ratings(path: Path, mos: str) -> list[Rating]:
+    """Every row of a table with that MOS."""
+    if mos != "votes":
+        column = {"zscore": "MOS_zscore", "sets": "MOS"}[mos]
+        frame = read_table(path, "image_name", column)
+        images = frame["image_name"].tolist()
+        return list(map(Rating, images, scores(frame[column], images, path, 0, 100)))
     if path.name == SETS:
         frame = read_table(path, "image_name", "SD", *_VOTES)
         votes = frame[_VOTES].apply(pd.to_numeric, errors="coerce")
-        mos = (votes * np.arange(1, 6)).sum(axis=1, skipna=False) / votes.sum(axis=1, skipna=False)
+        means = (votes * np.arange(1, 6)).sum(axis=1, skipna=False) / votes.sum(axis=1, skipna=False)
     else:
         frame = read_table(path, "image_name", "SD", "MOS")
-        mos = frame["MOS"]
+        means = frame["MOS"]
     images = frame["image_name"].tolist()
-    rows = zip(images, scores(mos, images, path, 1, 5), scores(frame["SD"], images, path, 0, 4), strict=True)
+    rows = zip(images, scores(means, images, path, 1, 5), scores(frame["SD"], images, path, 0, 4), strict=True)
     return [Rating(*row) for row in rows]
 
 

@@ -26,7 +26,8 @@ class Release(FieldDataset):
     """A data set in its official layout; a subclass says what that is and reads the table.
 
     The images come in the order of the digests of their names, so that the first `limit` of them are a fair sample.
-    Those that are not on disk are left out and counted; a plan says so.
+    Those that are not on disk are left out and counted; a plan says so. Grey files are taken (AVA and COCO, of which
+    FLIVE is made, have some): their scores are those of three equal channels, which is how a screen shows them.
 
     Args:
         root: folder of the data set, or of the folder that its archive unpacks to; empty means `$ROBUSTIQA_DATA/NAME`.
@@ -60,6 +61,7 @@ class Release(FieldDataset):
     unpacked: Sequence[str] = ()
     truth: str | None = "MOS"
     pinned_split: bool = False
+    grey = True
 
     def __init__(self, root: str = "", split: str = "test", limit: int = 0, crop: int = 0, side: int = 0) -> None:
         if split not in SPLITS:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from zipfile import BadZipFile
@@ -59,19 +61,40 @@ def read_csv(path: Path, *, header: bool = True) -> pd.DataFrame:
         header: whether its first line names the columns.
 
     Raises:
-        OSError, ValueError: it cannot be read.
+        OSError, ValueError: it cannot be read, or a row has more values than there are names.
     """
-    with path.open(encoding="utf-8-sig") as file:
-        first = file.readline()
-    return pd.read_csv(
-        path,
-        encoding="utf-8-sig",
-        sep=max(",;\t", key=first.count),
-        header=0 if header else None,
-        dtype=str,  # the image "007" is not 7
-        keep_default_na=False,  # and "NA" may be one
-        index_col=False,  # a separator at the end of the rows makes no index
-    )
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            separator = max(",;\t", key=file.readline().count)
+        if header:
+            _check_lengths(path, separator)
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not in UTF-8: save it again as CSV in UTF-8") from error
+    with warnings.catch_warnings():
+        # What is lost are the empty ends of the rows.
+        warnings.simplefilter("ignore", pd.errors.ParserWarning)
+        return pd.read_csv(
+            path,
+            encoding="utf-8-sig",
+            sep=separator,
+            header=0 if header else None,
+            dtype=str,  # the image "007" is not 7
+            keep_default_na=False,  # and "NA" may be one
+            index_col=False,  # a separator at the end of the rows makes no index
+        )
+
+
+def _check_lengths(path: Path, separator: str) -> None:
+    """Raise `ValueError` for a row that is longer than the header: pandas drops its end, and 3,5 would become 3."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, delimiter=separator)
+        names = next((row for row in rows if row), [])
+        for row in rows:
+            if any(row[len(names) :]):
+                raise ValueError(
+                    f"line {rows.line_num} has {len(row)} values for {len(names)} columns: write numbers with a point, "
+                    f"and names that hold {separator!r} in quotes"
+                )
 
 
 def _below_header(cells: pd.DataFrame, columns: Sequence[str], path: Path) -> pd.DataFrame:
