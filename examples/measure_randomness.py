@@ -1,4 +1,4 @@
-"""How much chance is in the score of a randomised defence? A table in Markdown; a few minutes on a core.
+"""How much chance is in the score of a randomised defence? A table in Markdown; some twenty minutes on a core.
 
     python examples/measure_randomness.py                    every built-in one
     python examples/measure_randomness.py 'random-crop[share=0.5]' 'chain[steps=random-flip;jpeg]'
@@ -23,7 +23,8 @@ from robustiqa.defenses import load_defense
 
 DEFENSES = ("random-noise", "random-noise[sigma=0.05]", "random-crop", "random-crop[share=0.5]", "random-resize",
             "random-resize[noise=0.05]", "random-rotation", "random-flip",
-            "chain[steps=random-crop[share=0.9];random-noise[sigma=0.05];jpeg]")  # fmt: skip
+            "chain[steps=random-crop[share=0.9];random-noise[sigma=0.05];jpeg]", "random-metric",
+            "diffusion-purification")  # fmt: skip
 SEEDS = 20
 METRIC, DATA = "tiny-iqa", "photos[size=128,subset=quick]"
 
