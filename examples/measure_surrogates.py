@@ -44,7 +44,7 @@ def climb(view: DefendedMetric, clean: torch.Tensor) -> torch.Tensor:
     for _ in range(STEPS):
         leaf = x.clone().requires_grad_(True)
         scores = view.surrogate(leaf, rng, DRAWS if view.randomised else 1)
-        (gradient,) = torch.autograd.grad(view.metric.sign * view.aggregate(scores).sum(), leaf)
+        (gradient,) = torch.autograd.grad(view.metric.sign * scores.mean(0).sum(), leaf)
         x = (x + EPS / 8 * gradient.sign()).clamp(clean - EPS, clean + EPS).clamp(0, 1)
     return x
 
