@@ -115,15 +115,20 @@ def fresh(root: Path) -> pd.DataFrame:
     for group in read_results(root).groups:
         table = group.attacks()
         table = table.assign(name=[name_of(text) for text in table["attack"]], toward=table["gain"] / group.unit)
-        for (norm, eps, image), part in table.groupby(["norm", "eps", "image"]):
+        for (norm, _, image), part in table.groupby(["norm", "eps", "image"]):
             gain = part.groupby("name")["toward"].max()
             if "naive" not in gain or "auto-iqa" not in gain or gain["naive"] <= gain["auto-iqa"] + NOTICEABLE:
                 continue
+            threat = Threat("l2" if norm == "l2" else "linf", float(part["eps"].iloc[0]))
             data, g = load_dataset(group.dataset), load_defense(group.defense, load_metric(group.metric))
             x = data.load([item.id for item in data.items].index(str(image)))[None]
-            row = {"dataset": group.dataset, "defense": group.defense, "image": image, "threat": f"{norm} {eps:.3g}"}
+            row = {
+                "dataset": group.dataset,
+                "defense": group.defense,
+                "image": image,
+                "threat": f"{norm} {threat.eps:.3g}",
+            }
             for name in ("naive", "auto-iqa"):
-                threat = Threat("l2" if norm == "l2" else "linf", float(eps))
                 attacked = load_attack(name)(g, x, threat).adversarial
                 gains = [_gain(g, x, attacked, seed) / group.unit for seed in range(1, SEEDS + 1)]
                 error = np.std(gains, ddof=1) / SEEDS**0.5
