@@ -134,10 +134,10 @@ def _standard(block: pd.DataFrame) -> str:
 
 
 def _without_plcc(block: pd.DataFrame) -> list[str]:
-    """A line that says why there is no PLCC, where there is a ground truth."""
+    """A line that says which fits gave no figure, and why, where there is a ground truth."""
     missing = block[block["truth"].notna() & (block["plcc_note"] != "")]
-    notes = [f"{row['defense']} ({row['plcc_note']})" for row in missing.to_dict("records")]
-    return ["No PLCC after the logistic fit: " + "; ".join(notes), ""] if notes else []
+    notes = [f"behind `{row['defense']}`, {row['plcc_note']}" for row in missing.to_dict("records")]
+    return ["Columns of `summary.csv` without a logistic fit: " + "; ".join(notes), ""] if notes else []
 
 
 def _readable(block: pd.DataFrame) -> pd.DataFrame:

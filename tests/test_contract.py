@@ -125,6 +125,13 @@ def test_every_breach_raises_its_flag_and_no_other(
     assert {f.name for f in found.values() if f.raised} == flags
 
 
+def test_a_metric_inside_a_metric_costs_nothing_more(crops: torch.Tensor) -> None:
+    """What `aligned` makes of a metric is one metric; a defence that calls it twice is still found out."""
+    metric = load_metric("aligned[metric=tiny-iqa,calibration=photos[size=128,split=dev],map=quantile]")
+    assert not examined(load_defense("none", metric), crops)["cost-misdeclared"].raised
+    assert examined(Cheap(metric), crops)["cost-misdeclared"].raised
+
+
 def test_values_that_are_no_numbers_are_no_image(crops: torch.Tensor) -> None:
     class Blind(Broken):
         """Its metric would fail: only the image is looked at."""

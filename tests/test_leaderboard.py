@@ -188,7 +188,7 @@ def test_a_plcc_without_fit_says_why(honest: Path, tmp_path: Path) -> None:
         "plcc5_clean: 1 different scores: 5 parameters need more than 5"
     )
     board = (tmp_path / "run" / "leaderboard" / "board.md").read_text()
-    assert "No PLCC after the logistic fit: median-smoothing[m=51,n=600] (plcc_clean: 1 different scores" in board
+    assert "without a logistic fit: behind `median-smoothing[m=51,n=600]`, plcc_clean: 1 different scores" in board
     rows = Store(honest).read_rows([c.id for c in plan_from_json(Store(honest).read_json("plan.json")).cells])
     scores = rows[(rows["kind"] == "score") & (rows["defense"] == "none")]
     score, truth = scores["clean"].to_numpy(), scores["truth"].to_numpy(dtype=float)

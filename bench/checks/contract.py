@@ -130,8 +130,11 @@ def _forwards(g: DefendedMetric) -> Iterator[list[int]]:
     def passed(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
         counted.append(len(arguments[0]))
 
+    metrics = [module for module in g.modules() if isinstance(module, Metric)]
+    # What a metric has inside (`aligned` has another metric) is its own business: it is one forward from outside.
+    inner = {id(module) for metric in metrics for module in metric.module.modules()}
     with contextlib.ExitStack() as stack:
-        for module in g.modules():
-            if isinstance(module, Metric):
+        for module in metrics:
+            if id(module) not in inner:
                 stack.callback(module.register_forward_pre_hook(passed).remove)
         yield counted
