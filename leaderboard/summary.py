@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
 from ..bench.logistic import LogisticFit, fit_logistic
 from ..bench.measures import bootstrap_mean, krocc, plcc, r_score, srocc
@@ -15,6 +16,8 @@ from .empirical import is_standard, name_of, worst_case
 from .results import Group
 
 NOT_ATTACKED = "not-attacked"
+REVERSED_P = 0.001
+"""How improbable it must be that scores which fall while the ground truth rises do so by chance."""
 MIN_COVERAGE = 1.0
 """Share of planned images that must have a result for a row to be ranked: a failure is not robustness."""
 
@@ -43,6 +46,9 @@ def summary_row(
         and np.isclose(c["eps"], headline.certified_eps)
     ]
     n_ok, n_planned = _coverage(group)
+    flags = _flags(headline, empirical, certified, n_ok < n_planned)
+    if _reversed(quality, truth):
+        flags.append("reversed")
     return (
         {"rank": pd.NA}
         | group.key
@@ -57,7 +63,7 @@ def summary_row(
             "worst_gain_hi": gain.hi,
             "rscore_mean": float(np.mean(r_score(before, attacked, group.ends))) if len(worst) else np.nan,
             "certified_delta_mean": population[0]["certified_delta_mean"] if population else np.nan,
-            "flags": " ".join([*_flags(headline, empirical, certified, n_ok < n_planned), *check_flags(group)]),
+            "flags": " ".join([*flags, *check_flags(group)]),
             "n_ok": n_ok,
             "n_planned": n_planned,
             "truth": group.truth_name,
@@ -72,6 +78,15 @@ def summary_row(
             "plcc_note": _notes(fits),
         }
     )
+
+
+def _reversed(quality: np.ndarray, truth: np.ndarray) -> bool:
+    """Whether the oriented scores fall while the ground truth rises: PLCC after a fit, which has no sign, hides it."""
+    known = np.isfinite(truth)
+    if known.sum() < 3 or np.ptp(quality[known]) == 0 or np.ptp(truth[known]) == 0:
+        return False
+    found: Any = spearmanr(quality[known], truth[known], alternative="less")
+    return bool(found.pvalue < REVERSED_P)
 
 
 def _notes(fits: dict[str, LogisticFit]) -> str:

@@ -173,6 +173,18 @@ def test_failed_rows_stay_in_the_denominator(honest: Path, tmp_path: Path) -> No
     assert set(tables["errors"]["message"]) == {"planted"}
 
 
+def test_scores_that_fall_while_people_rise_are_flagged(honest: Path, tmp_path: Path) -> None:
+    """A direction declared wrong: SROCC is -1 and the fitted PLCC 1, which looks fine."""
+
+    def turn(row: dict) -> None:
+        if row["kind"] == "score" and row["defense"] != "none":
+            row |= {"clean": -row["truth"]}
+
+    summary = plant(honest, tmp_path / "run", turn)["summary"]
+    assert "reversed" in str(row_of(summary, "median-smoothing")["flags"]).split()
+    assert "reversed" not in str(row_of(summary, "none")["flags"]).split()
+
+
 def test_a_plcc_without_fit_says_why(honest: Path, tmp_path: Path) -> None:
     """Constant scores behind one defence; the other keeps its figures, which are those of the fits."""
 
