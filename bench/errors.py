@@ -6,6 +6,11 @@ import difflib
 from collections.abc import Iterable
 
 
+def first_line(error: BaseException) -> str:
+    """What another package's error says, short enough for a sentence of ours; its type's name if it says nothing."""
+    return (next(iter(str(error).strip().splitlines()), "") or type(error).__name__)[:200]
+
+
 class RobustIQAError(Exception):
     """Base of every error that is the input's fault, not the program's; the CLI prints it without a traceback."""
 

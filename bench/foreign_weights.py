@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from .errors import BadData
+from .errors import BadData, first_line
 
 Net = TypeVar("Net", bound=nn.Module)
 State = dict[str, torch.Tensor]
@@ -92,9 +92,9 @@ def read_tensors(path: Path) -> Any:
     except Exception as error:  # the bytes of another format can raise nearly anything here
         # What torch says of a pickle that it refuses is how to run it all the same.
         refused = isinstance(error, pickle.UnpicklingError)
-        reason = "no tensors alone" if refused else next(iter(str(error).splitlines()), "") or type(error).__name__
+        reason = "no tensors alone" if refused else first_line(error)
         raise BadData(
-            f"weights {str(path)!r} cannot be read as tensors ({reason[:200]}): expected a .safetensors file, or what "
+            f"weights {str(path)!r} cannot be read as tensors ({reason}): expected a .safetensors file, or what "
             "torch.save(net.state_dict(), FILE) writes; nothing else in a pickle is read, as it could run code"
         ) from error
 

@@ -11,7 +11,7 @@ from typing import Any
 import safetensors
 import torch
 
-from .errors import BadData
+from .errors import BadData, first_line
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -52,8 +52,7 @@ def readable(path: Path, what: str, command: str) -> Iterator[None]:
     try:
         yield
     except (safetensors.SafetensorError, RuntimeError, KeyError, ValueError, TypeError, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadData(
-            f"{what} {str(path)!r} cannot be read ({reason}): expected a file that `{command}` wrote; install the "
-            "package again or train them"
+            f"{what} {str(path)!r} cannot be read ({first_line(error)}): expected a file that `{command}` wrote; "
+            "install the package again or train them"
         ) from error

@@ -82,10 +82,9 @@ def summary_row(
 
 def _reversed(quality: np.ndarray, truth: np.ndarray) -> bool:
     """Whether the oriented scores fall while the ground truth rises: PLCC after a fit, which has no sign, hides it."""
-    known = np.isfinite(truth)
-    if known.sum() < 3 or np.ptp(quality[known]) == 0 or np.ptp(truth[known]) == 0:
+    if not srocc(quality, truth) < 0:  # also where there is none
         return False
-    found: Any = spearmanr(quality[known], truth[known], alternative="less")
+    found: Any = spearmanr(quality, truth, alternative="less")
     return bool(found.pvalue < REVERSED_P)
 
 

@@ -11,6 +11,7 @@ import torch
 from robustiqa.attacks import L2, Linf, load_attack
 from robustiqa.bench import Metric, Threat, load_dataset, load_metric, run_suite
 from robustiqa.bench.measures import score_range
+from robustiqa.bench.registry import registry
 from robustiqa.bench.seeds import Role, Streams
 from robustiqa.defenses import load_defense
 
@@ -32,6 +33,17 @@ def unit(tiny: Metric) -> float:
     photos = load_dataset("photos[subset=quick]")
     low, high = score_range(tiny(torch.stack([photos.load(i) for i in range(len(photos))])).numpy())
     return high - low
+
+
+@pytest.mark.parametrize("name", ["tiny-iqa", "lip-iqa", "ibp-iqa"])
+def test_it_is_registered_with_an_honest_declaration(name: str) -> None:
+    assert registry.get("metric", name).meta == {
+        "lower_better": False,
+        "score_range": (0, 100),
+        "bounded": False,
+        "min_size": 64,
+        "differentiable": True,
+    }
 
 
 def test_the_metric_is_attackable_as_real_ones_are(tiny, crops, unit) -> None:

@@ -14,7 +14,6 @@ from robustiqa.bench.images import from_uint8
 from robustiqa.bench.intervals import propagate
 from robustiqa.bench.metrics.ibp_iqa import IbpIQA, ibp_iqa
 from robustiqa.bench.metrics.loading import FOLDER
-from robustiqa.bench.registry import registry
 from robustiqa.bench.training.trainees import IbpTrainee
 from safetensors.torch import save_file
 from torch import nn
@@ -72,17 +71,6 @@ def worst_cases(net: nn.Module, x: torch.Tensor, eps: float) -> list[torch.Tenso
             point = x + (point.detach() + sign * 0.3 * eps * gradient.sign() - x).clamp(-eps, eps)
             found.append(point)
     return found
-
-
-def test_it_is_registered_with_an_honest_declaration() -> None:
-    plugin = registry.get("metric", "ibp-iqa")
-    assert plugin.meta == {
-        "lower_better": False,
-        "score_range": (0, 100),
-        "bounded": False,
-        "min_size": 64,
-        "differentiable": True,
-    }
 
 
 def test_the_files_are_small_and_have_a_card() -> None:

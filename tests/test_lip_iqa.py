@@ -15,7 +15,6 @@ from robustiqa.bench.lipschitz import conv_norm_bound, linear_norm_bound, relu_h
 from robustiqa.bench.measures import srocc
 from robustiqa.bench.metrics.lip_iqa import LipIQA, lip_iqa
 from robustiqa.bench.metrics.loading import FOLDER
-from robustiqa.bench.registry import registry
 from robustiqa.bench.training.trainees import LipTrainee
 from safetensors.torch import save_file
 from torch import nn
@@ -68,17 +67,6 @@ def steepest(metric: nn.Module, x: torch.Tensor, eps: float, steps: int = 25) ->
             best = torch.maximum(best, ratio)
             best = torch.maximum(best, gradient.flatten(1).norm(dim=1))
     return best
-
-
-def test_it_is_registered_with_an_honest_declaration() -> None:
-    plugin = registry.get("metric", "lip-iqa")
-    assert plugin.meta == {
-        "lower_better": False,
-        "score_range": (0, 100),
-        "bounded": False,
-        "min_size": 64,
-        "differentiable": True,
-    }
 
 
 def test_the_files_are_small_and_have_a_card() -> None:

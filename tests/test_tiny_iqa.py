@@ -15,7 +15,6 @@ from robustiqa.bench.errors import BadData, BadParameter
 from robustiqa.bench.images import from_uint8
 from robustiqa.bench.measures import srocc
 from robustiqa.bench.metrics.tiny_iqa import WEIGHTS, TinyIQA, tiny_iqa
-from robustiqa.bench.registry import registry
 from safetensors.torch import save_file
 from scipy.stats import spearmanr
 
@@ -39,17 +38,6 @@ GOLDEN = 21.302
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def test_it_is_registered_with_an_honest_declaration() -> None:
-    plugin = registry.get("metric", "tiny-iqa")
-    assert plugin.meta == {
-        "lower_better": False,
-        "score_range": (0, 100),
-        "bounded": False,
-        "min_size": 64,
-        "differentiable": True,
-    }
 
 
 def test_the_files_are_small_and_have_a_card() -> None:

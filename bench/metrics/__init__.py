@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..api import Metric
-from ..errors import BadParameter, BadPlugin
+from ..errors import BadParameter, BadPlugin, first_line
 from ..registry import registry
 
 __all__ = ["load_metric"]
@@ -37,6 +37,5 @@ def check_device(device: str) -> torch.device:
         found = torch.device(device)
         torch.zeros(1, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise BadParameter(f"device {device!r} cannot be used here ({reason}): try --device cpu") from error
+        raise BadParameter(f"device {device!r} cannot be used here ({first_line(error)}): try --device cpu") from error
     return found

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import BadData, BadParameter
+from ..errors import BadData, BadParameter, first_line
 from ..registry import register_metric
 from ..trust import check_trusted
 from .interface import with_interface
@@ -70,10 +70,9 @@ def torchscript(path: str) -> nn.Module:
             warnings.simplefilter("ignore", DeprecationWarning)
             script = torch.jit.load(file, map_location="cpu")
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().split("\n", 1)[0][:200]
         raise BadData(
-            f"TorchScript file {path!r} cannot be read ({reason}): expected what torch.jit.save writes; for weights of "
-            "a Python class use module[file=FILE.py,class=NAME,weights=FILE]"
+            f"TorchScript file {path!r} cannot be read ({first_line(error)}): expected what torch.jit.save writes; for "
+            "weights of a Python class use module[file=FILE.py,class=NAME,weights=FILE]"
         ) from error
     if step := _trained(script):
         raise BadData(f"TorchScript file {path!r} was traced in training mode ({step}), which cannot be undone: scores "

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...bench.errors import BadData, BadParameter
+from ...bench.errors import BadData, BadParameter, first_line
 
 _EXPECTED = "expected the plain DnCNN of KAIR, e.g. dncnn_25.pth: convolutions with biases, a ReLU between them"
 
@@ -101,8 +101,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the bytes of another format can raise nearly anything here
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise BadData(f"denoiser weights {str(path)!r} cannot be read ({reason[:200]}): {_EXPECTED}") from error
+        raise BadData(f"denoiser weights {str(path)!r} cannot be read ({first_line(error)}): {_EXPECTED}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise _foreign(path, "it is not a table of tensors")
     if not all(bool(torch.isfinite(value).all()) for value in state.values()):
