@@ -113,7 +113,7 @@ def code_digest() -> str:
     price: results are not reused over a change of code that would not have mattered.
     """
     return _digest_of(
-        ("attacks", "bench", "defenses"), {"checks", "cli", "sources", "training", "suites", "__pycache__"}
+        ("attacks", "bench", "defenses"), {"checks", "cli", "executors", "sources", "training", "suites", "__pycache__"}
     )
 
 
@@ -225,6 +225,10 @@ class Registry:
             raise BadPlugin(f"plug-in file {str(path)!r} failed with {type(error).__name__}: {error}") from error
         self._files[path.resolve()] = _digest(path), module
         return module
+
+    def files(self) -> dict[Path, str]:
+        """The plug-in files that were run, with the digests that they had."""
+        return {path: digest for path, (digest, _) in self._files.items()}
 
     def module_of(self, path: str | Path) -> ModuleType:
         """The module of a trusted file, which runs once as long as it does not change; raises `BadPlugin`."""
