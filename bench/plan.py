@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -73,8 +73,22 @@ class Plan:
             "schema": SCHEMA_VERSION,
             "asked": self.asked,
             "skipped": self.skipped,
-            "cells": [asdict(c) for c in self.cells],
+            "cells": [dict(vars(c)) for c in self.cells],
         }
+
+
+class Identities:
+    """What plug-ins are, asked once each: sources, weights and the images that one leans on are read for it."""
+
+    def __init__(self) -> None:
+        self.packages = package_versions()
+        self._known: dict[tuple[str, str], str] = {}
+
+    def of(self, kind: str, text: str) -> str:
+        """As `registry.identity_of`."""
+        if (kind, text) not in self._known:
+            self._known[kind, text] = identity_of(kind, text)
+        return self._known[kind, text]
 
 
 def plan_from_json(data: dict[str, Any]) -> Plan:
@@ -122,11 +136,12 @@ def make_plan(suite: Suite) -> Plan:
     """
     cells: list[Cell] = []
     skipped: list[tuple[str, str]] = []
+    identities = Identities()
     for dataset_name, dataset, metric, names in _present(suite, skipped):
         for defense in unique("defense", ("none", *names)):
             what = f"{defense} on {metric.spec}"
             try:
-                g = _unless_absent(suite, what, partial(_built, defense, metric), skipped)
+                g = _unless_absent(suite, what, partial(_built, defense, metric, identities), skipped)
             except Incompatible as error:
                 skipped.append((what, str(error)))
                 continue
@@ -134,7 +149,7 @@ def make_plan(suite: Suite) -> Plan:
                 continue
             base = {"metric": metric.spec, "defense": defense, "dataset": dataset_name, "seed": suite.seed}
             for job in _jobs(suite, g, dataset_name, len(dataset), defense in names, skipped):
-                cells += _cut(base | job, suite.chunk, dataset)
+                cells += _cut(base | job, suite.chunk, dataset, identities)
     if not cells and suite.absent == "skip":
         reasons = "; ".join(f"{what}: {why}" for what, why in dict.fromkeys(skipped))
         raise Absent(f"suite {suite.name!r} has nothing to run on this machine: {reasons}")
@@ -165,9 +180,9 @@ def _present(suite: Suite, skipped: list[tuple[str, str]]) -> Iterator[tuple[str
                 yield dataset_text, dataset, metric, defenses
 
 
-def _built(defense: str, metric: Metric) -> DefendedMetric:
+def _built(defense: str, metric: Metric, identities: Identities) -> DefendedMetric:
     """The defended metric; raises `Absent` also where something is not there that the defence leans on only later."""
-    identity_of("defense", defense)
+    identities.of("defense", defense)
     return load_defense(defense, metric)
 
 
@@ -228,30 +243,36 @@ def _applies(entry: AttackEntry, g: DefendedMetric, dataset: str) -> bool:
     }[entry.only]
 
 
-def _cut(job: dict[str, Any], chunk: int, dataset: Dataset) -> Iterator[Cell]:
-    """The job on chunks of images, each with its id."""
+def _cut(job: dict[str, Any], chunk: int, dataset: Dataset, identities: Identities) -> Iterator[Cell]:
+    """The job on chunks of images, each with its id: what all chunks share is digested once."""
     identity = {
         "schema": SCHEMA_VERSION,
         "code": code_digest(),
-        "packages": package_versions(),
-        "dataset_plugin": identity_of("dataset", job["dataset"]),
-        "metric": identity_of("metric", job["metric"]),
-        "defense": identity_of("defense", job["defense"]),
-        "attack": identity_of("attack", job["attack"]) if "attack" in job else None,
+        "packages": identities.packages,
+        "dataset_plugin": identities.of("dataset", job["dataset"]),
+        "metric": identities.of("metric", job["metric"]),
+        "defense": identities.of("defense", job["defense"]),
+        "attack": identities.of("attack", job["attack"]) if "attack" in job else None,
         "dataset": dataset.content_hash,
     }
     if job["kind"] == "check":  # one judgement of a defended metric, not one of each image
         identity["checks"], chunk = checks_digest(), max(1, len(dataset))
+    shared = vars(Cell(**job, start=0, stop=0))
+    parts = {name: value for name, value in shared.items() if name not in ("start", "stop")}
+    # A digest of JSON with sorted keys, of which these two are the last.
+    head = json.dumps(parts | {"id": "", "identity": identity}, sort_keys=True).removesuffix("}")
+    common, slug = hashlib.sha256(head.encode()), _slug(shared)
     for start in range(0, len(dataset), chunk):
-        cell = Cell(**job, start=start, stop=min(start + chunk, len(dataset)))
-        parts = asdict(cell) | {"id": "", "identity": identity}
-        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-        yield Cell(**{**vars(cell), "id": f"{_slug(cell)}-{digest}"})
+        stop = min(start + chunk, len(dataset))
+        digest = common.copy()
+        digest.update(f', "start": {start}, "stop": {stop}}}'.encode())
+        name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{slug}-{start}")[:100]
+        yield Cell(**(shared | {"start": start, "stop": stop, "id": f"{name}-{digest.hexdigest()[:16]}"}))
 
 
-def _slug(cell: Cell) -> str:
-    """Readable start of a file name, legal everywhere."""
-    parts = [cell.kind, parse_spec(cell.metric).name, parse_spec(cell.defense).name]
-    if cell.kind == "attack":
-        parts += [parse_spec(cell.attack or "").name, f"{cell.norm}", f"{cell.eps[0]:.4g}", f"{cell.direction}"]
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([*parts, str(cell.start)]))[:100]
+def _slug(job: dict[str, Any]) -> str:
+    """Readable start of a file name."""
+    parts = [job["kind"], parse_spec(job["metric"]).name, parse_spec(job["defense"]).name]
+    if job["kind"] == "attack":
+        parts += [parse_spec(job["attack"]).name, job["norm"], f"{job['eps'][0]:.4g}", job["direction"]]
+    return "-".join(parts)

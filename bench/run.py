@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
-import platform
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from .errors import BadData, RobustIQAError
 from .files import write_json
 from .plan import Cell, Plan, make_plan
-from .registry import PACKAGE, resolve_target, version_of
-from .store import SCHEMA_VERSION, Store
+from .provenance import run_record
+from .registry import PACKAGE, resolve_target
+from .store import Store
 from .suite import Suite, load_suite
 from .worker import Worker
 
@@ -88,7 +84,7 @@ def run_suite(
 def _run(suite: Suite, plan: Plan, store: Store, device: str, progress: bool) -> RunResult:
     """`run_suite` with the folder locked."""
     store.create()
-    write_json(store.root / "run.json", _record(suite, plan, device))
+    write_json(store.root / "run.json", run_record(suite, plan, device))
     write_json(store.root / "plan.json", plan.to_json())
     for what, why in plan.skipped if progress else ():
         print(f"left out: {what}: {why}", file=sys.stderr, flush=True)
@@ -139,39 +135,3 @@ def _result(store: Store, plan: Plan, computed: int, tables: dict[str, Path]) ->
         bad_images=int((rows["status"] != "ok").sum()),
         skipped=plan.skipped,
     )
-
-
-def _record(suite: Suite, plan: Plan, device: str) -> dict[str, Any]:
-    """The run record: what was asked and left out, with which versions, on what."""
-    packages = ("robustiqa", "torch", "numpy", "scipy", "pandas", "pillow", "scikit-image", "kornia", "torchattacks",
-                "torchvision", "pyiqa")  # fmt: skip
-    return {
-        "schema": SCHEMA_VERSION,
-        "suite": suite.model_dump(mode="json", by_alias=True),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "arguments": sys.argv[1:],
-        "left_out": [{"what": what, "why": why} for what, why in plan.skipped],
-        "packages": {name: version_of(name) for name in packages},
-        "git": _git_revision(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": device,
-        "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor(),
-        "threads": torch.get_num_threads(),
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
-    }
-
-
-def _git_revision() -> str | None:
-    """Revision of this source tree with `-dirty` where it has changes; None for an installed package."""
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

@@ -18,7 +18,7 @@ _COMMANDS = {
     "attack": ("single:attack", "Attack images."),
     "attack-set": ("sets:attack_set", "Attack the correlation of a whole data set."),
     "transfer-matrix": ("sets:transfer_matrix", "Attack each of several metrics, score on all."),
-    "plan": ("runs:plan", "Show what a suite would run."),
+    "plan": ("plan:plan", "Show what a suite would run."),
     "run": ("runs:run", "Run a suite, or go on with an interrupted run."),
     "collect": ("runs:collect", "Write the tables of a run again."),
     "tune": ("tune:tune", "Choose the strength of defences on development images."),

@@ -82,6 +82,19 @@ def with_plugins(command: Command) -> Command:
     return wrapped
 
 
+def suite_options(command: Command) -> Command:
+    """Add `--suite` and the options that replace its lists."""
+    for decorate in (
+        click.option("--attack", "attacks", multiple=True, help="Run this attack instead of the suite's."),
+        click.option("--dataset", "datasets", multiple=True, help="Run on this data set instead of the suite's."),
+        click.option("--defense", "defenses", multiple=True, help="Run this defence instead of the suite's."),
+        click.option("--metric", "metrics", multiple=True, help="Run this metric instead of the suite's."),
+        click.option("--suite", default="quick", show_default=True, help="Name of a suite, or a YAML file."),
+    ):
+        command = decorate(command)
+    return command
+
+
 def single_image(command: Command | None = None, *, defense: str = "none") -> Any:
     """Add the arguments and options of `score`, `certify` and `attack`; `defense` is the default one."""
     if command is None:

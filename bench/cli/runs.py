@@ -1,53 +1,23 @@
-"""`robustiqa plan`, `run` and `collect`."""
+"""`robustiqa run` and `collect`."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 import pandas as pd
 
-from ..plan import make_plan
 from ..registry import resolve_target
 from ..run import COLLECT, run_suite
-from ..suite import Suite, load_suite
+from ..suite import load_suite
 from ..tuned import outdated, read_tuned, tuned_suite
-from .options import with_plugins
-
-Command = Callable[..., Any]
-
-
-def _suite_options(command: Command) -> Command:
-    for decorate in (
-        click.option("--attack", "attacks", multiple=True, help="Run this attack instead of the suite's."),
-        click.option("--dataset", "datasets", multiple=True, help="Run on this data set instead of the suite's."),
-        click.option("--defense", "defenses", multiple=True, help="Run this defence instead of the suite's."),
-        click.option("--metric", "metrics", multiple=True, help="Run this metric instead of the suite's."),
-        click.option("--suite", default="quick", show_default=True, help="Name of a suite, or a YAML file."),
-    ):
-        command = decorate(command)
-    return command
+from .options import suite_options, with_plugins
 
 
 @click.command()
-@_suite_options
-@with_plugins
-def plan(suite: str, **lists: tuple[str, ...]) -> None:
-    """Show the cells that a suite would run, and what it leaves out with the reason."""
-    made = make_plan(_suite(suite, lists))
-    for (metric, defense, kind), count in Counter((c.metric, c.defense, c.kind) for c in made.cells).items():
-        click.echo(f"{metric} | {defense} | {kind}: {count} cells")
-    for what, why in made.skipped:
-        click.echo(f"left out: {what}: {why}")
-    click.echo(f"{len(made.cells)} cells")
-
-
-@click.command()
-@_suite_options
+@suite_options
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the results.")
 @click.option("--device", default="cpu", show_default=True, help="Torch device.")
 @click.option("--tuned", type=click.Path(), help="Outcome of `robustiqa tune`: its folder or tuned.json.")
@@ -55,7 +25,7 @@ def plan(suite: str, **lists: tuple[str, ...]) -> None:
 @with_plugins
 def run(suite: str, out: str, device: str, tuned: str | None, executor: str, **lists: tuple[str, ...]) -> None:
     """Run a suite and write its tables; run it again to go on where it was interrupted."""
-    asked = _suite(suite, lists)
+    asked = load_suite(suite).override(**lists)
     if tuned:
         found = read_tuned(Path(tuned))
         asked = tuned_suite(asked, found)
@@ -83,7 +53,3 @@ def collect(out: str) -> None:
     """Write the tables of the run in OUT again, from its records alone."""
     for table in resolve_target(COLLECT)(out).values():
         click.echo(str(table))
-
-
-def _suite(text: str, lists: dict[str, tuple[str, ...]]) -> Suite:
-    return load_suite(text).override(**lists)
