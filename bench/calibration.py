@@ -10,7 +10,7 @@ import torch
 
 from .api import Metric
 from .datasets import Dataset
-from .errors import BadImage, BadParameter, BadScore
+from .errors import BadImage, BadParameter, BadScore, counted
 
 FEW = 20
 """Images below which a map is mostly chance."""
@@ -80,7 +80,9 @@ def warn_of_poor_fit(metric: Metric, target: str, agreement: float, images: int,
         advice: what to do where the metric hardly follows the target.
     """
     if images < FEW:
-        _warn(f"calibration {calibration!r} has {images} images: a map from fewer than {FEW} is mostly chance")
+        _warn(
+            f"calibration {calibration!r} has {counted(images, 'image')}: a map from fewer than {FEW} is mostly chance"
+        )
     what = f"metric {metric.spec!r} follows {target} with SROCC {agreement:.2f} on {calibration!r}"
     if agreement < 0:
         _warn(f"{what}: it falls where that rises, its direction is probably declared wrong")

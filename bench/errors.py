@@ -11,6 +11,11 @@ def first_line(error: BaseException) -> str:
     return (next(iter(str(error).strip().splitlines()), "") or type(error).__name__)[:200]
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things as people write it: "1 image", "2 images"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class RobustIQAError(Exception):
     """Base of every error that is the input's fault, not the program's; the CLI prints it without a traceback."""
 

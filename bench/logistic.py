@@ -15,6 +15,8 @@ from scipy.ndimage import minimum_filter
 from scipy.optimize import least_squares
 from scipy.special import expit
 
+from .errors import counted
+
 STEEPEST = 0.05
 """Smallest width of the transition, in robust standard deviations of the scores.
 
@@ -97,11 +99,11 @@ def _unfit(x: np.ndarray, y: np.ndarray, parameters: int) -> str:
     if not np.isfinite(x).all():
         return "some scores are not finite"
     if len(x) < 2 * parameters:
-        return f"{len(x)} images: {parameters} parameters need at least {2 * parameters}"
+        return f"{counted(len(x), 'image')}: {parameters} parameters need at least {2 * parameters}"
     if np.ptp(y) == 0:
         return "the ground truth is constant"
     if (distinct := len(np.unique(x))) <= parameters:
-        return f"{distinct} different scores: {parameters} parameters need more than {parameters}"
+        return f"{counted(distinct, 'different score')}: {parameters} parameters need more than {parameters}"
     return ""
 
 

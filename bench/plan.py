@@ -57,14 +57,24 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a suite in the order of work, and what is left out with the reason."""
+    """The cells of a suite in the order of work, and what is left out with the reason.
+
+    `asked` are the metrics with the defences that the suite names for them, canonical: the undefended metric also has
+    cells where it only gives the unit of the gains. None in plans of schema 1, which did not say.
+    """
 
     cells: tuple[Cell, ...]
     skipped: tuple[tuple[str, str], ...]
+    asked: tuple[tuple[str, str], ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `plan_from_json` reads it back."""
-        return {"schema": SCHEMA_VERSION, "cells": [dict(vars(c)) for c in self.cells], "skipped": list(self.skipped)}
+        return {
+            "schema": SCHEMA_VERSION,
+            "asked": self.asked,
+            "skipped": self.skipped,
+            "cells": [dict(vars(c)) for c in self.cells],
+        }
 
 
 class Identities:
@@ -84,7 +94,12 @@ class Identities:
 def plan_from_json(data: dict[str, Any]) -> Plan:
     """The plan that `Plan.to_json` wrote."""
     cells = [Cell(**{**cell, "eps": tuple(cell["eps"])}) for cell in data["cells"]]
-    return Plan(tuple(cells), tuple((what, why) for what, why in data["skipped"]))
+    asked = data.get("asked")
+    return Plan(
+        tuple(cells),
+        tuple((what, why) for what, why in data["skipped"]),
+        None if asked is None else tuple((metric, defense) for metric, defense in asked),
+    )
 
 
 def canonical(kind: str, text: str) -> str:
@@ -139,7 +154,11 @@ def make_plan(suite: Suite) -> Plan:
         reasons = "; ".join(f"{what}: {why}" for what, why in dict.fromkeys(skipped))
         raise Absent(f"suite {suite.name!r} has nothing to run on this machine: {reasons}")
     # Entries of a suite may overlap: one cell for each piece of work.
-    return Plan(tuple({cell.id: cell for cell in cells}.values()), tuple(dict.fromkeys(skipped)))
+    return Plan(
+        tuple({cell.id: cell for cell in cells}.values()),
+        tuple(dict.fromkeys(skipped)),
+        tuple((metric, defense) for metric, defenses in combinations(suite).items() for defense in defenses),
+    )
 
 
 def _present(suite: Suite, skipped: list[tuple[str, str]]) -> Iterator[tuple[str, Dataset, Metric, list[str]]]:

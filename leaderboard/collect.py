@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from .checks import COLUMNS as CHECKS
 from .checks import check_rows
 from .empirical import COLUMNS as EMPIRICAL
 from .empirical import empirical_rows
-from .results import Results, read_results
-from .summary import eps_text, rank, summary_row
+from .results import FEW_SCORES, FEWEST, NO_RANGE, Results, read_results
+from .summary import FAILED, eps_text, rank, summary_row
 from .threats import COLUMNS as THREATS
 from .threats import threat_rows
 
@@ -99,14 +100,10 @@ def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
     lines = [f"# {results.suite.name}", "", results.suite.description.strip(), ""]
     summary, certified = tables["summary"], tables["certified"]
     for (dataset, metric), block in summary.groupby(["dataset", "metric"], sort=False) if len(summary) else ():
-        first = block.iloc[0]
         lines += [
             f"## {metric} on {dataset}",
             "",
-            f"Ground truth: {'none' if pd.isna(first['truth']) else first['truth']}. Gains and deltas in units of the "
-            f"metric's range R = {first['range']:.4g} ({first['range_source']}). Worst gain: per image the strongest "
-            f"attack at {first['threat']}, upwards{_standard(block)}. Certified delta: bound on the exact smoothed "
-            f"score (population) at l2 {results.suite.headline.certified_eps:g}.",
+            _introduction(block, results),
             "",
             _table(_readable(block), _SUMMARY),
             "",
@@ -121,6 +118,29 @@ def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
     if results.plan.skipped:
         lines += ["Left out: " + "; ".join(f"{what} ({why})" for what, why in results.plan.skipped), ""]
     return "\n".join(lines)
+
+
+def _introduction(block: pd.DataFrame, results: Results) -> str:
+    """What the figures of a block are in, and of; or that there are none."""
+    first = block.iloc[0]
+    if (block["flags"].str.split().str[0] == FAILED).all():
+        mine = results.errors[(results.errors[["metric", "dataset"]] == first[["metric", "dataset"]]).all(axis=1)]
+        reasons = [f"{count} x {message}" for message, count in Counter(mine["message"]).most_common(3)]
+        found = f": {'; '.join(reasons)} (all of them in `errors.csv`)" if reasons else ", see the folder `errors`"
+        return f"**Every image failed**, behind every defence; there is no figure to give{found}."
+    truth = f"Ground truth: {'none' if pd.isna(first['truth']) else first['truth']}."
+    unit = f"Gains and deltas in units of the metric's range R = {first['range']:.4g} ({first['range_source']})."
+    if first["range_source"] == NO_RANGE:
+        unit = ("**No gain or delta can be given**: their unit R is unknown, since the undefended metric has no scores "
+                "here, or the same one for every image, and declares no range.")  # fmt: skip
+    elif first["range_source"].startswith(FEW_SCORES):
+        unit += (f" **That is no range**: percentiles of fewer than {FEWEST} scores are chance, so gains cannot be "
+                 "compared with those of another run; take more images, or declare `score_range`.")  # fmt: skip
+    return (
+        f"{truth} {unit} Worst gain: per image the strongest attack at {first['threat']}, upwards{_standard(block)}. "
+        f"Certified delta: bound on the exact smoothed score (population) at l2 "
+        f"{results.suite.headline.certified_eps:g}."
+    )
 
 
 def _standard(block: pd.DataFrame) -> str:

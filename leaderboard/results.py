@@ -12,13 +12,16 @@ import pandas as pd
 
 from ..bench.errors import BadData
 from ..bench.measures import score_range
-from ..bench.plan import Cell, Plan, combinations, plan_from_json
+from ..bench.plan import Cell, Plan, plan_from_json
+from ..bench.spec import parse_spec
 from ..bench.store import Store
 from ..bench.suite import Suite
 
 EMPIRICAL_RANGE = "p99-p1 of clean scores"
+NO_RANGE = "unknown"
 FEWEST = 10
 """Images below which percentiles of their scores say nothing about the range."""
+FEW_SCORES = "p99-p1 of only"
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,12 @@ class Group:
     Attributes:
         metric, defense, dataset: canonical plug-in strings.
         ends: [a,b], 1st and 99th percentile of the undefended metric's clean scores, oriented; NaN if there are none.
-        range_source: "p99-p1 of clean scores", or "declared range" where the former is unusable.
+        range_source: "p99-p1 of clean scores", "declared range" where the former is unusable, what it is of where there
+            are fewer than 10 images and no declared range, or "unknown".
         clean: a row an image, status ok, with column `quality` (oriented score).
         rows: all ok rows of attack and certify cells.
-        planned: images planned per cell kind and threat.
+        cells: the planned cells of the group.
+        truth_name: what the ground truth is.
     """
 
     metric: str
@@ -43,6 +48,7 @@ class Group:
     clean: pd.DataFrame
     rows: pd.DataFrame
     cells: tuple[Cell, ...]
+    truth_name: str | None = None
 
     @property
     def unit(self) -> float:
@@ -61,14 +67,14 @@ class Group:
         return (high - low) / self.unit
 
     @property
+    def range_of_few(self) -> bool:
+        """Whether the unit was taken from too few scores, for want of a declared range."""
+        return self.range_source.startswith(FEW_SCORES)
+
+    @property
     def key(self) -> dict[str, Any]:
         """The identifying columns of every table."""
         return {"metric": self.metric, "defense": self.defense, "dataset": self.dataset}
-
-    @property
-    def truth_name(self) -> str | None:
-        """What the ground truth is."""
-        return self.clean["truth_name"].iloc[0] if len(self.clean) else None
 
     def attacks(self) -> pd.DataFrame:
         """Ok rows of the attack cells."""
@@ -118,19 +124,32 @@ def read_results(root: Path) -> Results:
 
 def _groups(suite: Suite, plan: Plan, rows: pd.DataFrame) -> Iterator[Group]:
     wanted = dict.fromkeys((c.metric, c.defense, c.dataset) for c in plan.cells)
-    asked = combinations(suite)
+    asked = set(plan.asked if plan.asked is not None else _asked(suite))
     for metric, defense, dataset in wanted:
         cells = tuple(c for c in plan.cells if (c.metric, c.defense, c.dataset) == (metric, defense, dataset))
-        if defense == "none" and "none" not in asked[metric]:
+        if defense == "none" and (metric, defense) not in asked:
             continue  # planned for the unit only
         here = rows[(rows["metric"] == metric) & (rows["dataset"] == dataset)]
         plain = _ok(here[(here["defense"] == "none") & (here["kind"] == "score")])
-        mine = _ok(here[here["defense"] == defense])
+        all_of_mine = here[here["defense"] == defense]
+        named = all_of_mine["truth_name"].dropna()  # rows of failed images have it, too
+        mine = _ok(all_of_mine)
         sign = -1.0 if len(mine) and bool(mine["lower_better"].iloc[0]) else 1.0
         clean = mine[mine["kind"] == "score"].copy()
         clean["quality"] = sign * clean["clean"]
         ends, source = _unit(plain, sign)
-        yield Group(metric, defense, dataset, ends, source, sign, clean, mine[mine["kind"] != "score"], cells)
+        rest, truth = mine[mine["kind"] != "score"], None if named.empty else str(named.iloc[0])
+        yield Group(metric, defense, dataset, ends, source, sign, clean, rest, cells, truth)
+
+
+def _asked(suite: Suite) -> Iterator[tuple[str, str]]:
+    """The metrics with the defences that a suite names for them: plans of schema 1 do not hold them.
+
+    The strings are sorted, but not looked up: the plug-ins may not be here.
+    """
+    for metric in suite.metrics:
+        yield from ((str(parse_spec(metric)), str(parse_spec(defense))) for defense in suite.defenses)
+    yield from ((str(parse_spec(pair.metric)), str(parse_spec(pair.defense))) for pair in suite.pairs)
 
 
 def _unit(plain: pd.DataFrame, sign: float) -> tuple[tuple[float, float], str]:
@@ -144,8 +163,8 @@ def _unit(plain: pd.DataFrame, sign: float) -> tuple[tuple[float, float], str]:
             low, high = sorted((sign * float(first["range_lo"]), sign * float(first["range_hi"])))
             return (low, high), "declared range"
         if high > low:
-            return (low, high), EMPIRICAL_RANGE
-    return (np.nan, np.nan), "unknown"
+            return (low, high), f"{FEW_SCORES} {len(plain)} clean scores; no range is declared"
+    return (np.nan, np.nan), NO_RANGE
 
 
 def _ok(rows: pd.DataFrame) -> pd.DataFrame:

@@ -13,9 +13,11 @@ from ..bench.measures import bootstrap_mean, krocc, plcc, r_score, srocc
 from ..bench.suite import Headline
 from .checks import check_flags
 from .empirical import is_standard, name_of, worst_case
-from .results import Group
+from .results import NO_RANGE, Group
 
 NOT_ATTACKED = "not-attacked"
+FAILED = "failed"
+"""Flag of a row without a single result: none of the others would mean anything."""
 REVERSED_P = 0.001
 """How improbable it must be that scores which fall while the ground truth rises do so by chance."""
 MIN_COVERAGE = 1.0
@@ -46,7 +48,8 @@ def summary_row(
         and np.isclose(c["eps"], headline.certified_eps)
     ]
     n_ok, n_planned = _coverage(group)
-    flags = _flags(headline, empirical, certified, n_ok < n_planned)
+    flags = _flags(headline, empirical, certified, n_ok < n_planned) if n_ok else [FAILED]
+    flags += _unit_flags(group) if n_ok else []
     if _reversed(quality, truth):
         flags.append("reversed")
     return (
@@ -78,6 +81,11 @@ def summary_row(
             "plcc_note": _notes(fits),
         }
     )
+
+
+def _unit_flags(group: Group) -> list[str]:
+    """What is to be said of R: that there is none, or that it is of a handful of scores."""
+    return ["no-range"] if group.range_source == NO_RANGE else ["range-of-few"] if group.range_of_few else []
 
 
 def _reversed(quality: np.ndarray, truth: np.ndarray) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -196,11 +197,11 @@ def test_a_plcc_without_fit_says_why(honest: Path, tmp_path: Path) -> None:
     flat, plain = row_of(summary, "median-smoothing"), row_of(summary, "none")
     assert np.isnan([flat["plcc_clean"], flat["plcc5_clean"], flat["plcc_raw_clean"], flat["rmse_clean"]]).all()
     assert flat["plcc_note"] == (
-        "plcc_clean: 1 different scores: 4 parameters need more than 4; "
-        "plcc5_clean: 1 different scores: 5 parameters need more than 5"
+        "plcc_clean: 1 different score: 4 parameters need more than 4; "
+        "plcc5_clean: 1 different score: 5 parameters need more than 5"
     )
     board = (tmp_path / "run" / "leaderboard" / "board.md").read_text()
-    assert "without a logistic fit: behind `median-smoothing[m=51,n=600]`, plcc_clean: 1 different scores" in board
+    assert "without a logistic fit: behind `median-smoothing[m=51,n=600]`, plcc_clean: 1 different score" in board
     rows = Store(honest).read_rows([c.id for c in plan_from_json(Store(honest).read_json("plan.json")).cells])
     scores = rows[(rows["kind"] == "score") & (rows["defense"] == "none")]
     score, truth = scores["clean"].to_numpy(), scores["truth"].to_numpy(dtype=float)
@@ -248,6 +249,7 @@ def test_only_our_own_leftovers_are_removed(tmp_path: Path) -> None:
     theirs[1].parent.mkdir()
     for path in (*theirs, ours):
         path.touch()
+    os.utime(ours, (0, 0))
     store.create()
     assert all(path.exists() for path in theirs)
     assert not ours.exists()
@@ -257,3 +259,51 @@ def test_budgets_are_written_as_people_say_them() -> None:
     assert [eps_text(eps) for eps in (4 / 255, 1 / 255, 0.05, 1.0, 2.0, 0.5 / 255)] == [
         "4/255", "1/255", "0.05", "1", "2", "0.00196078"
     ]  # fmt: skip
+
+
+def test_a_board_of_failures_says_so(honest: Path, tmp_path: Path) -> None:
+    """Not "not attacked", "no ground truth" or "R = nan": there is nothing else to be said of the rows."""
+
+    def fail(row: dict) -> None:
+        if row["kind"] != "check":
+            row |= {"status": "error", "message": "planted", "eps": None} | dict.fromkeys(("clean", "lo", "hi"))
+
+    summary = plant(honest, tmp_path / "run", fail)["summary"]
+    assert set(summary["flags"]) == {"failed"}
+    assert set(summary["n_ok"]) == {0}
+    assert set(summary["truth"]) == {"made-up"}
+    board = (tmp_path / "run" / "leaderboard" / "board.md").read_text()
+    assert "**Every image failed**, behind every defence; there is no figure to give: 108 x planted" in board
+    assert "Ground truth: none" not in board
+    assert "R = nan" not in board
+
+
+def test_a_unit_from_a_handful_of_scores_is_flagged(honest: Path, tmp_path: Path) -> None:
+    """Nine images and no declared range; with a declared one R is that, and with ten images theirs."""
+
+    def board_of(metric: str, count: int) -> tuple[pd.DataFrame, str]:
+        changes = {"metrics": [metric], "datasets": [f"noise[count={count}]"], "defenses": ["none"], "certify": None}
+        out = tmp_path / f"{metric}-{count}"
+        result = run_suite(Suite.model_validate(SUITE | changes), out, progress=False)
+        return pd.read_csv(result.tables["summary"]), result.tables["board"].read_text()
+
+    summary, board = board_of("linear", 9)
+    assert summary["flags"].tolist() == ["range-of-few"]
+    assert "R = " in board
+    assert "(p99-p1 of only 9 clean scores; no range is declared). **That is no range**" in board
+    summary, board = board_of("ranged", 9)
+    assert summary["flags"].isna().all()
+    assert "(declared range)" in board
+    summary, board = board_of("linear", 10)
+    assert summary["flags"].isna().all()
+    assert "(p99-p1 of clean scores)" in board
+
+
+def test_a_unit_that_does_not_exist_is_said(honest: Path, tmp_path: Path) -> None:
+    def fail(row: dict) -> None:
+        if row["kind"] == "score" and row["defense"] == "none":
+            row |= {"status": "error", "message": "planted", "clean": None}
+
+    summary = plant(honest, tmp_path / "run", fail)["summary"]
+    assert "no-range" in str(row_of(summary, "median-smoothing")["flags"]).split()
+    assert "**No gain or delta can be given**" in (tmp_path / "run" / "leaderboard" / "board.md").read_text()

@@ -195,7 +195,7 @@ S, T = data(8, n=12)
         (S[:0], T[:0], 4, "no ground truth"),
         (S[:7], T[:7], 4, "7 images: 4 parameters need at least 8"),
         (S[:9], T[:9], 5, "9 images: 5 parameters need at least 10"),
-        (np.ones(12), T, 4, "1 different scores"),
+        (np.ones(12), T, 4, "1 different score:"),
         (np.arange(12.0) % 4, T, 4, "4 different scores"),
         (np.arange(12.0) % 5, T, 5, "5 different scores"),
         (S, np.ones(12), 4, "the ground truth is constant"),

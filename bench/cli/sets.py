@@ -13,6 +13,7 @@ from tabulate import tabulate
 from ..api import Direction, Norm, Threat
 from ..build import load_defense
 from ..datasets import load_dataset
+from ..errors import counted
 from ..files import make_folder, write_atomically
 from ..metrics import load_metric
 from ..registry import PACKAGE, resolve_target
@@ -59,7 +60,9 @@ def attack_set(
     table: pd.DataFrame = attack(g, data, Threat(norm, eps), method, seed, steps=steps, device=device)
     found: pd.DataFrame = resolve_target(f"{PACKAGE}.leaderboard.setlevel:correlations")(table)
     _write(table, out)
-    click.secho(f"{method} on {g.metric.spec} behind {g.spec}, {norm} {eps:g}, {len(table)} images", bold=True)
+    click.secho(
+        f"{method} on {g.metric.spec} behind {g.spec}, {norm} {eps:g}, {counted(len(table), 'image')}", bold=True
+    )
     names = {"truth": data.truth_name or "truth", "clean": "clean scores"}
     rows = [[r["measure"], names[r["to"]], r["when"], r["value"], r["lo"], r["hi"]] for r in found.to_dict("records")]
     headers = ["", "to", "attack", "value", "lo", "hi"]
@@ -97,13 +100,16 @@ def transfer_matrix(
     _write(found.gains, out)
     table: pd.DataFrame = resolve_target(f"{PACKAGE}.leaderboard.transfer:summarise")(found.gains)
     if found.left_out:
-        click.echo(f"robustiqa: {len(found.left_out)} images are too small for one of the metrics: left out", err=True)
+        click.echo(
+            f"robustiqa: left out, too small for one of the metrics: {counted(len(found.left_out), 'image')}", err=True
+        )
     text = {(r["source"], r["target"]): f"{r['gain']:.3f} [{r['lo']:.3f}, {r['hi']:.3f}]"
             for r in table.to_dict("records")}  # fmt: skip
     sources, targets = (list(dict.fromkeys(table[column])) for column in ("source", "target"))
     rows = [[source, *(text[source, target] for target in targets)] for source in sources]
     click.secho(
-        f"mean gain {direction}, {norm} {eps:g}, {table['n'].max()} images, behind {defended[0].spec}", bold=True
+        f"mean gain {direction}, {norm} {eps:g}, {counted(table['n'].max(), 'image')}, behind {defended[0].spec}",
+        bold=True,
     )
     click.echo(tabulate(rows, headers=["attacked on", *targets], tablefmt="github"))
     units = [f"{name} {unit:.4g}" for name, unit in found.units.items()]

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from ..api import DefendedMetric, Direction, Norm, Threat
 from ..build import load_attack, load_defense
-from ..errors import Incompatible, RobustIQAError
+from ..errors import Incompatible, RobustIQAError, counted
 from ..files import make_folder
 from ..images import load_image, quantise, save_png
 from ..metrics import load_metric
@@ -63,6 +63,10 @@ def attack(
     if save is not None:
         make_folder(Path(save), "--save")  # before the work, not after it
     paths: set[str] = set()
+    ends = g.metric.score_range
+    declared = ends is not None and math.isfinite(ends[1] - ends[0])
+    range_of = "measured range" if g.metric.empirical_range else "declared range"
+    unit = range_of if declared else "metric units (no declared range)"
 
     def one(x: torch.Tensor, head: Record) -> Record:
         r = attacker(g, x, threat, direction, seed)
@@ -78,16 +82,13 @@ def attack(
         }  # fmt: skip
         numbers = {k: finite(v[0].item()) for k, v in values.items()}
         what = {"attack": attacker.spec, "norm": norm, "eps": eps, "direction": direction}
-        ends = g.metric.score_range
-        declared = ends is not None and math.isfinite(ends[1] - ends[0])
-        range_of = "measured range" if g.metric.empirical_range else "declared range"
-        unit = range_of if declared else "metric units (no declared range)"
         return head | what | numbers | {"gain_unit": unit, "path": path}
 
     def lines(r: Record) -> list[list[Any]]:
         return [[r[k] for k in ("image", "clean", "adversarial", "adversarial_8bit", "gain", "linf", "l2", "psnr")]]
 
-    headers = ["image", "clean", "attacked", "8-bit", "gain", "linf", "l2", "PSNR (dB)"]
+    gain = f"gain / {range_of}" if declared else "gain in metric units (no range is declared)"
+    headers = ["image", "clean", "attacked", "8-bit", gain, "linf", "l2", "PSNR (dB)"]
     each_image(images, g, device, one, as_json, lines, headers)
 
 
@@ -119,7 +120,7 @@ def each_image(
         rows = [line for record in records for line in lines(record)]
         click.echo(tabulate(rows, headers=headers, floatfmt=".4f", missingval="-"))
     if failed:
-        click.echo(f"robustiqa: {failed} of {len(images)} images failed", err=True)
+        click.echo(f"robustiqa: {failed} of {counted(len(images), 'image')} failed", err=True)
         sys.exit(1)
 
 
