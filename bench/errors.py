@@ -66,4 +66,4 @@ class Incompatible(RobustIQAError):
 
 
 class RunStopped(RobustIQAError):
-    """A run that cannot go on: nothing can be written, a cluster is lost, a worker differs; what is complete is kept."""
+    """A run that cannot go on: nothing can be written, a cluster is lost, a worker differs; all results stay."""

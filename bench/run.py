@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import datetime
+import os
 import sys
-import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
-from .errors import BadData, RobustIQAError
+from .display import Display
+from .errors import BadData, BadParameter
+from .executors.choose import Executor, choose
+from .executors.eventlog import EventLog
+from .executors.job import Job
 from .files import write_json
+from .interrupt import terminable
 from .plan import Cell, Plan, make_plan
 from .provenance import run_record
 from .registry import PACKAGE, resolve_target
-from .store import Store
+from .store import DEFAULT_OVERWRITE, Overwrite, Store
 from .suite import Suite, load_suite
-from .worker import Worker
 
 COLLECT = f"{PACKAGE}.leaderboard.collect:collect"
 """What turns result files into tables; named here, not imported: bench does not depend on the leaderboard."""
@@ -57,6 +59,16 @@ def run_suite(
     *,
     device: str = "cpu",
     progress: bool = True,
+    executor: str = "inline",
+    workers: int | None = None,
+    threads: int | None = None,
+    scheduler: str | None = None,
+    slurm: Mapping[str, str] | None = None,
+    overwrite: Overwrite = DEFAULT_OVERWRITE,
+    cell_timeout: float | None = None,
+    retries: int = 2,
+    batch: int | None = None,
+    save_images: bool = False,
 ) -> RunResult:
     """Run a suite into a folder, or go on with one that was interrupted, and write its tables.
 
@@ -65,72 +77,94 @@ def run_suite(
         out: folder of the results; completed cells in it are kept if they are the same in every respect.
         device: torch device of the metric and the defences.
         progress: show a bar on a terminal, a line a cell otherwise.
+        executor: "inline" (this process), "local" (processes on this machine), "dask" or "slurm".
+        workers: cells at once; None for as many as there are devices, or CPUs for their threads.
+        threads: of each worker; None divides the CPU's.
+        scheduler: address of a dask scheduler; None starts workers on this machine.
+        slurm: options of `sbatch`.
+        overwrite: what is computed again, see `Store.todo`.
+        cell_timeout: seconds after which a try of a cell is given up; not for "inline".
+        retries: further tries of a cell whose failure may pass: its process died, a file server did not answer.
+        batch: most images at once; results depend on it up to float rounding.
+        save_images: keep attacked images in OUT/images.
 
     Raises:
-        RobustIQAError: the suite cannot be planned, or the folder cannot be written.
+        RobustIQAError: the suite cannot be planned, an option is impossible, or the run had to stop (`RunStopped`).
+        KeyboardInterrupt: Ctrl-C, or SIGTERM (`Terminated`); what is complete is kept.
     """
     suite = load_suite(suite) if isinstance(suite, str) else suite
+    chosen = choose(executor, device=device, workers=workers, threads=threads, scheduler=scheduler, slurm=slurm)
+    for what, value, least in (("--batch", batch, 1), ("--retries", retries, 0)):
+        if value is not None and value < least:
+            raise BadParameter(f"{what} {value}: expected at least {least}")
+    if cell_timeout is not None and not 0 < cell_timeout < float("inf"):
+        raise BadParameter(f"--cell-timeout {cell_timeout:g}: expected seconds > 0")
     store = Store(out)
     plan = make_plan(suite)
     try:
-        with store.locked():
-            return _run(suite, plan, store, device, progress)
+        with store.locked(), terminable():
+            store.create()
+            todo = _todo(plan, store, overwrite, save_images)
+            job = Job.here(
+                run=f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{os.getpid()}",
+                device=device, threads=chosen.threads, retries=retries, cell_timeout=cell_timeout, batch=batch,
+                save_images=save_images, redo=overwrite in ("errors", "all") or save_images, chunk=suite.chunk,
+            )  # fmt: skip
+            write_json(store.root / "run.json", run_record(suite, plan, device))
+            write_json(store.root / "plan.json", plan.to_json())
+            job.write(store.root)
+            _execute(chosen, job, plan, todo, store, progress)
+            tables: dict[str, Path] = resolve_target(COLLECT)(store.root)
+            return _result(store, plan, todo, tables)
     except OSError as error:
         raise BadData(
             f"cannot write results to {str(store.root)!r} ({error.strerror}): choose another --out"
         ) from error
 
 
-def _run(suite: Suite, plan: Plan, store: Store, device: str, progress: bool) -> RunResult:
-    """`run_suite` with the folder locked."""
-    store.create()
-    write_json(store.root / "run.json", run_record(suite, plan, device))
-    write_json(store.root / "plan.json", plan.to_json())
+def _todo(plan: Plan, store: Store, overwrite: Overwrite, save_images: bool) -> list[Cell]:
+    """What has to be computed; errors of earlier tries of it are forgotten."""
+    cells = {cell.id: cell for cell in plan.cells}
+    images = [cell.id for cell in plan.cells if save_images and cell.kind == "attack"]
+    todo = store.todo(cells, overwrite, images)
+    for cell in store.snapshot().errors.intersection(todo):
+        store.forget_error(cell)
+    return [cells[cell] for cell in todo]
+
+
+def _execute(executor: Executor, job: Job, plan: Plan, todo: list[Cell], store: Store, progress: bool) -> None:
+    """Compute the cells and show how it goes."""
     for what, why in plan.skipped if progress else ():
         print(f"left out: {what}: {why}", file=sys.stderr, flush=True)
-    todo = [cell for cell in plan.cells if not store.done(cell.id)]
-    _execute(todo, len(plan.cells), store, device, progress)
-    tables: dict[str, Path] = resolve_target(COLLECT)(store.root)
-    return _result(store, plan, len(todo), tables)
+    with (
+        EventLog(store.root, job.run, "run") as log,
+        Display(len(plan.cells), todo, progress) as display,
+    ):
+        log.write("run", executor=type(executor).__name__.lower(), workers=executor.workers, planned=len(plan.cells),
+                  todo=len(todo), pid=os.getpid())  # fmt: skip
+        how = "failed"
+        try:
+            if todo:
+                executor.execute(job, todo, store, display)
+            how = "complete"
+        except KeyboardInterrupt:
+            how = "interrupted"
+            done = len(store.completed(cell.id for cell in plan.cells))
+            display.say(f"interrupted: {done} of {len(plan.cells)} cells are complete and kept")
+            raise
+        finally:
+            log.write("finished", how=how)
 
 
-def _execute(todo: list[Cell], planned: int, store: Store, device: str, progress: bool) -> None:
-    """Run cells one by one; a failed one is recorded and the others go on."""
-    terminal = progress and sys.stderr.isatty()
-    done = planned - len(todo)
-    bar = tqdm(total=planned, initial=done, unit="cell", disable=not terminal, dynamic_ncols=True)
-    say: Callable[[str], object] = bar.write if terminal else (lambda text: print(text, file=sys.stderr, flush=True))
-    if progress and done:
-        say(f"resuming: {done} of {planned} cells are complete")
-    worker = Worker(device, store.root / "pools", lambda n, of: bar.set_postfix_str(f"{100 * n // of}% of draws"))
-    with bar:
-        for k, cell in enumerate(todo, start=done + 1):
-            bar.set_description(cell.label)
-            bar.set_postfix_str("")
-            began = time.perf_counter()
-            try:
-                rows = worker.run(cell)
-                store.write_cell(cell.id, rows)
-            except BadData:
-                raise  # the folder itself cannot be written, or the data set is gone: no other cell would fare better
-            except Exception as error:
-                message = str(error) if isinstance(error, RobustIQAError) else f"{type(error).__name__}: {error}"
-                store.write_error(cell.id, {"cell": vars(cell), "error": message, "traceback": traceback.format_exc()})
-                say(f"FAILED {cell.label}: {message}")
-            bar.update()
-            if progress and not terminal:
-                say(f"[{k}/{planned}] {cell.label} ({time.perf_counter() - began:.1f} s)")
-
-
-def _result(store: Store, plan: Plan, computed: int, tables: dict[str, Path]) -> RunResult:
+def _result(store: Store, plan: Plan, todo: list[Cell], tables: dict[str, Path]) -> RunResult:
     ids = [cell.id for cell in plan.cells]
-    failed = store.failed(ids)
+    failed = store.failed(ids) | {cell.id: store.reason(cell.id) or "" for cell in todo if store.has_error(cell.id)}
     rows = store.read_rows(ids)
     return RunResult(
         out=store.root,
         tables=tables,
-        computed=computed - len(failed),
-        resumed=len(ids) - computed,
+        computed=len(todo) - sum(cell.id in failed for cell in todo),
+        resumed=len(ids) - len(todo),
         failed=failed,
         bad_images=int((rows["status"] != "ok").sum()),
         skipped=plan.skipped,

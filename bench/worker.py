@@ -32,6 +32,7 @@ class Worker:
             differ in the statistic share them; None keeps none.
         progress: told how far the draws of the present certificate are.
         batch: most images at once; None for all of a cell that have one size.
+        images: whether rows of attacks have the attacked image, (3,H,W) in [0,1], as `adversarial`.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class Worker:
         pool: Path | None = None,
         progress: Progress | None = None,
         batch: int | None = None,
+        images: bool = False,
     ) -> None:
-        self.device, self.pool, self.progress, self.batch = device, pool, progress, batch
+        self.device, self.pool, self.progress, self.batch, self.images = device, pool, progress, batch, images
         self._datasets: dict[str, Dataset] = {}
         self._metrics: dict[str, Metric] = {}
         self._defended: tuple[tuple[str, str], DefendedMetric] | None = None
@@ -49,12 +51,16 @@ class Worker:
         self._clean_of: tuple[str, str, str] | None = None
         self._fits: dict[tuple[object, ...], int] = {}
 
-    def run(self, cell: Cell) -> list[Row]:
+    def run(self, cell: Cell, limit: int | None = None) -> list[Row]:
         """All rows of a cell, in the order of its images.
 
         Images of one size go together; where a batch fails, its images are run one by one, so that a single bad one
-        costs its own row only. Where the memory does not suffice, the batch is halved; the column `batch` has the size
-        of the batch that an image was in.
+        costs its own row only. Where the memory does not suffice, the batch is halved, and the column `batch` has the
+        number of images that were run together.
+
+        Args:
+            cell: what to run.
+            limit: most images at once, where memory is known to be short.
         """
         dataset = self.dataset(cell.dataset)
         g = self._defend(cell.metric, cell.defense)
@@ -66,36 +72,45 @@ class Worker:
             return [_shared(cell, g, dataset) | row for row in _check(cell, g, dataset, self.device)]
         rows: dict[int, list[Row]] = {}
         for indices, x in _load(dataset, range(cell.start, cell.stop), rows, self.device):
-            rows |= self._run_batches(cell, g, dataset, indices, x)
+            rows |= self._run_batches(cell, g, dataset, indices, x, limit)
         shared = _shared(cell, g, dataset)
         return [shared | _described(dataset.items[i]) | row for i in range(cell.start, cell.stop) for row in rows[i]]
 
     def _run_batches(
-        self, cell: Cell, g: DefendedMetric, dataset: Dataset, indices: Sequence[int], x: torch.Tensor
+        self,
+        cell: Cell,
+        g: DefendedMetric,
+        dataset: Dataset,
+        indices: Sequence[int],
+        x: torch.Tensor,
+        limit: int | None,
     ) -> dict[int, list[Row]]:
         """Rows of images of one size, in batches that fit into the memory."""
         key = (cell.metric, cell.defense, cell.attack or cell.kind, *x.shape[1:])
-        most = min(self.batch or len(indices), self._fits.get(key, len(indices)))
+        asked = min(self.batch or len(indices), len(indices))
+        most = min(asked, limit or asked, self._fits.get(key, asked))
         found: dict[int, list[Row]] = {}
         while len(found) < len(indices):
-            part, small = slice(len(found), len(found) + most), False
+            part, short = slice(len(found), len(found) + most), False
             try:
-                found |= self._run_batch(cell, g, dataset, indices[part], x[part])
+                rows = self._run_batch(cell, g, dataset, indices[part], x[part])
             except Exception as error:
                 if fault_of(error) != "memory" or len(indices[part]) == 1:
                     raise
-                small = True
-            if small:  # outside the handler, whose traceback holds what filled the memory
+                rows, short = {}, True
+            if short:  # outside the handler, whose traceback holds what filled the memory
                 most = self._fits[key] = (len(indices[part]) + 1) // 2
                 gc.collect()
                 if self.device.startswith("cuda"):
                     torch.cuda.empty_cache()
+            recorded = {"batch": most} if most < asked else {}
+            found |= {i: [row | recorded for row in r] for i, r in rows.items()}
         return found
 
     def _run_batch(
         self, cell: Cell, g: DefendedMetric, dataset: Dataset, indices: Sequence[int], x: torch.Tensor
     ) -> dict[int, list[Row]]:
-        size = {"height": x.shape[2], "width": x.shape[3], "batch": len(indices)}
+        size = {"height": x.shape[2], "width": x.shape[3]}
         try:
             found = _JOBS[cell.kind](self, cell, g, x)
         except RobustIQAError as error:
@@ -165,7 +180,11 @@ class Worker:
             "forwards": r.forwards, "backwards": r.backwards, "queries": r.queries,
             "seconds": r.seconds,
         }  # fmt: skip
-        return [[{name: values[i].item() for name, values in columns.items()}] for i in range(len(x))]
+        rows: list[Row] = [{name: values[i].item() for name, values in columns.items()} for i in range(len(x))]
+        if self.images:
+            for row, image in zip(rows, r.adversarial.cpu().numpy(), strict=True):
+                row["adversarial"] = image
+        return [[row] for row in rows]
 
     def dataset(self, text: str) -> Dataset:
         """The data set of a plug-in string, loaded once."""

@@ -15,6 +15,7 @@ from ..faults import fault_of
 from ..plan import Cell, plan_from_json
 from ..store import Store
 from ..worker import Worker
+from .eventlog import Follower
 from .job import Job, SameCells
 
 State = Literal["done", "failed", "again", "fatal"]
@@ -31,7 +32,7 @@ class Outcome:
         message: what went wrong, in a sentence.
         traceback: where.
         seconds: wall clock of the try.
-        batch: images at once that a further try should not exceed, or None.
+        batch: most images at once in a further try, where memory was short; or None.
         fresh: whether the process that computed it must be replaced.
     """
 
@@ -51,7 +52,7 @@ class Runner(Protocol):
     """What runs cells: in this process, or in a child of it."""
 
     def run(self, cell: Cell, batch: int | None, tick: Tick) -> Outcome:
-        """Try a cell, with at most `batch` images at once, and write its result."""
+        """Try a cell and write its result; `batch` is the most images at once where memory was short before."""
         ...
 
 
@@ -67,22 +68,26 @@ class InProcess:
     def __init__(self, job: Job, store: Store, check: bool) -> None:
         self.store = store
         self._tick: Tick = lambda text: None
-        self._worker = Worker(job.device, store.root / "pools", self._draws)
+        self._images = job.save_images
+        self._worker = Worker(job.device, store.root / "pools", self._draws, job.batch, job.save_images)
         self._same = SameCells(job.chunk) if check else None
 
     def run(self, cell: Cell, batch: int | None, tick: Tick) -> Outcome:
         """As `Runner.run`; every exception becomes an outcome."""
-        self._tick, self._worker.batch = tick, batch
+        self._tick = tick
         began = time.perf_counter()
         try:
             if self._same:
                 self._same.check(cell, self._worker.dataset(cell.dataset))
-            rows = self._worker.run(cell)
+            rows = self._worker.run(cell, batch)
         except RunStopped as error:
             return Outcome("fatal", str(error), traceback.format_exc())
         except Exception as error:
             return _failed(error, time.perf_counter() - began)
         try:
+            if self._images and cell.kind == "attack":
+                images = {row["image"]: row["adversarial"] for row in rows if "adversarial" in row}
+                self.store.write_images(cell.id, images)
             self.store.write_cell(cell.id, rows)
         except RobustIQAError as error:
             again = fault_of(error) == "transient"
@@ -107,10 +112,17 @@ def read_cells(out: Path) -> dict[str, Cell]:
     return {cell.id: cell for cell in plan_from_json(Store(out).read_json("plan.json")).cells}
 
 
-def unsettled(cells: Sequence[Cell], store: Store) -> list[Cell]:
-    """Those of the cells that have neither a result nor an error in the store."""
-    failed = set(store.failed(cell.id for cell in cells))
-    return [cell for cell in cells if cell.id not in failed and not store.done(cell.id)]
+def unsettled(cells: Sequence[Cell], store: Store, job: Job) -> list[Cell]:
+    """Those of the cells that have neither a result nor an error of this run.
+
+    Results from before are told from new ones by the logs, where a run replaces them; the run has removed old errors.
+    """
+    if job.redo:
+        events = Follower(store.root, job.run).new()
+        settled = {event["cell"] for event in events if event["event"] in ("done", "failed")}
+    else:
+        settled = store.completed(cell.id for cell in cells)
+    return [cell for cell in cells if cell.id not in settled and not store.has_error(cell.id)]
 
 
 def error_record(cell: Cell, tries: list[dict[str, Any]]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Child:
             self.kill()
             return Outcome("again", str(error), self._tail(), time.monotonic() - began, fresh=True)
         if answer is None:
-            return self._died(batch or cell.stop - cell.start, time.monotonic() - began)
+            return self._died(batch or self._job.batch or cell.stop - cell.start, time.monotonic() - began)
         outcome = Outcome(**answer)
         if outcome.fresh:
             self.kill()

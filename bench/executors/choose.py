@@ -24,8 +24,11 @@ class Executor(Protocol):
         threads: of a worker's torch, or None for what torch takes.
     """
 
-    workers: int
-    threads: int | None
+    @property
+    def workers(self) -> int: ...  # noqa: D102
+
+    @property
+    def threads(self) -> int | None: ...  # noqa: D102
 
     def execute(self, job: Job, cells: Sequence[Cell], store: Store, sink: Sink) -> None:
         """Compute cells: each has a result or an error file in the store afterwards.

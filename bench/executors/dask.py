@@ -56,7 +56,7 @@ class Dask:
                                      "again; what is complete is kept")  # fmt: skip
                 with self._client() as client:
                     self._round(client, job, left, store, sink, follower, deaths)
-                rest = unsettled(left, store)
+                rest = unsettled(left, store, job)
                 fruitless = fruitless + 1 if len(rest) == len(left) and not deaths else 0
                 left = rest
         for event in follower.new():
@@ -69,11 +69,9 @@ class Dask:
         with contextlib.ExitStack() as stack:
             where: Any = self.scheduler
             if where is None:
-                where = stack.enter_context(
-                    distributed.LocalCluster(
-                        n_workers=self.workers, threads_per_worker=1, memory_limit=0, dashboard_address=None
-                    )
-                )
+                quiet: Any = {"memory_limit": 0, "dashboard_address": None}
+                cluster = distributed.LocalCluster(n_workers=self.workers, threads_per_worker=1, **quiet)
+                where = stack.enter_context(cluster)
             try:
                 client = distributed.Client(where, timeout=WAIT, set_as_default=False)
                 stack.callback(client.close, timeout=5)
@@ -86,7 +84,14 @@ class Dask:
             yield client
 
     def _round(
-        self, client: Any, job: Job, cells: list[Cell], store: Store, sink: Sink, follower: Follower, deaths: Counter[str]
+        self,
+        client: Any,
+        job: Job,
+        cells: list[Cell],
+        store: Store,
+        sink: Sink,
+        follower: Follower,
+        deaths: Counter[str],
     ) -> None:
         """Submit all cells; ends when no task is left, or the scheduler is lost."""
         bundles = make_bundles(cells, self._given or sum(client.nthreads().values()))
@@ -118,7 +123,7 @@ def _failed(error: BaseException | None, bundle: Bundle, job: Job, store: Store,
             f"a dask worker cannot run cells ({type(error).__name__}: {first_line(error or Exception())}): install the "
             "same robustiqa and distributed there as here"
         )
-    for cell in unsettled(bundle, store)[:1]:
+    for cell in unsettled(bundle, store, job)[:1]:
         deaths[cell.id] += 1
         if deaths[cell.id] > job.retries:
             message = "the dask workers that computed the cell died, each time"

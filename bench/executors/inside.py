@@ -1,6 +1,6 @@
 """The child's side: `python -m robustiqa.bench.executors.inside OUT` runs the cells that its parent names.
 
-When the parent dies, also by `kill -9`, the child's input ends, and so does the child; on Linux also where it cannot look.
+When the parent dies, also by `kill -9`, the child's input ends, and so does the child.
 """
 
 from __future__ import annotations

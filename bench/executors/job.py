@@ -34,6 +34,7 @@ class Job:
         cell_timeout: seconds after which a try is given up, or None.
         batch: most images at once, or None for all of a cell that have one size.
         save_images: whether attacked images are kept.
+        redo: whether cells that have a result are computed again.
         chunk: images of a cell, as planned.
         plugins: plug-in files and their digests.
         trusted: other files that are programs and may run.
@@ -50,6 +51,7 @@ class Job:
     cell_timeout: float | None
     batch: int | None
     save_images: bool
+    redo: bool
     chunk: int
     plugins: tuple[tuple[str, str], ...]
     trusted: tuple[str, ...]
@@ -135,6 +137,6 @@ class SameCells:
             self._ids[key] = frozenset(job_ids(job, self._chunk, dataset, self._identities))
         if cell.id not in self._ids[key]:
             raise RunStopped(
-                f"worker on {socket.gethostname()!r} has other data, weights or plug-ins behind {cell.label!r} than the "
-                "planner: make them the same (`robustiqa data verify`), or start the run again if they have changed"
+                f"worker on {socket.gethostname()!r} has other data, weights or plug-ins behind {cell.label!r} than "
+                "the planner: make them the same (`robustiqa data verify`), or start the run again if they have changed"
             )

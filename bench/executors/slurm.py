@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -25,16 +25,20 @@ from .supervisor import run_bundle
 
 try:
     import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
 except ImportError:
     submitit = None
+    FailedJobError = FailedSubmissionError = RuntimeError
 
 POLL = 1.0
 SETTLE = 15.0
 """Seconds that the files of an ended task may need to show on this host."""
 
+ASK = 10.0
+"""Seconds between questions to the scheduler."""
+
 MINUTES = 24 * 60
-_SHARED = {"name": str, "mem_gb": float, "nodes": int, "cpus_per_task": int, "gpus_per_node": int}
-_OURS = ("cluster", "time")
+_SHARED = {"cpus_per_task": int, "gpus_per_node": int}
 
 
 class Slurm:
@@ -48,13 +52,14 @@ class Slurm:
     """
 
     def __init__(self, workers: int | None, threads: int | None, device: str, options: Mapping[str, str]) -> None:
-        if submitit is None:
+        if submitit is None and "print" not in options:
             raise Absent("--executor slurm needs the package submitit: pip install 'robustiqa[slurm]'")
         self.options = dict(options)
         self.cluster = self.options.pop("cluster", "slurm")
         if self.cluster not in ("slurm", "local"):
             raise BadParameter(f"--slurm cluster={self.cluster}: expected slurm or local")
-        if self.cluster == "slurm" and shutil.which("sbatch") is None:
+        self.prints = self.options.pop("print", None) is not None
+        if self.cluster == "slurm" and not self.prints and shutil.which("sbatch") is None:
             raise Absent("--executor slurm: there is no sbatch on this machine; run it where jobs are submitted, or "
                          "print the script with --slurm print")  # fmt: skip
         self.options.setdefault("cpus_per_task", str(threads or 1))
@@ -68,16 +73,149 @@ class Slurm:
         follower = Follower(store.root, job.run)
         left = list(cells)
         for attempt in range(job.retries + 1):
-            jobs = self._submit(write_bundles(store.root, job.run, make_bundles(left, self.workers)), store.root)
+            name = f"{job.run}-{attempt}"
+            count = write_bundles(store.root, name, make_bundles(left, self.workers))
+            jobs = self._submit(store.root, name, count)
             try:
-                self._wait(jobs, left, store, sink, follower)
+                self._wait(jobs, left, job, store, sink, follower)
             finally:
                 for submitted in jobs:
                     if not submitted.done():
                         submitted.cancel(check=False)
-            left = unsettled(left, store)
+            left = unsettled(left, store, job)
             if not left:
                 return
         for cell in left:
-            store.write_error(cell.id, error_record(cell, [{"error": "the SLURM task of the cell ended without it, "
-                              f"{job.retries + 1} times: see {FOLDER}/slurm", "traceback": ""}]))  # fmt: skip
+            message = f"the SLURM task of the cell ended without it, {job.retries + 1} times: see {FOLDER}/slurm"
+            store.write_error(cell.id, error_record(cell, [{"error": message, "traceback": ""}]))
+
+    def _submit(self, out: Path, name: str, count: int) -> list[Any]:
+        """Submit the bundles as an array; on this machine, as one task a worker."""
+        assert submitit is not None
+        executor = submitit.AutoExecutor(folder=out.resolve() / FOLDER / "slurm", cluster=self.cluster)
+        try:
+            executor.update_parameters(**self._parameters())
+            path = str(out.resolve())
+            if self.cluster == "slurm":
+                with executor.batch():
+                    return [executor.submit(Task(path, name, (k,))) for k in range(count)]
+            return [
+                executor.submit(Task(path, name, tuple(range(k, count, self.workers))))
+                for k in range(min(self.workers, count))
+            ]
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise RunStopped(f"sbatch refused the job ({first_line(error)}): check --slurm") from error
+
+    def _parameters(self) -> dict[str, Any]:
+        """What submitit calls the options."""
+        minutes = self._number("time") if "time" in self.options else MINUTES
+        shared = {k: _number(k, v, kind) for k, v in self.options.items() if (kind := _SHARED.get(k))}
+        found = {"name": "robustiqa", "timeout_min": minutes, **shared}
+        if self.cluster == "slurm":
+            others = {k: v for k, v in self.options.items() if k not in (*_SHARED, "time")}
+            found |= {"slurm_array_parallelism": self.workers, "slurm_additional_parameters": others}
+        return found
+
+    def _number(self, name: str) -> int:
+        return _number(name, self.options[name], int)
+
+    def _wait(
+        self, jobs: Sequence[Any], cells: Sequence[Cell], job: Job, store: Store, sink: Sink, follower: Follower
+    ) -> None:
+        """Show events until all cells are settled, or no task is left that could settle one."""
+        left, gone, asked = {cell.id for cell in cells}, None, time.monotonic()
+        while True:
+            time.sleep(POLL)
+            for event in follower.new():
+                sink(event)
+                if event["event"] in ("done", "failed"):
+                    left.discard(event["cell"])
+                if event["event"] == "fatal":
+                    raise RunStopped(event["error"])
+            if not left:
+                return
+            if gone is None and time.monotonic() - asked > (ASK if self.cluster == "slurm" else 0):
+                asked = time.monotonic()
+                gone = asked if self._ended(jobs) else None
+            # The files of a task may show later than its end.
+            if gone is not None and (time.monotonic() - gone > SETTLE or not unsettled(cells, store, job)):
+                return
+
+    def _ended(self, jobs: Sequence[Any]) -> bool:
+        """Whether SLURM knows none of the tasks any more; it is asked itself, since many have no accounting."""
+        if self.cluster == "local":
+            return all(job.done() for job in jobs)
+        ids = ",".join(sorted({job.job_id.split("_")[0] for job in jobs}))
+        try:
+            asked = subprocess.run(
+                ["squeue", "--noheader", "--jobs", ids], capture_output=True, text=True, timeout=60, check=False
+            )
+        except (OSError, subprocess.SubprocessError):
+            return False
+        if asked.returncode:
+            return "Invalid job id" in asked.stderr
+        return not asked.stdout.strip()
+
+    def script(self, job: Job, cells: Sequence[Cell], store: Store) -> str:
+        """A script for `sbatch` that computes the cells, to submit by hand; writes what it leans on into the folder."""
+        out = store.root.resolve()
+        count = write_bundles(store.root, job.run, make_bundles(cells, self.workers))
+        (out / FOLDER / "slurm").mkdir(parents=True, exist_ok=True)
+        options = {
+            "job-name": "robustiqa",
+            "array": f"0-{max(0, count - 1)}%{self.workers}",
+            "output": str(out / FOLDER / "slurm" / "%A_%a.out"),
+            "time": str(MINUTES),
+            **{k.replace("_", "-"): v for k, v in self.options.items()},
+        }
+        command = [sys.executable, "-m", "robustiqa.bench.cli", "work", str(out), "--bundles", job.run, "--bundle"]
+        return "\n".join(
+            [
+                "#!/bin/bash",
+                *(f"#SBATCH --{key}={shlex.quote(value)}" for key, value in options.items()),
+                f"cd {shlex.quote(job.folder)} || exit 1",
+                *([f"export PYTHONPATH={shlex.quote(path)}"] if (path := os.environ.get("PYTHONPATH")) else []),
+                f'exec {shlex.join(command)} "$SLURM_ARRAY_TASK_ID"',
+                "",
+            ]
+        )
+
+
+class Task:
+    """What a task of the array runs; picklable, and able to be requeued by submitit before a time limit."""
+
+    def __init__(self, out: str, name: str, bundles: tuple[int, ...]) -> None:
+        self.out, self.name, self.bundles = out, name, bundles
+
+    def __call__(self) -> None:
+        """Compute the bundles."""
+        for k in self.bundles:
+            run_bundle(self.out, read_bundle(Path(self.out), self.name, k), name=str(k))
+
+    def checkpoint(self) -> Any:
+        """The same again: what is complete is passed over."""
+        assert submitit is not None
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def write_bundles(out: Path, name: str, bundles: Sequence[Bundle]) -> int:
+    """Write the ids of bundles for the tasks of an array; returns their number."""
+    (out / FOLDER).mkdir(parents=True, exist_ok=True)
+    write_json(out / FOLDER / f"{name}.bundles.json", {"bundles": [[cell.id for cell in b] for b in bundles]})
+    return len(bundles)
+
+
+def read_bundle(out: Path, name: str, k: int) -> list[str]:
+    """Ids of the cells of bundle k; raises `BadData` if there is none."""
+    path = out / FOLDER / f"{name}.bundles.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["bundles"][k]
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise BadData(f"{str(path)!r} has no bundle {k} ({type(error).__name__}): print the script again") from error
+
+
+def _number(name: str, text: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise BadParameter(f"--slurm {name}={text}: expected {'an integer' if kind is int else 'a number'}") from None

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import RunStopped
 from ..plan import Cell
 from ..store import Store
-from .cells import Interrupted, Runner, error_record, read_cells
+from .cells import Interrupted, Runner, error_record, read_cells, unsettled
 from .child import Child
 from .eventlog import EventLog, Sink
 from .job import Job
@@ -24,7 +24,7 @@ PAUSE = 1.0
 def supervise(
     cells: Iterable[Cell], runner: Runner, job: Job, store: Store, log: EventLog, stopped: Callable[[], bool]
 ) -> None:
-    """Compute cells; one that fails is recorded and the others go on.
+    """Compute cells, whether or not they have a result; one that fails is recorded and the others go on.
 
     Raises:
         RunStopped: something that no other cell would survive.
@@ -32,13 +32,12 @@ def supervise(
     for cell in cells:
         if stopped():
             return
-        if not store.done(cell.id):
-            _one(cell, runner, job, store, log, stopped)
+        _one(cell, runner, job, store, log, stopped)
 
 
 def _one(cell: Cell, runner: Runner, job: Job, store: Store, log: EventLog, stopped: Callable[[], bool]) -> None:
     tries: list[dict[str, Any]] = []
-    batch = job.batch
+    batch: int | None = None
     while True:
         log.write("start", cell=cell.id, label=cell.label, attempt=len(tries) + 1)
         shown = time.monotonic()
@@ -101,7 +100,7 @@ def run_bundle(
     with EventLog(root, job.run, worker, sink) as log, Child(root, job, log.path, stopped) as child:
         log.write("worker", show=False, host=socket.gethostname(), pid=os.getpid())
         try:
-            supervise([planned[i] for i in ids], child, job, store, log, stopped)
+            supervise(unsettled([planned[i] for i in ids], store, job), child, job, store, log, stopped)
         except Interrupted:
             return False
         finally:
