@@ -77,10 +77,10 @@ class Slurm:
             count = write_bundles(store.root, name, make_bundles(left, self.workers))
             jobs = self._submit(store.root, name, count)
             try:
-                self._wait(jobs, left, job, store, sink, follower)
+                self._wait(jobs, left, sink, follower)
             finally:
-                for submitted in jobs:
-                    if not submitted.done():
+                if not self._ended(jobs):
+                    for submitted in jobs:
                         submitted.cancel(check=False)
             left = unsettled(left, store, job)
             if not left:
@@ -119,11 +119,11 @@ class Slurm:
     def _number(self, name: str) -> int:
         return _number(name, self.options[name], int)
 
-    def _wait(
-        self, jobs: Sequence[Any], cells: Sequence[Cell], job: Job, store: Store, sink: Sink, follower: Follower
-    ) -> None:
-        """Show events until all cells are settled, or no task is left that could settle one."""
-        left, gone, asked = {cell.id for cell in cells}, None, time.monotonic()
+    def _wait(self, jobs: Sequence[Any], cells: Sequence[Cell], sink: Sink, follower: Follower) -> None:
+        """Show events until all tasks have ended; one that does not, although all cells are settled, is not waited for."""
+        left, asked = {cell.id for cell in cells}, time.monotonic()
+        gone: float | None = None
+        emptied: float | None = None
         while True:
             time.sleep(POLL)
             for event in follower.new():
@@ -132,13 +132,14 @@ class Slurm:
                     left.discard(event["cell"])
                 if event["event"] == "fatal":
                     raise RunStopped(event["error"])
+            now = time.monotonic()
+            if gone is None and now - asked > (ASK if self.cluster == "slurm" and left else 0):
+                asked = now
+                gone = now if self._ended(jobs) else None
+            # The files of a task may show later than its end; and a task ends a little later than its last cell.
             if not left:
-                return
-            if gone is None and time.monotonic() - asked > (ASK if self.cluster == "slurm" else 0):
-                asked = time.monotonic()
-                gone = asked if self._ended(jobs) else None
-            # The files of a task may show later than its end.
-            if gone is not None and (time.monotonic() - gone > SETTLE or not unsettled(cells, store, job)):
+                emptied = emptied or now
+            if (emptied and (gone or now - emptied > SETTLE)) or (gone and now - gone > SETTLE):
                 return
 
     def _ended(self, jobs: Sequence[Any]) -> bool:
@@ -189,8 +190,8 @@ class Task:
 
     def __call__(self) -> None:
         """Compute the bundles."""
-        for k in self.bundles:
-            run_bundle(self.out, read_bundle(Path(self.out), self.name, k), name=str(k))
+        ids = [i for k in self.bundles for i in read_bundle(Path(self.out), self.name, k)]
+        run_bundle(self.out, ids, name=str(self.bundles[0]))
 
     def checkpoint(self) -> Any:
         """The same again: what is complete is passed over."""
