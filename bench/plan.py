@@ -57,14 +57,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a suite in the order of work, and what is left out with the reason."""
+    """The cells of a suite in the order of work, what is left out with the reason, and data sets with content hash."""
 
     cells: tuple[Cell, ...]
     skipped: tuple[tuple[str, str], ...]
+    datasets: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `plan_from_json` reads it back."""
-        return {"schema": SCHEMA_VERSION, "cells": [dict(vars(c)) for c in self.cells], "skipped": list(self.skipped)}
+        return {"schema": SCHEMA_VERSION, "cells": [dict(vars(c)) for c in self.cells], "skipped": list(self.skipped),
+                "datasets": list(self.datasets)}  # fmt: skip
 
 
 class Identities:
@@ -84,7 +86,8 @@ class Identities:
 def plan_from_json(data: dict[str, Any]) -> Plan:
     """The plan that `Plan.to_json` wrote."""
     cells = [Cell(**{**cell, "eps": tuple(cell["eps"])}) for cell in data["cells"]]
-    return Plan(tuple(cells), tuple((what, why) for what, why in data["skipped"]))
+    pairs = {key: tuple((a, b) for a, b in data.get(key, ())) for key in ("skipped", "datasets")}
+    return Plan(tuple(cells), **pairs)
 
 
 def canonical(kind: str, text: str) -> str:
@@ -122,7 +125,9 @@ def make_plan(suite: Suite) -> Plan:
     cells: list[Cell] = []
     skipped: list[tuple[str, str]] = []
     identities = Identities()
+    contents: dict[str, str] = {}
     for dataset_name, dataset, metric, names in _present(suite, skipped):
+        contents[dataset_name] = dataset.content_hash
         for defense in unique("defense", ("none", *names)):
             what = f"{defense} on {metric.spec}"
             try:
@@ -139,7 +144,8 @@ def make_plan(suite: Suite) -> Plan:
         reasons = "; ".join(f"{what}: {why}" for what, why in dict.fromkeys(skipped))
         raise Absent(f"suite {suite.name!r} has nothing to run on this machine: {reasons}")
     # Entries of a suite may overlap: one cell for each piece of work.
-    return Plan(tuple({cell.id: cell for cell in cells}.values()), tuple(dict.fromkeys(skipped)))
+    once = {cell.id: cell for cell in cells}
+    return Plan(tuple(once.values()), tuple(dict.fromkeys(skipped)), tuple(contents.items()))
 
 
 def _present(suite: Suite, skipped: list[tuple[str, str]]) -> Iterator[tuple[str, Dataset, Metric, list[str]]]:
