@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+import platform
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import BadData
+
+STALE_SECONDS = 3600.0
+"""Age from which a temporary file is nobody's: writing one takes seconds, on a hanging file server minutes."""
+
+_TEMPORARY = re.compile(r"\..+\.(?:(?P<place>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}|\d+)\.tmp")
+"""Names of `temporary_name`, and those of before, which hold a process id only."""
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
@@ -25,8 +36,12 @@ def make_folder(path: Path, option: str = "--out") -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, sync it, rename it; raises `BadData` when the disk is full or read-only."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file under a temporary name, sync it, rename it; raises `BadData` when the disk is full or read-only.
+
+    Any number of processes on any number of hosts may write the same file: the temporary name is one's own, and the
+    last rename wins whole.
+    """
+    temporary = temporary_name(path)
     try:
         with no_os_errors(path):
             with temporary.open("wb") as file:
@@ -44,6 +59,65 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path` that nobody else uses, on any host: of place, process and a random number."""
+    return path.with_name(f".{path.name}.{_place()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def remove_stale(folders: Iterable[Path]) -> None:
+    """Remove temporary files of `write_atomically` that nobody is writing any more, in folders as far as they exist.
+
+    Those are the files of a process of this machine that has ended, and any older than `STALE_SECONDS` by the clock of
+    the file system: a file just made there is the measure, since the clocks of hosts differ and may be set back.
+    """
+    for folder in folders:
+        left = [(path, match) for path in folder.glob(".*.tmp") if (match := _TEMPORARY.fullmatch(path.name))]
+        if not left:
+            continue
+        now = _file_time(folder)
+        for path, match in left:
+            with contextlib.suppress(FileNotFoundError):  # another one has removed it meanwhile
+                ended = match["place"] == _place() and not _alive(int(match["pid"]))
+                if ended or now - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()
+
+
+def _file_time(folder: Path) -> float:
+    """The time by the clock that stamps the files of a folder."""
+    probe = temporary_name(folder / "clock")
+    try:
+        probe.touch(exist_ok=False)
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+@functools.cache
+def _place() -> str:
+    """Eight hex digits for where a process id means this process: the host since its last start, and the container.
+
+    Two hosts of a cluster give out the same ids, and so do two containers on one host.
+    """
+    parts = [platform.node()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"))
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process of this machine runs; taken for granted where that cannot be asked without harm (Windows)."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -57,16 +57,27 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a suite in the order of work, what is left out with the reason, and data sets with content hash."""
+    """The cells of a suite in the order of work, and what is left out with the reason.
+
+    `asked` are the metrics with the defences that the suite names for them, canonical: the undefended metric also has
+    cells where it only gives the unit of the gains. None in plans of schema 1, which did not say.
+    `datasets` are the data sets with their content hash; empty in older plans.
+    """
 
     cells: tuple[Cell, ...]
     skipped: tuple[tuple[str, str], ...]
+    asked: tuple[tuple[str, str], ...] | None = None
     datasets: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `plan_from_json` reads it back."""
-        return {"schema": SCHEMA_VERSION, "cells": [dict(vars(c)) for c in self.cells], "skipped": list(self.skipped),
-                "datasets": list(self.datasets)}  # fmt: skip
+        return {
+            "schema": SCHEMA_VERSION,
+            "asked": self.asked,
+            "skipped": self.skipped,
+            "datasets": self.datasets,
+            "cells": [dict(vars(c)) for c in self.cells],
+        }
 
 
 class Identities:
@@ -86,8 +97,13 @@ class Identities:
 def plan_from_json(data: dict[str, Any]) -> Plan:
     """The plan that `Plan.to_json` wrote."""
     cells = [Cell(**{**cell, "eps": tuple(cell["eps"])}) for cell in data["cells"]]
-    pairs = {key: tuple((a, b) for a, b in data.get(key, ())) for key in ("skipped", "datasets")}
-    return Plan(tuple(cells), **pairs)
+    asked = data.get("asked")
+    return Plan(tuple(cells), _pairs(data["skipped"]), None if asked is None else _pairs(asked),
+                _pairs(data.get("datasets", ())))  # fmt: skip
+
+
+def _pairs(items: Iterable[Sequence[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((a, b) for a, b in items)
 
 
 def canonical(kind: str, text: str) -> str:
@@ -144,8 +160,12 @@ def make_plan(suite: Suite) -> Plan:
         reasons = "; ".join(f"{what}: {why}" for what, why in dict.fromkeys(skipped))
         raise Absent(f"suite {suite.name!r} has nothing to run on this machine: {reasons}")
     # Entries of a suite may overlap: one cell for each piece of work.
-    once = {cell.id: cell for cell in cells}
-    return Plan(tuple(once.values()), tuple(dict.fromkeys(skipped)), tuple(contents.items()))
+    return Plan(
+        tuple({cell.id: cell for cell in cells}.values()),
+        tuple(dict.fromkeys(skipped)),
+        tuple((metric, defense) for metric, defenses in combinations(suite).items() for defense in defenses),
+        tuple(contents.items()),
+    )
 
 
 def _present(suite: Suite, skipped: list[tuple[str, str]]) -> Iterator[tuple[str, Dataset, Metric, list[str]]]:

@@ -13,8 +13,8 @@ from scipy.stats import t as student_t
 from ..bench.errors import UnknownName
 from ..bench.logistic import fit_logistic
 from ..bench.measures import FEW_GROUPS, RESAMPLES, krocc, plcc, srocc
-from ..bench.plan import canonical
 from ..bench.seeds import derive_seed
+from ..bench.spec import parse_spec
 from .results import Group, read_results
 
 MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"srocc": srocc, "plcc": plcc, "krocc": krocc}
@@ -57,7 +57,7 @@ def compare(root: str | Path, baselines: Sequence[str] = ()) -> pd.DataFrame:
         UnknownName: a baseline that is in no part of the run.
     """
     groups = read_results(Path(root)).groups
-    wanted = [canonical("defense", text) for text in baselines]
+    wanted = [str(parse_spec(text)) for text in baselines]
     known = {g.defense for g in groups}
     for name in wanted:
         if name not in known:

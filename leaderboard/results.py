@@ -12,7 +12,8 @@ import pandas as pd
 
 from ..bench.errors import BadData
 from ..bench.measures import score_range
-from ..bench.plan import Cell, Plan, combinations, plan_from_json
+from ..bench.plan import Cell, Plan, plan_from_json
+from ..bench.spec import parse_spec
 from ..bench.store import Store
 from ..bench.suite import Suite
 
@@ -123,10 +124,10 @@ def read_results(root: Path) -> Results:
 
 def _groups(suite: Suite, plan: Plan, rows: pd.DataFrame) -> Iterator[Group]:
     wanted = dict.fromkeys((c.metric, c.defense, c.dataset) for c in plan.cells)
-    asked = combinations(suite)
+    asked = set(plan.asked if plan.asked is not None else _asked(suite))
     for metric, defense, dataset in wanted:
         cells = tuple(c for c in plan.cells if (c.metric, c.defense, c.dataset) == (metric, defense, dataset))
-        if defense == "none" and "none" not in asked[metric]:
+        if defense == "none" and (metric, defense) not in asked:
             continue  # planned for the unit only
         here = rows[(rows["metric"] == metric) & (rows["dataset"] == dataset)]
         plain = _ok(here[(here["defense"] == "none") & (here["kind"] == "score")])
@@ -139,6 +140,16 @@ def _groups(suite: Suite, plan: Plan, rows: pd.DataFrame) -> Iterator[Group]:
         ends, source = _unit(plain, sign)
         rest, truth = mine[mine["kind"] != "score"], None if named.empty else str(named.iloc[0])
         yield Group(metric, defense, dataset, ends, source, sign, clean, rest, cells, truth)
+
+
+def _asked(suite: Suite) -> Iterator[tuple[str, str]]:
+    """The metrics with the defences that a suite names for them: plans of schema 1 do not hold them.
+
+    The strings are sorted, but not looked up: the plug-ins may not be here.
+    """
+    for metric in suite.metrics:
+        yield from ((str(parse_spec(metric)), str(parse_spec(defense))) for defense in suite.defenses)
+    yield from ((str(parse_spec(pair.metric)), str(parse_spec(pair.defense))) for pair in suite.pairs)
 
 
 def _unit(plain: pd.DataFrame, sign: float) -> tuple[tuple[float, float], str]:

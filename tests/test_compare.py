@@ -15,6 +15,7 @@ from robustiqa.bench.errors import UnknownName
 from robustiqa.bench.logistic import fit_logistic
 from robustiqa.bench.measures import srocc
 from robustiqa.bench.registry import registry
+from robustiqa.bench.store import Store
 from robustiqa.bench.suite import load_suite
 from robustiqa.leaderboard.compare import compare, paired
 from scipy.stats import bootstrap, ttest_1samp
@@ -101,7 +102,7 @@ def test_a_run_is_compared_with_its_baseline(ran: Path) -> None:
         for row in compare(ran, ["median-smoothing[sigma=0.4,n=200,m=11]"]).to_dict("records")
     }
     wide, narrow = "median-smoothing[m=11,n=200,sigma=0.4]", "median-smoothing[m=11,n=200,sigma=0.2]"
-    rows = pd.concat([pd.read_parquet(f) for f in (ran / "cells").glob("*.parquet")])
+    rows = Store(ran).read_rows(Store(ran).snapshot().results)
     for defense in ("none", narrow):
         score = rows[(rows["kind"] == "score") & (rows["defense"] == defense)]
         truth = score["truth"].astype(float).to_numpy()

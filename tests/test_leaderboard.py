@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -248,6 +249,7 @@ def test_only_our_own_leftovers_are_removed(tmp_path: Path) -> None:
     theirs[1].parent.mkdir()
     for path in (*theirs, ours):
         path.touch()
+    os.utime(ours, (0, 0))
     store.create()
     assert all(path.exists() for path in theirs)
     assert not ours.exists()

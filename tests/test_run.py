@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from robustiqa.bench import run_suite
+from robustiqa.bench import files, run_suite
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.errors import BadData, BadSuite, UnknownName
+from robustiqa.bench.files import temporary_name
 from robustiqa.bench.plan import make_plan, plan_from_json
 from robustiqa.bench.registry import registry
 from robustiqa.bench.store import Store
@@ -147,14 +148,16 @@ def test_kill_in_the_middle_then_run_again(tmp_path: Path) -> None:
     command += [part for p in PLUGINS for part in ("--plugin", str(p))]
     process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while len(list((out / "cells").glob("*.parquet")) if (out / "cells").is_dir() else []) < 9:
+    while len(list((out / "cells").glob("*.arrow.gz")) if (out / "cells").is_dir() else []) < 9:
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    (out / "cells" / ".half.parquet.1.tmp").write_bytes(b"half written")
-    before = {p: p.stat().st_mtime_ns for p in (out / "cells").glob("*.parquet")}
+    half = temporary_name(out / "cells" / "half.arrow.gz")
+    half = half.with_name(half.name.replace(f"-{os.getpid()}-", f"-{process.pid}-"))
+    half.write_bytes(b"half written")
+    before = {p: p.stat().st_mtime_ns for p in (out / "cells").glob("*.arrow.gz")}
     assert 9 <= len(before) < len(make_plan(suite).cells)
     assert not (out / "leaderboard").exists()
     for folder in (out, whole):
@@ -241,8 +244,8 @@ def test_store_refuses_what_it_cannot_read(finished: Path, tmp_path: Path) -> No
         collect(tmp_path)
     store = Store(tmp_path)
     store.create()
-    (store.cells / "a.parquet").write_bytes(b"PAR1 but not really")
-    with pytest.raises(BadData, match=r"a\.parquet.*corrupt"):
+    (store.cells / "a.arrow.gz").write_bytes(b"gzip but not really")
+    with pytest.raises(BadData, match=r"a\.arrow\.gz.*corrupt"):
         store.read_rows(["a"])
 
 
@@ -253,16 +256,14 @@ def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk_is_one_sentence(tmp_path: Path) -> None:
-    from robustiqa.bench import store as module
-
+def test_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     store.create()
-    target = store.cells / "a.parquet"
-    target.with_name(f".a.parquet.{os.getpid()}.tmp").symlink_to("/dev/full")
+    (tmp_path / "full").symlink_to("/dev/full")
+    monkeypatch.setattr(files, "temporary_name", lambda path: tmp_path / "full")
     with pytest.raises(BadData, match="free some space and run again"):
-        module.write_atomically(target, b"x" * 100_000)
-    assert not target.exists()
+        files.write_atomically(store.cells / "a", b"x" * 100_000)
+    assert not (store.cells / "a").exists()
 
 
 def test_suites_that_come_with_the_package_load() -> None:
@@ -367,7 +368,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "o" / "cells").glob("*.parquet")):
+    while not list((tmp_path / "o" / "cells").glob("*.arrow.gz")):
         assert process.poll() is None, "the run ended before it could be interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.01)

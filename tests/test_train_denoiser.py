@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from robustiqa.bench import Metric, load_metric
+from robustiqa.bench import Metric, files, load_metric
 from robustiqa.bench.datasets.folder import Folder
 from robustiqa.bench.errors import BadData, BadParameter, Incompatible
 from robustiqa.bench.registry import registry
@@ -394,8 +394,10 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("name", ["denoiser.csv", f".denoiser.pt.{os.getpid()}.tmp"], ids=["log", "checkpoint"])
-def test_a_full_disk_is_one_sentence(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["denoiser.csv", ".denoiser.pt.tmp"], ids=["log", "checkpoint"])
+def test_a_full_disk_is_one_sentence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "temporary_name", lambda path: path.with_name(f".{path.name}.tmp"))
+
     def fill(line: str) -> None:
         """The disk is full from the first log row on."""
         if line.startswith("denoiser 4/12 mse"):

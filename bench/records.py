@@ -1,0 +1,140 @@
+"""The rows of one cell as bytes, and back: an Arrow stream in gzip, whose CRC every reading checks.
+
+Why not a Parquet file a cell: its footer describes every column chunk at length, which costs more than a few rows hold.
+For cells of 8 images (schema 1 kept them as Parquet, both measured on one core): 2.1 to 2.5 kB instead of 14 to 17 kB,
+and 0.09 ms of CPU time to read instead of 3.1 ms, 0.3 ms to write instead of 2.7 ms.
+
+The gzip trailer holds a CRC-32 and the length of the content. The schema's version is part of the Arrow schema's
+metadata, `robustiqa_schema`; older tables are brought up to date step by step (`UPGRADES`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import BadData
+
+SCHEMA_VERSION = 2
+"""2: Arrow streams instead of Parquet, column `batch`."""
+
+SUFFIX = ".arrow.gz"
+PARQUET = ".parquet"
+SUFFIXES = (SUFFIX, PARQUET)
+"""How names of result files end; the first is what is written."""
+
+_VERSION = b"robustiqa_schema"
+_GZIP = 16 + zlib.MAX_WBITS
+
+_TEXT = ("cell", "kind", "metric", "defense", "dataset", "truth_name", "image", "reference", "status", "message",
+         "attack", "norm", "direction", "certificate", "certified_norm", "coverage", "check")  # fmt: skip
+_COUNTS = ("height", "width", "forwards", "backwards", "queries", "n", "batch")
+_NUMBERS = ("truth", "eps", "clean", "clean_lo", "clean_hi", "attacked", "attacked_lo", "attacked_hi",
+            "attacked_8bit", "attacked_8bit_lo", "attacked_8bit_hi", "gain", "gain_8bit", "linf", "l2", "psnr", "ssim",
+            "seconds", "score", "lo", "hi", "family_lo", "family_hi", "alpha", "sigma", "spread",
+            "range_lo", "range_hi", "value", "threshold")  # fmt: skip
+_FLAGS = ("lower_better", "randomised", "bounded", "abstained", "raised")
+SCHEMA = pa.schema(
+    [pa.field(n, pa.string()) for n in _TEXT]
+    + [pa.field(n, pa.int64()) for n in _COUNTS]
+    + [pa.field(n, pa.float64()) for n in _NUMBERS]
+    + [pa.field(n, pa.bool_()) for n in _FLAGS],
+    metadata={_VERSION: str(SCHEMA_VERSION)},
+)
+"""A row an image (for a certificate: an image, eps and kind; for reliability checks: a check); a column that does not
+apply is null. `batch` is the number of images that were run together where memory forced it to be smaller than asked.
+"""
+
+
+class Damaged(BadData):
+    """Bytes that are no whole record: cut short, or changed since they were written."""
+
+
+def _without_batch(table: pa.Table) -> pa.Table:
+    """Schema 1 to 2: nothing was known of smaller batches."""
+    return table.append_column(pa.field("batch", pa.int64()), pa.nulls(len(table), pa.int64()))
+
+
+UPGRADES: dict[int, Callable[[pa.Table], pa.Table]] = {1: _without_batch}
+"""What turns a table of a version into one of the next."""
+
+
+def encode(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows as the bytes of a result file: the same rows give the same bytes. Keys that are no column are left out."""
+    table = pa.Table.from_pylist([{name: row.get(name) for name in SCHEMA.names} for row in rows], schema=SCHEMA)
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, SCHEMA) as writer:
+        writer.write_table(table)
+    return gzip.compress(sink.getvalue(), mtime=0)
+
+
+def decode(content: bytes, name: str) -> pa.Table:
+    """The table in the bytes of a result file, brought up to the present schema.
+
+    Args:
+        content: the whole file.
+        name: its name, which says the format by its end, and stands in errors.
+
+    Raises:
+        Damaged: the bytes are not those that were written.
+        BadData: they are of a schema newer than this program's.
+    """
+    try:
+        if name.endswith(PARQUET):
+            table = pq.read_table(pa.BufferReader(content))
+        else:
+            table = pa.ipc.open_stream(_unzipped(content, name)).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(name) from error
+    return _upgraded(table, name)
+
+
+def check(content: bytes, name: str) -> None:
+    """Raise `Damaged` unless the bytes of a result file are whole; cheaper than to decode them."""
+    if name.endswith(PARQUET):  # no checksum over all of it: reading everything is the best there is
+        decode(content, name)
+    else:
+        _unzipped(content, name)
+
+
+def _unzipped(content: bytes, name: str) -> bytes:
+    """The content of one gzip member; zlib compares CRC and length at its end."""
+    unzip = zlib.decompressobj(_GZIP)
+    try:
+        found = unzip.decompress(content)
+    except zlib.error as error:
+        raise _damaged(name) from error
+    if not unzip.eof or unzip.unused_data:
+        raise _damaged(name)
+    return found
+
+
+def _damaged(name: str) -> Damaged:
+    return Damaged(f"result file {name!r} is corrupt (cut short or changed): delete it and run again")
+
+
+def _upgraded(table: pa.Table, name: str) -> pa.Table:
+    if table.schema.equals(SCHEMA, check_metadata=True):
+        return table
+    text = (table.schema.metadata or {}).get(_VERSION, b"").decode(errors="replace")
+    if not text.isdigit():
+        raise Damaged(f"result file {name!r} does not say its schema: it is none of this program's; delete it")
+    version = int(text)
+    if version > SCHEMA_VERSION:
+        raise BadData(f"result file {name!r} has schema {version}, this program reads up to {SCHEMA_VERSION}: update "
+                      "robustiqa to the version that wrote it")  # fmt: skip
+    while version < SCHEMA_VERSION:
+        if version not in UPGRADES:
+            raise Damaged(f"result file {name!r} has schema {version}, which never was: delete it")
+        table = UPGRADES[version](table)
+        version += 1
+    try:
+        return table.select(SCHEMA.names).cast(SCHEMA)
+    except (KeyError, ValueError, pa.ArrowException) as error:
+        raise Damaged(f"result file {name!r} lacks columns of its schema: delete it and run again") from error
