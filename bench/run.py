@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from .display import Display
-from .errors import BadData, BadParameter
+from .errors import BadData
 from .executors.choose import Executor, choose
 from .executors.eventlog import EventLog
-from .executors.job import Job
+from .executors.job import Job, check_job
+from .executors.slurm import Slurm
 from .files import write_json
 from .interrupt import terminable
 from .plan import Cell, Plan, make_plan
-from .provenance import run_record
+from .provenance import amend_record, run_record, write_record
 from .registry import PACKAGE, resolve_target
 from .store import DEFAULT_OVERWRITE, Overwrite, Store
 from .suite import Suite, load_suite
@@ -92,30 +95,67 @@ def run_suite(
         RobustIQAError: the suite cannot be planned, an option is impossible, or the run had to stop (`RunStopped`).
         KeyboardInterrupt: Ctrl-C, or SIGTERM (`Terminated`); what is complete is kept.
     """
-    suite = load_suite(suite) if isinstance(suite, str) else suite
     chosen = choose(executor, device=device, workers=workers, threads=threads, scheduler=scheduler, slurm=slurm)
-    for what, value, least in (("--batch", batch, 1), ("--retries", retries, 0)):
-        if value is not None and value < least:
-            raise BadParameter(f"{what} {value}: expected at least {least}")
-    if cell_timeout is not None and not 0 < cell_timeout < float("inf"):
-        raise BadParameter(f"--cell-timeout {cell_timeout:g}: expected seconds > 0")
-    store = Store(out)
-    plan = make_plan(suite)
+    how = {"cell_timeout": cell_timeout, "retries": retries, "batch": batch, "save_images": save_images}
+    with _prepared(suite, out, chosen, device, overwrite, how) as run:
+        _execute(chosen, run, progress)
+        tables: dict[str, Path] = resolve_target(COLLECT)(run.store.root)
+        result = _result(run.store, run.plan, run.todo, tables)
+        amend_record(run.store.root, run.record, result.computed, len(result.failed))
+        return result
+
+
+def slurm_script(
+    suite: Suite | str, out: str | Path, *, device: str = "cpu", workers: int | None = None,
+    threads: int | None = None, slurm: Mapping[str, str] | None = None, overwrite: Overwrite = DEFAULT_OVERWRITE,
+    **how: Any,
+) -> str:  # fmt: skip
+    """Plan a run into a folder, and give the script with which `sbatch` computes it; arguments as for `run_suite`.
+
+    `run_suite` writes the tables when its cells are there, and computes those that are not.
+    """
+    chosen = Slurm(workers, threads, device, {**(slurm or {}), "print": ""})
+    with _prepared(suite, out, chosen, device, overwrite, how) as run:
+        return chosen.script(run.job, run.todo, run.store)
+
+
+class _Run(NamedTuple):
+    """A run that is about to begin; `record` is the path of its record."""
+
+    store: Store
+    plan: Plan
+    job: Job
+    todo: list[Cell]
+    record: Path
+
+
+@contextlib.contextmanager
+def _prepared(
+    suite: Suite | str, out: str | Path, executor: Executor, device: str, overwrite: Overwrite, how: Mapping[str, Any]
+) -> Iterator[_Run]:
+    """Hold the folder, with everything in it that workers need."""
+    how = check_job(**how)
+    suite = load_suite(suite) if isinstance(suite, str) else suite
+    store, plan = Store(out), make_plan(suite)
     try:
         with store.locked(), terminable():
             store.create()
-            todo = _todo(plan, store, overwrite, save_images)
+            todo = _todo(plan, store, overwrite, how["save_images"])
             job = Job.here(
                 run=f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{os.getpid()}",
-                device=device, threads=chosen.threads, retries=retries, cell_timeout=cell_timeout, batch=batch,
-                save_images=save_images, redo=overwrite in ("errors", "all") or save_images, chunk=suite.chunk,
-            )  # fmt: skip
-            write_json(store.root / "run.json", run_record(suite, plan, device))
+                device=device,
+                threads=executor.threads,
+                chunk=suite.chunk,
+                redo=overwrite in ("errors", "all") or how["save_images"],
+                **how,
+            )
+            chosen = {"executor": type(executor).__name__.lower(), "workers": executor.workers}
+            record = run_record(suite, plan, device, store.root)
+            record["execution"] = {**chosen, "threads": executor.threads, **how}
+            kept = write_record(store.root, record)
             write_json(store.root / "plan.json", plan.to_json())
             job.write(store.root)
-            _execute(chosen, job, plan, todo, store, progress)
-            tables: dict[str, Path] = resolve_target(COLLECT)(store.root)
-            return _result(store, plan, todo, tables)
+            yield _Run(store, plan, job, todo, kept)
     except OSError as error:
         raise BadData(
             f"cannot write results to {str(store.root)!r} ({error.strerror}): choose another --out"
@@ -132,16 +172,16 @@ def _todo(plan: Plan, store: Store, overwrite: Overwrite, save_images: bool) -> 
     return [cells[cell] for cell in todo]
 
 
-def _execute(executor: Executor, job: Job, plan: Plan, todo: list[Cell], store: Store, progress: bool) -> None:
+def _execute(executor: Executor, run: _Run, progress: bool) -> None:
     """Compute the cells and show how it goes."""
+    store, plan, job, todo, _ = run
     for what, why in plan.skipped if progress else ():
         print(f"left out: {what}: {why}", file=sys.stderr, flush=True)
     with (
         EventLog(store.root, job.run, "run") as log,
         Display(len(plan.cells), todo, progress) as display,
     ):
-        log.write("run", executor=type(executor).__name__.lower(), workers=executor.workers, planned=len(plan.cells),
-                  todo=len(todo), pid=os.getpid())  # fmt: skip
+        log.write("run", workers=executor.workers, planned=len(plan.cells), todo=len(todo), pid=os.getpid())
         how = "failed"
         try:
             if todo:

@@ -11,7 +11,7 @@ import click
 import pandas as pd
 
 from ..registry import resolve_target
-from ..run import COLLECT, run_suite
+from ..run import COLLECT, run_suite, slurm_script
 from ..suite import load_suite
 from ..tuned import outdated, read_tuned, tuned_suite
 from .options import execution, suite_options, with_plugins
@@ -35,6 +35,10 @@ def run(
         asked = tuned_suite(asked, found)
         for text in outdated(found):
             click.echo(f"robustiqa: warning: {text}", err=True)
+    if "print" in how["slurm"] and how["executor"] == "slurm":
+        how = {name: value for name, value in how.items() if name not in ("executor", "scheduler")}
+        click.echo(slurm_script(asked, out, device=device, **how), nl=False)
+        return
     result = run_suite(asked, out, device=device, **how)
     click.echo(Path(result.tables["board"]).read_text(encoding="utf-8"))
     click.echo(f"{result.computed} cells computed, {result.resumed} already complete, {len(result.failed)} failed")

@@ -26,9 +26,7 @@ def _text(found: Status) -> str:
     rows = [[g.metric, g.defense, g.done, g.failed, g.running, g.left] for g in found.groups]
     rows.append(["all", "", *(found.total(what) for what in counts)])
     lines = [tabulate(rows, headers=["metric", "defence", *counts], tablefmt="github"), ""]
-    ended = (
-        f"no run is active; the last one was {found.ended}" if found.ended else "no run is active; the last was killed"
-    )
+    ended = "no run is active" + (f"; the last one was {found.ended}" if found.ended else "")
     lines.append("a run is active" if found.active else ended)
     if found.cells_per_hour:
         lines.append(f"{found.cells_per_hour:.0f} cells an hour")

@@ -17,7 +17,7 @@ from ..interrupt import terminable
 @click.option("--bundles", required=True, help="Name of the bundles, as the printed script has it.")
 @click.option("--bundle", "number", required=True, type=click.IntRange(0), help="Which of them.")
 def work(out: str, bundles: str, number: int) -> None:
-    """Compute one bundle of cells of the run in OUT; `robustiqa run --executor slurm --slurm print` writes such calls."""
+    """Compute one bundle of cells of the run in OUT, as the script of `run --executor slurm --slurm print` does."""
 
     def show(event: dict[str, object]) -> None:
         if event["event"] in ("done", "retry", "failed"):

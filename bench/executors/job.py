@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..datasets import Dataset
-from ..errors import BadData, RunStopped
+from ..errors import BadData, BadParameter, RunStopped
 from ..files import write_json
 from ..plan import Cell, Identities, job_ids
 from ..registry import code_digest, package_versions, registry
@@ -64,7 +64,7 @@ class Job:
     @classmethod
     def here(cls, **given: Any) -> Job:
         """A job of this process: its plug-ins, its trust, its code."""
-        plugins = registry.files()
+        plugins = dict(registry.files())
         return cls(
             plugins=tuple((str(path), digest) for path, digest in plugins.items()),
             trusted=tuple(str(path) for path in trusted() if path not in plugins),
@@ -107,9 +107,9 @@ class Job:
         for path, _ in self.plugins:
             if not Path(path).is_file():
                 raise RunStopped(f"worker on {here!r} has no plug-in file {path!r}: put it on the shared file system")
-            if path not in map(str, registry.files()):
+            if Path(path) not in dict(registry.files()):
                 registry.load_file(path)
-        found = {str(path): digest for path, digest in registry.files().items()}
+        found = {str(path): digest for path, digest in registry.files()}
         for what, mine, planned in (
             ("code of robustiqa", code_digest(), self.code),
             ("packages", ", ".join(package_versions()), ", ".join(self.packages)),
@@ -120,6 +120,17 @@ class Job:
                     f"worker on {here!r} has another {what} than the planner ({mine}, not {planned}), and would mix "
                     "results: install the same version there, or start the run again if it has changed since"
                 )
+
+
+def check_job(*, cell_timeout: float | None = None, retries: int = 2, batch: int | None = None,
+              save_images: bool = False) -> dict[str, Any]:  # fmt: skip
+    """The arguments as they are; raises `BadParameter` for a number that is out of range."""
+    for what, value, least in (("--batch", batch, 1), ("--retries", retries, 0)):
+        if value is not None and value < least:
+            raise BadParameter(f"{what} {value}: expected at least {least}")
+    if cell_timeout is not None and not 0 < cell_timeout < float("inf"):
+        raise BadParameter(f"--cell-timeout {cell_timeout:g}: expected seconds > 0")
+    return {"cell_timeout": cell_timeout, "retries": retries, "batch": batch, "save_images": save_images}
 
 
 class SameCells:

@@ -120,7 +120,7 @@ class Slurm:
         return _number(name, self.options[name], int)
 
     def _wait(self, jobs: Sequence[Any], cells: Sequence[Cell], sink: Sink, follower: Follower) -> None:
-        """Show events until all tasks have ended; one that does not, although all cells are settled, is not waited for."""
+        """Show events until all tasks have ended, or seem stuck after their last cell."""
         left, asked = {cell.id for cell in cells}, time.monotonic()
         gone: float | None = None
         emptied: float | None = None
