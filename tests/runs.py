@@ -45,10 +45,10 @@ def faulty(how: str, once: Path | None = None, above: int = 0) -> str:
     return f"faulty[above={above},how={how}{f',once={once}' if once else ''}]"
 
 
-def tables(out: Path) -> dict[str, pd.DataFrame]:
-    """The CSV tables as text, without the one column that is a measured time."""
+def tables(out: Path, kind: type | None = str) -> dict[str, pd.DataFrame]:
+    """The CSV tables, as text unless `kind` is None, without the one column that is a measured time."""
     return {
-        path.name: pd.read_csv(path, dtype=str).drop(columns="seconds", errors="ignore")
+        path.name: pd.read_csv(path, dtype=kind).drop(columns="seconds", errors="ignore")
         for path in sorted((out / "leaderboard").glob("*.csv"))
     }
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,9 +90,9 @@ def test_submitits_local_executor_gives_the_same_tables(inline: Path, tmp_path: 
 @pytest.mark.parametrize("batch", [None, 1, 4])
 def test_chunks_and_batches_do_not_change_results(inline: Path, tmp_path: Path, chunk: int, batch: int | None) -> None:
     run_suite(tiny(chunk=chunk), tmp_path, progress=False, batch=batch)
-    for name, table in tables(tmp_path).items():
-        found, known = (t.apply(pd.to_numeric, errors="ignore") for t in (table, tables(inline)[name]))
-        pd.testing.assert_frame_equal(found, known, rtol=1e-4, atol=1e-6, obj=name)
+    known = tables(inline, None)
+    for name, table in tables(tmp_path, None).items():
+        pd.testing.assert_frame_equal(table, known[name], rtol=1e-4, atol=1e-6, obj=name)
     assert rows(tmp_path)["batch"].isna().all()
 
 
@@ -229,32 +232,39 @@ def test_kill_9_leaves_no_children(tmp_path: Path, how: str) -> None:
 
 
 @pytest.mark.slow
-def test_kill_9_at_20_moments_loses_nothing(inline: Path, tmp_path: Path) -> None:
-    _killed(inline, tmp_path, 20)
+def test_kill_9_at_20_moments_loses_nothing(tmp_path: Path) -> None:
+    _killed(tmp_path, 20)
 
 
 @pytest.mark.skipif(not LINUX, reason="looks at processes in /proc")
-def test_kill_9_at_3_moments_loses_nothing(inline: Path, tmp_path: Path) -> None:
-    _killed(inline, tmp_path, 3)
+def test_kill_9_at_3_moments_loses_nothing(tmp_path: Path) -> None:
+    _killed(tmp_path, 3)
 
 
-def _killed(inline: Path, folder: Path, moments: int) -> None:
-    """Kill the main process again and again, at moments spread over its life; the last run ends undisturbed."""
-    out = folder / "out"
-    words = command(tiny(), out, "--executor", "local", "--workers", "2")
-    life, whole = 8.0, 0
+def _killed(folder: Path, moments: int) -> None:
+    """Kill the main process at random moments: while it plans, starts and computes, or just after another result."""
+    suite = tiny(defenses=["none", faulty("slow")], certify=None, datasets=[f"specks[count={2 * moments}]"], chunk=1)
+    out, whole, chance = folder / "out", folder / "whole", random.Random(moments)
+    assert run_suite(suite, whole, progress=False).ok
+    words = command(suite, out, "--executor", "local", "--workers", "2")
     for k in range(moments):
+        before = len(results(out))
         with started(words) as process:
-            time.sleep(2.5 + life * (k * 0.618 % 1))
-            whole += process.poll() is not None
+            if k % 2:
+                time.sleep(chance.uniform(0.2, 7))
+            else:
+                until(lambda n=before: len(results(out)) > n)
+                time.sleep(chance.uniform(0, 0.3))
+            assert process.poll() is None, "it ended before it could be killed"
             process.kill()
             process.wait()
         until(lambda: not processes(str(out)), 10)
     kept = {p: p.stat().st_mtime_ns for p in results(out)}
-    subprocess.run(words, check=True, capture_output=True, timeout=120)
+    assert kept.keys() < {out / p.relative_to(whole) for p in results(whole)}
+    subprocess.run(words, check=True, capture_output=True, timeout=300)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept, "what is complete is not computed again"
-    assert same_tables(inline, out)
-    assert len(results(out)) == 15
+    assert same_tables(whole, out)
+    assert len(results(out)) == len(results(whole))
     assert not list(out.rglob(".*.tmp"))
 
 
@@ -358,8 +368,6 @@ def test_printed_script_and_work_do_what_a_run_does(inline: Path, tmp_path: Path
 
 
 def _environment(index: int) -> dict[str, str]:
-    import os
-
     return {**os.environ, "SLURM_ARRAY_TASK_ID": str(index), "PYTHONPATH": ":".join(p for p in sys.path if p)}
 
 
@@ -392,8 +400,6 @@ def test_status_counts_every_cell_once(survivor: Path, inline: Path) -> None:
 
 
 def test_torn_lines_of_a_log_are_passed_over(inline: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(inline, tmp_path / "out")
     for path in (tmp_path / "out" / "log").glob("*.jsonl"):
         path.write_bytes(path.read_bytes()[:-20] + b"\xff{not json\n")
