@@ -17,6 +17,7 @@ from .checks import check_rows
 from .empirical import COLUMNS as EMPIRICAL
 from .empirical import empirical_rows
 from .results import FEW_SCORES, FEWEST, NO_RANGE, Results, read_results
+from .rows import with_rows
 from .summary import FAILED, eps_text, rank, summary_row
 from .threats import COLUMNS as THREATS
 from .threats import threat_rows
@@ -58,7 +59,7 @@ def collect(root: str | Path) -> dict[str, Path]:
     paths = {}
     for name, table in tables.items():
         paths[name] = folder / f"{name}.csv"
-        write_atomically(paths[name], _csv(table).encode())
+        write_atomically(paths[name], _csv(with_rows(name, table, results.suite.seed)).encode())
     for sometimes in ("errors", "checks"):
         if sometimes not in tables:
             (folder / f"{sometimes}.csv").unlink(missing_ok=True)
@@ -117,6 +118,8 @@ def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
             lines += ["Certified bounds against attacks at the same budget:", "", _table(mine, _CERTIFIED), ""]
     if results.plan.skipped:
         lines += ["Left out: " + "; ".join(f"{what} ({why})" for what, why in results.plan.skipped), ""]
+    lines += ["Each row of the CSV files has an id, in column `row`: `robustiqa reproduce ID --from OUT` computes it "
+              "again.", ""]  # fmt: skip
     return "\n".join(lines)
 
 

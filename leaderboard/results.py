@@ -107,16 +107,21 @@ class Results:
     errors: pd.DataFrame
 
 
-def read_results(root: Path) -> Results:
-    """Read a run's folder; raises `BadData` when it is not one or a file is corrupt."""
+def read_plan(root: Path) -> tuple[Suite, Plan]:
+    """What was asked of a run and planned; raises `BadData` when the folder is none."""
     store = Store(root)
     try:
         suite = Suite.model_validate(store.read_json("run.json")["suite"])
-        plan = plan_from_json(store.read_json("plan.json"))
+        return suite, plan_from_json(store.read_json("plan.json"))
     except (KeyError, TypeError, ValueError) as error:
         raise BadData(f"run.json or plan.json in {str(root)!r} is damaged ({type(error).__name__}): run the suite "
                       "again into this folder") from error  # fmt: skip
-    rows = store.read_rows(cell.id for cell in plan.cells)
+
+
+def read_results(root: Path) -> Results:
+    """Read a run's folder; raises `BadData` when it is not one or a file is corrupt."""
+    suite, plan = read_plan(root)
+    rows = Store(root).read_rows(cell.id for cell in plan.cells)
     columns = ["metric", "defense", "dataset", "kind", "attack", "norm", "eps", "direction", "image", "message", "cell"]
     errors = rows[rows["status"] != "ok"][columns].reset_index(drop=True)
     return Results(suite, plan, tuple(_groups(suite, plan, rows)), errors)

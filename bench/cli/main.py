@@ -21,6 +21,7 @@ _COMMANDS = {
     "transfer-matrix": ("sets:transfer_matrix", "Attack each of several metrics, score on all."),
     "plan": ("plan:plan", "Show what a suite would run."),
     "run": ("runs:run", "Run a suite, or go on with an interrupted run."),
+    "reproduce": ("reproduce:reproduce", "Compute a row of a board again, and compare."),
     "collect": ("runs:collect", "Write the tables of a run again."),
     "tune": ("tune:tune", "Choose the strength of defences on development images."),
     "compare": ("compare:compare", "Accuracy of a run's defences with intervals, paired against a baseline."),
