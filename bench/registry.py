@@ -114,7 +114,19 @@ def code_digest() -> str:
     """
     return _digest_of(
         ("attacks", "bench", "defenses"),
-        {"checks", "cli", "sources", "training", "suites", "__pycache__", "provenance.py", "hardware.py"},
+        {
+            "checks",
+            "cli",
+            "sources",
+            "training",
+            "suites",
+            "__pycache__",
+            "provenance.py",
+            "hardware.py",
+            "estimate.py",
+            "standin.py",
+            "look.py",
+        },
     )
 
 
