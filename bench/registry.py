@@ -117,6 +117,7 @@ def code_digest() -> str:
         {
             "checks",
             "cli",
+            "executors",
             "sources",
             "training",
             "suites",
@@ -126,6 +127,9 @@ def code_digest() -> str:
             "estimate.py",
             "standin.py",
             "look.py",
+            "display.py",
+            "status.py",
+            "interrupt.py",
         },
     )
 
