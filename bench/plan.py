@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -61,11 +61,13 @@ class Plan:
 
     `asked` are the metrics with the defences that the suite names for them, canonical: the undefended metric also has
     cells where it only gives the unit of the gains. None in plans of schema 1, which did not say.
+    `datasets` are the data sets with their content hash; empty in older plans.
     """
 
     cells: tuple[Cell, ...]
     skipped: tuple[tuple[str, str], ...]
     asked: tuple[tuple[str, str], ...] | None = None
+    datasets: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `plan_from_json` reads it back."""
@@ -73,6 +75,7 @@ class Plan:
             "schema": SCHEMA_VERSION,
             "asked": self.asked,
             "skipped": self.skipped,
+            "datasets": self.datasets,
             "cells": [dict(vars(c)) for c in self.cells],
         }
 
@@ -95,11 +98,12 @@ def plan_from_json(data: dict[str, Any]) -> Plan:
     """The plan that `Plan.to_json` wrote."""
     cells = [Cell(**{**cell, "eps": tuple(cell["eps"])}) for cell in data["cells"]]
     asked = data.get("asked")
-    return Plan(
-        tuple(cells),
-        tuple((what, why) for what, why in data["skipped"]),
-        None if asked is None else tuple((metric, defense) for metric, defense in asked),
-    )
+    return Plan(tuple(cells), _pairs(data["skipped"]), None if asked is None else _pairs(asked),
+                _pairs(data.get("datasets", ())))  # fmt: skip
+
+
+def _pairs(items: Iterable[Sequence[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((a, b) for a, b in items)
 
 
 def canonical(kind: str, text: str) -> str:
@@ -137,7 +141,9 @@ def make_plan(suite: Suite) -> Plan:
     cells: list[Cell] = []
     skipped: list[tuple[str, str]] = []
     identities = Identities()
+    contents: dict[str, str] = {}
     for dataset_name, dataset, metric, names in _present(suite, skipped):
+        contents[dataset_name] = dataset.content_hash
         for defense in unique("defense", ("none", *names)):
             what = f"{defense} on {metric.spec}"
             try:
@@ -158,6 +164,7 @@ def make_plan(suite: Suite) -> Plan:
         tuple({cell.id: cell for cell in cells}.values()),
         tuple(dict.fromkeys(skipped)),
         tuple((metric, defense) for metric, defenses in combinations(suite).items() for defense in defenses),
+        tuple(contents.items()),
     )
 
 

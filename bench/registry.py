@@ -113,7 +113,8 @@ def code_digest() -> str:
     price: results are not reused over a change of code that would not have mattered.
     """
     return _digest_of(
-        ("attacks", "bench", "defenses"), {"checks", "cli", "sources", "training", "suites", "__pycache__"}
+        ("attacks", "bench", "defenses"),
+        {"checks", "cli", "sources", "training", "suites", "__pycache__", "provenance.py", "hardware.py"},
     )
 
 
@@ -231,6 +232,10 @@ class Registry:
         check_trusted(path, "a Python file")
         held = self._files.get(Path(path).resolve())
         return held[1] if held and Path(path).is_file() and held[0] == _digest(Path(path)) else self.load_file(path)
+
+    def files(self) -> list[tuple[Path, str]]:
+        """The plug-in files that were run, and the digest of each as it was then."""
+        return [(path, digest) for path, (digest, _) in self._files.items()]
 
     @contextlib.contextmanager
     def _from(self, origin: str, path: Path | None = None) -> Iterator[None]:

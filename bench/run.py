@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .errors import BadData, RobustIQAError
 from .files import write_json
 from .plan import Cell, Plan, make_plan
-from .provenance import run_record
+from .provenance import amend_record, run_record, write_record
 from .registry import PACKAGE, resolve_target
 from .store import Store
 from .suite import Suite, load_suite
@@ -84,14 +84,16 @@ def run_suite(
 def _run(suite: Suite, plan: Plan, store: Store, device: str, progress: bool) -> RunResult:
     """`run_suite` with the folder locked."""
     store.create()
-    write_json(store.root / "run.json", run_record(suite, plan, device))
+    record = write_record(store.root, run_record(suite, plan, device, store.root))
     write_json(store.root / "plan.json", plan.to_json())
     for what, why in plan.skipped if progress else ():
         print(f"left out: {what}: {why}", file=sys.stderr, flush=True)
     todo = [cell for cell in plan.cells if not store.done(cell.id)]
     _execute(todo, len(plan.cells), store, device, progress)
     tables: dict[str, Path] = resolve_target(COLLECT)(store.root)
-    return _result(store, plan, len(todo), tables)
+    result = _result(store, plan, len(todo), tables)
+    amend_record(store.root, record, result.computed, len(result.failed))
+    return result
 
 
 def _execute(todo: list[Cell], planned: int, store: Store, device: str, progress: bool) -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from .errors import BadPlugin
 
+TYPED = "robustiqa.typed"
+"""Key in click's context under which the command line keeps what the user typed."""
+
 _TRUSTED: set[Path] = set()
 _VALUE = re.compile(r"=\s*([^\[\],;]+)")
 

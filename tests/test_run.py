@@ -175,7 +175,7 @@ def test_a_metric_that_always_fails_has_a_row_without_numbers(tmp_path: Path) ->
     summary = _tables(tmp_path)["summary"]
     assert list(summary.n_ok) == [0, 0, 0]
     assert summary[["rank", "srocc_clean", "worst_gain_mean", "rscore_mean"]].isna().to_numpy().all()
-    assert set(summary["flags"]) == {"incomplete not-attacked"}
+    assert set(summary["flags"]) == {"failed"}
     assert "one score each" in result.tables["errors"].read_text()
 
 

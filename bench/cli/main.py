@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..errors import RobustIQAError, UnknownName
+from ..trust import TYPED
 
 _COMMANDS = {
     "list": ("listing:list_", "List metrics, defences, attacks, data sets and suites."),
@@ -53,6 +54,10 @@ class _Lazy(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[TYPED] = list(args)  # for the record of a run: a test's `sys.argv` is another program's
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
