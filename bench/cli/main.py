@@ -21,7 +21,7 @@ _COMMANDS = {
     "transfer-matrix": ("sets:transfer_matrix", "Attack each of several metrics, score on all."),
     "plan": ("plan:plan", "Show what a suite would run."),
     "run": ("runs:run", "Run a suite, or go on with an interrupted run."),
-    "collect": ("runs:collect", "Write the tables of a run again."),
+    "collect": ("results:collect", "Write the tables of a run again, or unite several runs."),
     "tune": ("tune:tune", "Choose the strength of defences on development images."),
     "compare": ("compare:compare", "Accuracy of a run's defences with intervals, paired against a baseline."),
     "check": ("check:check", "Reliability checks: can robustness figures of a defence be believed?"),
