@@ -63,3 +63,7 @@ class BadSuite(RobustIQAError):
 
 class Incompatible(RobustIQAError):
     """Two plug-ins that cannot be combined, for example a white-box attack on a metric without gradient."""
+
+
+class RunStopped(RobustIQAError):
+    """A run that cannot go on: nothing can be written, a cluster is lost, a worker differs; all results stay."""

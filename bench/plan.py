@@ -280,7 +280,7 @@ def _cut(job: dict[str, Any], chunk: int, dataset: Dataset, identities: Identiti
         "dataset_plugin": identities.of("dataset", job["dataset"]),
         "metric": identities.of("metric", job["metric"]),
         "defense": identities.of("defense", job["defense"]),
-        "attack": identities.of("attack", job["attack"]) if "attack" in job else None,
+        "attack": identities.of("attack", job["attack"]) if job.get("attack") else None,
         "dataset": dataset.content_hash,
     }
     if job["kind"] == "check":  # one judgement of a defended metric, not one of each image
@@ -296,6 +296,11 @@ def _cut(job: dict[str, Any], chunk: int, dataset: Dataset, identities: Identiti
         digest.update(f', "start": {start}, "stop": {stop}}}'.encode())
         name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{slug}-{start}")[:100]
         yield Cell(**(shared | {"start": start, "stop": stop, "id": f"{name}-{digest.hexdigest()[:16]}"}))
+
+
+def job_ids(job: dict[str, Any], chunk: int, dataset: Dataset, identities: Identities) -> list[str]:
+    """Ids that this process gives the cells of a job (what a `Cell` has but start, stop and id)."""
+    return [cell.id for cell in _cut(job, chunk, dataset, identities)]
 
 
 def _slug(job: dict[str, Any]) -> str:

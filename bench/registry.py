@@ -114,7 +114,20 @@ def code_digest() -> str:
     """
     return _digest_of(
         ("attacks", "bench", "defenses"),
-        {"checks", "cli", "sources", "training", "suites", "__pycache__", "provenance.py", "hardware.py"},
+        {
+            "checks",
+            "cli",
+            "executors",
+            "sources",
+            "training",
+            "suites",
+            "__pycache__",
+            "provenance.py",
+            "hardware.py",
+            "display.py",
+            "status.py",
+            "interrupt.py",
+        },
     )
 
 

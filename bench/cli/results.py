@@ -26,9 +26,9 @@ def collect(runs: tuple[str, ...], out: str | None, tolerance: float) -> None:
     plug-in is needed.
     """
     if out is None:
-        if len(runs) > 1:
+        out, *more = runs
+        if more:
             raise BadParameter(f"{len(runs)} runs: say with --out where the united one goes")
-        out = runs[0]
     else:
         merged = merge_runs(runs, out, tolerance)
         for note in merged.notes:
