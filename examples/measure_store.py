@@ -2,9 +2,9 @@
 
     python examples/measure_store.py --cells 100000 --out /tmp/many
 
-makes the run (some minutes; it is kept, and used again), and prints wall and CPU seconds and the peak memory of: reading
-the plan and listing what is there, as `robustiqa status` does; verifying every result, as a resumed run does; and
-`robustiqa collect`. Some seconds of each are Python's imports.
+makes the run (some minutes; it is kept, and used again), and prints wall and CPU seconds and the peak memory of:
+reading the plan and listing what is there, as `robustiqa status` does; verifying every result, as a resumed run does;
+and `robustiqa collect`. Some seconds of each are Python's imports.
 """
 
 from __future__ import annotations
@@ -169,9 +169,8 @@ def main() -> None:
         make(arguments.out, arguments.cells)
     for action in arguments.only or ACTIONS:
         found = measure(action, arguments.out)
-        print(
-            f"{action:8} {found['wall']:7.1f} s wall {found['cpu']:7.1f} s CPU {found['peak_mb']:7.0f} MB  {found['said']}"
-        )
+        times = f"{found['wall']:7.1f} s wall {found['cpu']:7.1f} s CPU"
+        print(f"{action:8} {times} {found['peak_mb']:7.0f} MB  {found['said']}")
 
 
 if __name__ == "__main__":
