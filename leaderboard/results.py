@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..bench.errors import BadData
 from ..bench.measures import score_range
-from ..bench.plan import Cell, Plan, plan_from_json
-from ..bench.spec import parse_spec
+from ..bench.plan import Cell, Plan, read_run
 from ..bench.store import Store
 from ..bench.suite import Suite
 
@@ -107,21 +105,11 @@ class Results:
     errors: pd.DataFrame
 
 
-def read_plan(root: Path) -> tuple[Suite, Plan]:
-    """What was asked of a run and planned; raises `BadData` when the folder is none."""
-    store = Store(root)
-    try:
-        suite = Suite.model_validate(store.read_json("run.json")["suite"])
-        return suite, plan_from_json(store.read_json("plan.json"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadData(f"run.json or plan.json in {str(root)!r} is damaged ({type(error).__name__}): run the suite "
-                      "again into this folder") from error  # fmt: skip
-
-
 def read_results(root: Path) -> Results:
     """Read a run's folder; raises `BadData` when it is not one or a file is corrupt."""
-    suite, plan = read_plan(root)
-    rows = Store(root).read_rows(cell.id for cell in plan.cells)
+    store = Store(root)
+    _, suite, plan = read_run(store)
+    rows = store.read_rows(cell.id for cell in plan.cells)
     columns = ["metric", "defense", "dataset", "kind", "attack", "norm", "eps", "direction", "image", "message", "cell"]
     errors = rows[rows["status"] != "ok"][columns].reset_index(drop=True)
     return Results(suite, plan, tuple(_groups(suite, plan, rows)), errors)
@@ -129,7 +117,7 @@ def read_results(root: Path) -> Results:
 
 def _groups(suite: Suite, plan: Plan, rows: pd.DataFrame) -> Iterator[Group]:
     wanted = dict.fromkeys((c.metric, c.defense, c.dataset) for c in plan.cells)
-    asked = set(plan.asked if plan.asked is not None else _asked(suite))
+    asked = set(plan.all_asked(suite))
     for metric, defense, dataset in wanted:
         cells = tuple(c for c in plan.cells if (c.metric, c.defense, c.dataset) == (metric, defense, dataset))
         if defense == "none" and (metric, defense) not in asked:
@@ -145,16 +133,6 @@ def _groups(suite: Suite, plan: Plan, rows: pd.DataFrame) -> Iterator[Group]:
         ends, source = _unit(plain, sign)
         rest, truth = mine[mine["kind"] != "score"], None if named.empty else str(named.iloc[0])
         yield Group(metric, defense, dataset, ends, source, sign, clean, rest, cells, truth)
-
-
-def _asked(suite: Suite) -> Iterator[tuple[str, str]]:
-    """The metrics with the defences that a suite names for them: plans of schema 1 do not hold them.
-
-    The strings are sorted, but not looked up: the plug-ins may not be here.
-    """
-    for metric in suite.metrics:
-        yield from ((str(parse_spec(metric)), str(parse_spec(defense))) for defense in suite.defenses)
-    yield from ((str(parse_spec(pair.metric)), str(parse_spec(pair.defense))) for pair in suite.pairs)
 
 
 def _unit(plain: pd.DataFrame, sign: float) -> tuple[tuple[float, float], str]:

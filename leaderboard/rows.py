@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from ..bench.errors import BadData, BadParameter
-from ..bench.plan import Cell
+from ..bench.plan import Cell, read_run
+from ..bench.store import Store
 from ..bench.suite import AttackEntry, Suite
 from .empirical import is_standard
-from .results import read_plan
 
 ROW = "row"
 """Column with the id of a row, the last one of a table."""
@@ -87,7 +87,7 @@ def find_row(root: Path, text: str) -> Row:
 
 def read_rows(root: Path) -> Iterator[Row]:
     """The rows of a run's tables; boards that were written before rows had ids get them now."""
-    suite, _ = read_plan(root)
+    _, suite, _ = read_run(Store(root))
     paths = [root / "leaderboard" / f"{table}.csv" for table in KEYS]
     if not any(path.is_file() for path in paths):
         raise BadData(f"{str(root)!r} has no tables: `robustiqa collect` writes them")

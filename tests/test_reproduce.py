@@ -16,9 +16,9 @@ from click.testing import CliRunner, Result
 from robustiqa.bench import run_suite, trust
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.cli.reproduce import Call
-from robustiqa.bench.plan import make_plan
+from robustiqa.bench.plan import make_plan, read_run
+from robustiqa.bench.store import Store
 from robustiqa.bench.suite import load_suite
-from robustiqa.leaderboard.results import read_plan
 from robustiqa.leaderboard.rows import Row, compare_rows, find_row, read_rows, with_rows
 
 SUITE = """
@@ -111,7 +111,9 @@ def test_only_the_cells_that_a_row_needs_are_planned(copy: Path, table: str) -> 
     assert result.exit_code == 0
     planned = make_plan(load_suite(str(copy / "reproduced" / row.id / "suite.yml"))).cells
     scores = (values["defense"], "none")
-    expected = {c.id for c in read_plan(copy)[1].cells if wanted(c) or (c.kind == "score" and c.defense in scores)}
+    expected = {
+        c.id for c in read_run(Store(copy))[2].cells if wanted(c) or (c.kind == "score" and c.defense in scores)
+    }
     assert {cell.id for cell in planned} == expected
 
 

@@ -182,8 +182,8 @@ def test_leftovers_go_when_their_process_has_ended_or_they_are_old(tmp_path: Pat
     for path in (mine, dead, other, old, future):
         path.write_bytes(b"half")
     now = mine.stat().st_mtime
-    os.utime(old, (now - STALE_SECONDS - 60,) * 2)
-    os.utime(future, (now + 10 * STALE_SECONDS,) * 2)  # the clock was set back since
+    for path, age in ((old, STALE_SECONDS + 60), (future, -10 * STALE_SECONDS)):  # the clock was set back since
+        os.utime(path, (now - age, now - age))
     store.create()
     assert set(store.cells.iterdir()) == {mine, other, future}
 

@@ -15,10 +15,10 @@ import click
 import yaml
 from tabulate import tabulate
 
-from ...leaderboard.results import read_plan
 from ...leaderboard.rows import NOT_ITS_OWN, Column, Row, compare_rows, find_row, needed_suite
 from ..errors import BadData, BadPlugin
 from ..files import make_folder, write_atomically
+from ..plan import read_run
 from ..provenance import HISTORY, differences, found_path
 from ..registry import PACKAGE, file_digest
 from ..store import Store
@@ -82,9 +82,8 @@ def reproduce(
     """
     root = Path(source)
     found = find_row(root, row)
-    before = Store(root).read_json("run.json")
+    before, suite, plan = read_run(Store(root))
     fresh = _fresh(root, found, out)
-    suite, plan = read_plan(root)
     part = needed_suite(suite, plan.cells, found).model_dump(mode="json", by_alias=True)
     make_folder(fresh)
     write_atomically(fresh / "suite.yml", yaml.safe_dump(part, sort_keys=False, allow_unicode=True).encode())
