@@ -73,7 +73,7 @@ def run_record(suite: Suite, plan: Plan, device: str, out: Path) -> dict[str, An
         "hardware": hardware(device),
         "numerics": numerics(),
         "environment": {
-            name: _without_home(value) for name, value in sorted(os.environ.items()) if _ENVIRONMENT.fullmatch(name)
+            name: _without_home(value) for name, value in sorted(os.environ.items()) if decides_numbers(name)
         },
     }
 
@@ -95,6 +95,11 @@ def amend_record(root: Path, path: Path, computed: int, failed: int) -> None:
     record |= {"finished": _now(), "computed": computed, "failed": failed}
     write_json(path, record)
     write_json(root / RECORD, record)
+
+
+def decides_numbers(variable: str) -> bool:
+    """Whether an environment variable is among those that can change a number."""
+    return bool(_ENVIRONMENT.fullmatch(variable))
 
 
 def shown_path(path: Path, out: Path) -> str:

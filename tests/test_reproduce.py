@@ -185,6 +185,30 @@ def test_runs_under_different_conditions_are_told(copy: Path) -> None:
     assert "were not under the same conditions" in result.stdout
 
 
+def test_rows_of_merged_runs_are_reproduced(copy: Path, linear_plugin: Path) -> None:
+    """The plug-in files and conditions are those of the runs that were merged."""
+    merged = copy.parent / "merged" / "out"
+    shutil.copytree(copy, copy.parent / "second")
+    result = call("collect", copy, copy.parent / "second", "--out", merged)
+    assert result.exit_code == 0, result.output
+    row = row_of(merged, "certified", **ROWS["certified"][0])
+    found = call("reproduce", row.id, "--from", merged, "--json")
+    assert found.exit_code == 0, found.output
+    data = json.loads(found.stdout)
+    assert data["changed"] == []
+    assert [data["command"].count(name) for name in PLUGINS] == [1, 1]
+
+
+def test_a_record_sets_no_other_variables_than_those_of_numbers(copy: Path) -> None:
+    record = json.loads((copy / "run.json").read_text())
+    record["environment"] |= {"LD_PRELOAD": "evil.so", "MKL_CBWR": "COMPATIBLE", "CUDA_VISIBLE_DEVICES": "7"}
+    (copy / "run.json").write_text(json.dumps(record))
+    command = call("reproduce", row_of(copy, "summary").id, "--from", copy, "--dry-run").stdout
+    assert "MKL_CBWR=COMPATIBLE" in command
+    assert "LD_PRELOAD" not in command
+    assert "CUDA_VISIBLE_DEVICES" not in command
+
+
 def test_programs_that_only_a_record_names_do_not_run(
     copy: Path, linear_plugin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

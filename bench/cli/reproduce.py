@@ -19,7 +19,7 @@ from ...leaderboard.rows import NOT_ITS_OWN, Column, Row, compare_rows, find_row
 from ..errors import BadData, BadPlugin
 from ..files import make_folder, write_atomically
 from ..plan import read_run
-from ..provenance import HISTORY, differences, found_path
+from ..provenance import HISTORY, decides_numbers, differences, found_path
 from ..registry import PACKAGE, file_digest
 from ..store import Store
 from ..trust import trusted
@@ -29,6 +29,13 @@ OTHER_CONDITIONS = 1e-3
 """Tolerance where code, packages, plug-ins, data or hardware are not those of the run."""
 
 _OF_THE_MACHINE = "CUDA_VISIBLE_DEVICES"
+
+
+class Run(NamedTuple):
+    """A run record, and the folder that its paths are seen from."""
+
+    record: Mapping[str, Any]
+    root: Path
 
 
 class Call(NamedTuple):
@@ -82,21 +89,23 @@ def reproduce(
     """
     root = Path(source)
     found = find_row(root, row)
-    before, suite, plan = read_run(Store(root))
+    record, suite, plan = read_run(Store(root))
+    runs = list(_runs(record, root))
     fresh = _fresh(root, found, out)
     part = needed_suite(suite, plan.cells, found).model_dump(mode="json", by_alias=True)
     make_folder(fresh)
     write_atomically(fresh / "suite.yml", yaml.safe_dump(part, sort_keys=False, allow_unicode=True).encode())
-    call = _call(before, root, fresh)
+    call = _call(runs, fresh)
     if dry_run:
         click.echo(json.dumps({"row": found.id, "command": call.text}, indent=2) if as_json else call.text)
         return
     click.echo(call.text, err=as_json)
-    _check_programs(before, root)
+    _check_programs(runs)
     code = call.run()
     if not (fresh / "leaderboard" / f"{found.table}.csv").is_file():
         raise BadData(f"the command above stopped with exit code {code} before it wrote a board: see what it said")
-    changed = [*_mixed(root), *differences(before, Store(fresh).read_json("run.json"))]
+    now = Store(fresh).read_json("run.json")
+    changed = [*_mixed(root, runs), *dict.fromkeys(text for run in runs for text in differences(run.record, now))]
     allowed = tolerance if tolerance is not None else OTHER_CONDITIONS if changed else 0.0
     columns = compare_rows(found, find_row(fresh, found.id), allowed)
     same = all(column.same for column in columns)
@@ -122,18 +131,31 @@ def _fresh(root: Path, row: Row, out: str | None) -> Path:
     return folder
 
 
-def _call(record: Mapping[str, Any], root: Path, fresh: Path) -> Call:
-    """The run of the suite in `fresh` as the record's run was: device, threads, plug-in files, working folder."""
-    here = Path.cwd().resolve()
+def _runs(record: Mapping[str, Any], root: Path) -> Iterator[Run]:
+    """The run of a record, or those that it was merged from."""
+    for part in record.get("merged", ()):
+        yield from _runs(part["run"], found_path(part["folder"], root))
+    if "merged" not in record:
+        yield Run(record, root)
+
+
+def _call(runs: Sequence[Run], fresh: Path) -> Call:
+    """The run of the suite in `fresh` as it was then: device, threads, batch, plug-in files, working folder."""
+    here, (record, root) = Path.cwd().resolve(), runs[0]
     folder = found_path(record["folder"], root) if "folder" in record else here
     folder = folder if folder.is_dir() else here
     words = ["run", "--suite", _from(folder, fresh / "suite.yml"), "--out", _from(folder, fresh)]
     if record.get("device", "cpu") != "cpu":
         words += ["--device", record["device"]]
-    for option, path in _programs(record, root):
+    execution = record.get("execution", {})
+    if execution.get("batch"):
+        words += ["--batch", str(execution["batch"])]
+    for option, path in _programs(runs):
         words += [option, _from(folder, path)]
-    environment = {k: v for k, v in record.get("environment", {}).items() if k != _OF_THE_MACHINE}
-    if threads := record.get("numerics", {}).get("threads"):
+    # Only those: a record is somebody's file, and others would decide which programs run.
+    told = {name: value for name, value in record.get("environment", {}).items() if decides_numbers(name)}
+    environment = {name: value for name, value in told.items() if name != _OF_THE_MACHINE}
+    if threads := execution.get("threads") or record.get("numerics", {}).get("threads"):
         environment["OMP_NUM_THREADS"] = str(threads)
     return Call(None if folder == here else folder, environment, words)
 
@@ -144,35 +166,38 @@ def _from(folder: Path, path: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
-def _programs(record: Mapping[str, Any], root: Path) -> Iterator[tuple[str, Path]]:
-    """The files with code of the user's that the run was given, each with its option.
+def _programs(runs: Sequence[Run]) -> list[tuple[str, Path]]:
+    """The files with code of the user's that the runs were given, each with its option.
 
     Of files that the user names now, one with the same content is taken, wherever it is; one with the same name only
     where the recorded file is no longer there.
     """
-    named = trusted()
-    for entry in record.get("plugin_files", ()):
-        path = found_path(entry["file"], root)
-        same = [other for other in named if file_digest(other) == entry["digest"]]
-        alike = [other for other in named if other.name == path.name] if not path.is_file() else []
-        yield "--plugin", path if path in named else next(iter((*same, *alike)), path)
-    for shown in record.get("trusted_files", ()):
-        yield "--trust", found_path(shown, root)
+    named, found = trusted(), list[tuple[str, Path]]()
+    for record, root in runs:
+        for entry in record.get("plugin_files", ()):
+            path = found_path(entry["file"], root)
+            same = [other for other in named if file_digest(other) == entry["digest"]]
+            alike = [other for other in named if other.name == path.name] if not path.is_file() else []
+            found.append(("--plugin", path if path in named else next(iter((*same, *alike)), path)))
+        found += [("--trust", found_path(shown, root)) for shown in record.get("trusted_files", ())]
+    return list(dict.fromkeys(found))
 
 
-def _check_programs(record: Mapping[str, Any], root: Path) -> None:
+def _check_programs(runs: Sequence[Run]) -> None:
     """Raise `BadPlugin` unless the user names every program that only the record names: records are passed around."""
     named = set(trusted())
-    missing = [f"{option} {shlex.quote(str(path))}" for option, path in _programs(record, root) if path not in named]
+    missing = [f"{option} {shlex.quote(str(path))}" for option, path in _programs(runs) if path not in named]
     if missing:
         raise BadPlugin("the run leans on programs that only its record names; if you know what they do, name them "
                         f"where they are now: {' '.join(missing)}")  # fmt: skip
 
 
-def _mixed(root: Path) -> list[str]:
+def _mixed(root: Path, runs: Sequence[Run]) -> list[str]:
     """A sentence where the runs that filled a folder were under different conditions: either may have given the row."""
-    history = sorted((root / HISTORY).glob("*.json"))
-    records = [Store(root).read_json(f"{HISTORY}/{path.name}") for path in history]
+    records = [run.record for run in runs]
+    if len(runs) == 1:
+        history = sorted((runs[0].root / HISTORY).glob("*.json"))
+        records = [Store(root).read_json(f"{HISTORY}/{path.name}") for path in history]
     if any(next(differences(record, records[-1]), None) for record in records):
         return [
             f"the {len(records)} runs into {str(root)!r} were not under the same conditions, see its folder {HISTORY!r}"
