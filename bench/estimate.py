@@ -104,7 +104,7 @@ def estimate(cells: Sequence[Cell], device: str = "cpu", say: Callable[[str], ob
     """
     known: dict[str, Cost] = {}
     unknown: list[tuple[str, str]] = []
-    counts: dict[tuple[Any, ...], Cost] = {}
+    counts: dict[tuple[Any, ...], tuple[float, Passes]] = {}
     drawn: dict[tuple[str, str], int] = {}
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
@@ -132,7 +132,7 @@ class _Probe:
 
     def __init__(
         self, g: DefendedMetric, dataset: Dataset, chunk: int, device: str,
-        counts: dict[tuple[Any, ...], Cost], drawn: dict[tuple[str, str], int],
+        counts: dict[tuple[Any, ...], tuple[float, Passes]], drawn: dict[tuple[str, str], int],
     ) -> None:  # fmt: skip
         self.g, self.dataset, self.device, self._counts, self._drawn = g, dataset, device, counts, drawn
         images, self.loading, pixels = _sample(dataset)
@@ -142,6 +142,7 @@ class _Probe:
         self.x = torch.stack(alike).to(device)
         self.larger = pixels / (first[1] * first[2])
         self.speed = _speed(g, self.x)
+        self._undefended = self.speed if g.spec == "none" else None
         self._jobs: dict[tuple[Any, ...], Cost] = {}
 
     def cost(self, cell: Cell) -> Cost:
@@ -185,18 +186,26 @@ class _Probe:
             passes = Passes()
             standin = StandIn(g, passes)
             clean = standin.estimate(self.x)
-            passes.forwards = 0
+            passes.forwards = 0  # what is known already
             seconds = _timed(lambda: attack(standin, self.x, threat, cell.direction or "up", clean=clean), self.device)
-            count = Cost(seconds, passes.forwards, passes.backwards).times(1 / len(self.x))
-            self._counts[key] = count
-        return self._passes(self._counts[key])
+            self._counts[key] = (seconds / len(self.x), passes)
+        seconds, passes = self._counts[key]
+        return self._passes(seconds, passes, len(self.x))
 
-    def _passes(self, count: Cost) -> Cost:
-        """What was counted on the stand-in, with the time that the passes take."""
-        with_gradient = min(count.backwards, count.forwards)
-        both = self.speed.forward * 3 if self.speed.both is None else self.speed.both
-        seconds = with_gradient * both + (count.forwards - with_gradient) * self.speed.forward
-        return count._replace(seconds=count.seconds + seconds)
+    def _passes(self, seconds: float, passes: Passes, images: int) -> Cost:
+        """Of one image, what was counted on the stand-in, with the time that the passes take on the real thing."""
+        bare = passes.bare_forwards, passes.bare_backwards
+        through = passes.forwards - bare[0], passes.backwards - bare[1]
+        seconds += _seconds(self.speed, *through) / images
+        if any(bare):
+            seconds += _seconds(self._bare(), *bare) / images
+        return Cost(seconds, passes.forwards / images, passes.backwards / images)
+
+    def _bare(self) -> Speed:
+        """Of the metric without its defence: transferred attacks ask it alone."""
+        if self._undefended is None:
+            self._undefended = _speed(load_defense("none", self.g.metric), self.x)
+        return self._undefended
 
     def _certificate(self, cell: Cell) -> Cost:
         draws, key = getattr(self.g, "total_draws", None), getattr(self.g, "draw_identity", None)
@@ -228,7 +237,7 @@ class _Probe:
             return cost
         climbing = Passes()
         seconds = _timed(lambda: climb(StandIn(self.g, climbing), self.x[:1], cell.seed), self.device)
-        return cost.plus(self._passes(Cost(seconds, climbing.forwards, climbing.backwards)))
+        return cost.plus(self._passes(seconds, climbing, 1))
 
 
 _WRITE = 0.005
@@ -275,6 +284,13 @@ def _speed(g: DefendedMetric, x: torch.Tensor) -> Speed:
         passes = draws if g.randomised else g.cost
         both = min(_repeated(lambda: objective.gradient(x, draws), device)) / len(x) / passes
     return Speed(each, each / g.cost, both)
+
+
+def _seconds(speed: Speed, forwards: int, backwards: int) -> float:
+    """Of so many passes, of which as many are with a gradient as there are backwards."""
+    with_gradient = min(backwards, forwards)
+    both = 3 * speed.forward if speed.both is None else speed.both
+    return with_gradient * both + (forwards - with_gradient) * speed.forward
 
 
 def _repeated(work: Callable[[], object], device: str) -> Iterator[float]:

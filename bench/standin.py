@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -12,19 +13,37 @@ from .seeds import Streams
 
 
 class Passes:
-    """Passes of an image through a metric, counted over all images."""
+    """Passes of an image through a metric, counted over all images.
+
+    Attributes:
+        forwards, backwards: all of them.
+        bare_forwards, bare_backwards: those that went to the metric alone, past its defence.
+    """
 
     def __init__(self) -> None:
-        self.forwards = self.backwards = 0
+        self.forwards = self.backwards = self.bare_forwards = self.bare_backwards = 0
+        self._defended = False
+
+    @contextlib.contextmanager
+    def defended(self) -> Iterator[None]:
+        """Passes in the block go through the defence."""
+        self._defended = True
+        try:
+            yield
+        finally:
+            self._defended = False
 
     def watch(self, scores: torch.Tensor, passes: int) -> None:
         """Count `passes` forwards now, and as many backwards whenever a gradient comes back through the scores."""
+        bare = 0 if self._defended else passes
         self.forwards += passes
+        self.bare_forwards += bare
         if scores.requires_grad:
-            scores.register_hook(lambda gradient: self._back(passes))
+            scores.register_hook(lambda gradient: self._back(passes, bare))
 
-    def _back(self, passes: int) -> None:
+    def _back(self, passes: int, bare: int) -> None:
         self.backwards += passes
+        self.bare_backwards += bare
 
 
 class StandIn(DefendedMetric):
@@ -48,14 +67,17 @@ class StandIn(DefendedMetric):
         self._passes, self._views = passes, len(of.surrogates())
 
     def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
-        self._passes.forwards += (self.cost - 1) * len(x)
-        scores = self.metric(x).double().cpu().numpy()
+        with self._passes.defended():
+            shared = self.metric(x)
+            self._passes.watch(shared, (self.cost - 1) * len(x))
+        scores = shared.double().cpu().numpy()
         return Estimate(scores, scores, scores)
 
     def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
         """(draws,B) times the same score."""
-        scores = self.metric(x).expand(draws, -1)
-        self._passes.watch(scores, ((draws if self.randomised else self.cost) - 1) * len(x))
+        with self._passes.defended():
+            scores = self.metric(x).expand(draws, -1)
+            self._passes.watch(scores, ((draws if self.randomised else self.cost) - 1) * len(x))
         return scores
 
     def surrogates(self) -> Sequence[DefendedMetric]:

@@ -78,6 +78,17 @@ def test_an_attack_asks_the_stand_in_as_often_as_the_real_thing(
     assert passes.backwards == real.backwards.sum()
 
 
+@pytest.mark.parametrize(("attack", "bare"), [("transfer[steps=2]", True), ("pgd[steps=2]", False)])
+def test_passes_around_the_defence_are_told_from_those_through_it(
+    linear_plugin: Path, images: torch.Tensor, attack: str, bare: bool
+) -> None:
+    g, passes = load_defense("jpeg", load_metric("bounded")), Passes()
+    load_attack(attack)(StandIn(g, passes), images, Linf(4 / 255))
+    assert passes.backwards == 2 * len(images)
+    assert passes.bare_backwards == (passes.backwards if bare else 0)
+    assert passes.bare_forwards == (2 * len(images) if bare else 0)
+
+
 def test_an_ensembles_gradients_are_all_asked(linear_plugin: Path, images: torch.Tensor) -> None:
     g = load_defense("ensemble[others=linear;ranged,calibration=photos[subset=quick]]", load_metric("bounded"))
     passes = Passes()
