@@ -33,7 +33,7 @@ DRAWS = 8
 """Draws of a randomised defence in one gradient of the probe."""
 
 _DRAW, _SHELF = 8, 5700
-"""Bytes that a draw takes where certificates keep them, and what the file of an image has beside: a generator's state."""
+"""Bytes of a draw where certificates keep them, and of what an image's file has beside: the state of its stream."""
 
 
 class Cost(NamedTuple):
