@@ -28,7 +28,7 @@ from .plan import Plan
 from .registry import KINDS, PACKAGE, checks_digest, code_digest, identity_of, registry, version_of
 from .store import SCHEMA_VERSION
 from .suite import Suite
-from .trust import TYPED
+from .trust import TYPED, trusted
 
 RECORD = "run.json"
 HISTORY = "runs"
@@ -66,6 +66,7 @@ def run_record(suite: Suite, plan: Plan, device: str, out: Path) -> dict[str, An
         "code": {"digest": code_digest(), "checks": checks_digest(), "git": git_state()},
         "plugins": _plugins(plan, out),
         "plugin_files": [{"file": shown_path(path, out), "digest": digest} for path, digest in registry.files()],
+        "trusted_files": [shown_path(path, out) for path in trusted() if path not in dict(registry.files())],
         "datasets": [_dataset(name, content, plan) for name, content in plan.datasets],
         "packages": _packages(),
         "device": device,
@@ -228,7 +229,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
             yield f"the images or scores of data set {name!r} have changed"
     for part in ("hardware", "numerics"):
         yield from _named(part, before.get(part, {}), now.get(part, {}), skip=("memory_gb", "cores", "usable_cores"))
-    yield from _named("environment variable", before.get("environment", {}), now.get("environment", {}))
+    # The number of threads is among the numerics, whatever it came from.
+    yield from _named("environment variable", before.get("environment", {}), now.get("environment", {}),
+                      skip=("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"))  # fmt: skip
     if before.get("device") != now.get("device"):
         yield f"device: {before.get('device')}, now {now.get('device')}"
 

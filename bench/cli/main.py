@@ -22,6 +22,7 @@ _COMMANDS = {
     "transfer-matrix": ("sets:transfer_matrix", "Attack each of several metrics, score on all."),
     "plan": ("plan:plan", "Show what a suite would run."),
     "run": ("runs:run", "Run a suite, or go on with an interrupted run."),
+    "reproduce": ("reproduce:reproduce", "Compute a row of a board again, and compare."),
     "status": ("status:status_", "Show how far a run is."),
     "work": ("work:work", "Compute one bundle of a run, in a job of a cluster."),
     "collect": ("results:collect", "Write the tables of a run again, or unite several runs."),
