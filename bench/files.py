@@ -35,8 +35,10 @@ def make_folder(path: Path, option: str = "--out") -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, sync: bool = True) -> None:
     """Write a file under a temporary name, sync it, rename it; raises `BadData` when the disk is full or read-only.
+
+    Without `sync`, the file may be lost or empty after a power cut: for copies of what is kept elsewhere.
 
     Any number of processes on any number of hosts may write the same file: the temporary name is one's own, and the
     last rename wins whole.
@@ -47,8 +49,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             temporary.replace(path)
+            if not sync:
+                return
             # The rename is durable once the folder is synced; Windows cannot open folders.
             with contextlib.suppress(OSError):
                 folder = os.open(path.parent, os.O_RDONLY)

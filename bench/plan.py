@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 from .api import Coverage, DefendedMetric, Direction, Metric, Norm, Threat
 from .build import load_attack, load_defense
 from .datasets import Dataset, load_dataset
-from .errors import Absent, Incompatible
+from .errors import Absent, BadData, Incompatible
 from .metrics import load_metric
 from .registry import checks_digest, code_digest, identity_of, package_versions, registry
 from .spec import parse_spec
-from .store import SCHEMA_VERSION
+from .store import SCHEMA_VERSION, Store
 from .suite import AttackEntry, Suite
 
 T = TypeVar("T")
@@ -79,6 +79,17 @@ class Plan:
             "cells": [dict(vars(c)) for c in self.cells],
         }
 
+    def all_asked(self, suite: Suite) -> tuple[tuple[str, str], ...]:
+        """`asked`, for plans of schema 1 from their suite: strings are sorted, plug-ins that may be gone not looked up.
+
+        There two spellings of one plug-in count twice, which only matters to tables if one of them is `none`.
+        """
+        if self.asked is not None:
+            return self.asked
+        pairs = [(metric, defense) for metric in suite.metrics for defense in suite.defenses]
+        pairs += [(pair.metric, pair.defense) for pair in suite.pairs]
+        return tuple((str(parse_spec(metric)), str(parse_spec(defense))) for metric, defense in pairs)
+
 
 class Identities:
     """What plug-ins are, asked once each: sources, weights and the images that one leans on are read for it."""
@@ -100,6 +111,16 @@ def plan_from_json(data: dict[str, Any]) -> Plan:
     asked = data.get("asked")
     return Plan(tuple(cells), _pairs(data["skipped"]), None if asked is None else _pairs(asked),
                 _pairs(data.get("datasets", ())))  # fmt: skip
+
+
+def read_run(store: Store) -> tuple[dict[str, Any], Suite, Plan]:
+    """Record, suite and plan of a run's folder; raises `BadData` where it is none, or they are damaged."""
+    try:
+        record, plan = store.read_json("run.json"), plan_from_json(store.read_json("plan.json"))
+        return record, Suite.model_validate(record["suite"]), plan
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadData(f"run.json or plan.json in {str(store.root)!r} is damaged ({type(error).__name__}): run the "
+                      "suite again into this folder") from error  # fmt: skip
 
 
 def _pairs(items: Iterable[Sequence[str]]) -> tuple[tuple[str, str], ...]:

@@ -28,7 +28,7 @@ from .plan import Plan
 from .registry import KINDS, PACKAGE, checks_digest, code_digest, identity_of, registry, version_of
 from .store import SCHEMA_VERSION
 from .suite import Suite
-from .trust import TYPED
+from .trust import TYPED, trusted
 
 RECORD = "run.json"
 HISTORY = "runs"
@@ -66,13 +66,14 @@ def run_record(suite: Suite, plan: Plan, device: str, out: Path) -> dict[str, An
         "code": {"digest": code_digest(), "checks": checks_digest(), "git": git_state()},
         "plugins": _plugins(plan, out),
         "plugin_files": [{"file": shown_path(path, out), "digest": digest} for path, digest in registry.files()],
+        "trusted_files": [shown_path(path, out) for path in trusted() if path not in dict(registry.files())],
         "datasets": [_dataset(name, content, plan) for name, content in plan.datasets],
         "packages": _packages(),
         "device": device,
         "hardware": hardware(device),
         "numerics": numerics(),
         "environment": {
-            name: _without_home(value) for name, value in sorted(os.environ.items()) if _ENVIRONMENT.fullmatch(name)
+            name: _without_home(value) for name, value in sorted(os.environ.items()) if decides_numbers(name)
         },
     }
 
@@ -94,6 +95,11 @@ def amend_record(root: Path, path: Path, computed: int, failed: int) -> None:
     record |= {"finished": _now(), "computed": computed, "failed": failed}
     write_json(path, record)
     write_json(root / RECORD, record)
+
+
+def decides_numbers(variable: str) -> bool:
+    """Whether an environment variable is among those that can change a number."""
+    return bool(_ENVIRONMENT.fullmatch(variable))
 
 
 def shown_path(path: Path, out: Path) -> str:
@@ -227,10 +233,19 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
         if old.get(name, new[name]) != new[name]:
             yield f"the images or scores of data set {name!r} have changed"
     for part in ("hardware", "numerics"):
-        yield from _named(part, before.get(part, {}), now.get(part, {}), skip=("memory_gb", "cores", "usable_cores"))
-    yield from _named("environment variable", before.get("environment", {}), now.get("environment", {}))
+        unimportant = ("memory_gb", "cores", "usable_cores", "threads", "interop_threads")
+        yield from _named(part, before.get(part, {}), now.get(part, {}), skip=unimportant)
+    yield from _named("number of", {"threads": threads_of(before)}, {"threads": threads_of(now)})
+    # The number of threads is among the numerics, whatever it came from.
+    yield from _named("environment variable", before.get("environment", {}), now.get("environment", {}),
+                      skip=("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"))  # fmt: skip
     if before.get("device") != now.get("device"):
         yield f"device: {before.get('device')}, now {now.get('device')}"
+
+
+def threads_of(record: Mapping[str, Any]) -> int | None:
+    """Threads of what computed the cells: a worker's, or those of the process that planned them where it did it."""
+    return record.get("execution", {}).get("threads") or record.get("numerics", {}).get("threads")
 
 
 def _named(what: str, old: Mapping[str, Any], new: Mapping[str, Any], skip: tuple[str, ...] = ()) -> Iterator[str]:

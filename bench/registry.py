@@ -90,7 +90,7 @@ class Plugin:
     def source_hash(self) -> str:
         """Digest of the file that defines the plug-in; `code_digest` covers what it leans on."""
         file = inspect.getsourcefile(inspect.unwrap(self.factory))
-        own = _digest(Path(file)) if file else "unknown"
+        own = file_digest(Path(file)) if file else "unknown"
         return own + self.file_digest
 
     def bind(self, spec: Spec) -> dict[str, Value]:
@@ -124,6 +124,9 @@ def code_digest() -> str:
             "__pycache__",
             "provenance.py",
             "hardware.py",
+            "estimate.py",
+            "standin.py",
+            "look.py",
             "display.py",
             "status.py",
             "interrupt.py",
@@ -237,14 +240,14 @@ class Registry:
         except Exception as error:
             sys.modules.pop(name, None)
             raise BadPlugin(f"plug-in file {str(path)!r} failed with {type(error).__name__}: {error}") from error
-        self._files[path.resolve()] = _digest(path), module
+        self._files[path.resolve()] = file_digest(path), module
         return module
 
     def module_of(self, path: str | Path) -> ModuleType:
         """The module of a trusted file, which runs once as long as it does not change; raises `BadPlugin`."""
         check_trusted(path, "a Python file")
         held = self._files.get(Path(path).resolve())
-        return held[1] if held and Path(path).is_file() and held[0] == _digest(Path(path)) else self.load_file(path)
+        return held[1] if held and Path(path).is_file() and held[0] == file_digest(Path(path)) else self.load_file(path)
 
     def files(self) -> list[tuple[Path, str]]:
         """The plug-in files that were run, and the digest of each as it was then."""
@@ -253,7 +256,7 @@ class Registry:
     @contextlib.contextmanager
     def _from(self, origin: str, path: Path | None = None) -> Iterator[None]:
         before = self._origin, self._digest
-        self._origin, self._digest = origin, _digest(path) if path else ""
+        self._origin, self._digest = origin, file_digest(path) if path else ""
         try:
             yield
         finally:
@@ -274,7 +277,7 @@ class Registry:
                     self._broken[kind][point.name] = f"{kind} {point.name!r} of {origin} is broken: {error}"
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """Start of the digest of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
@@ -402,7 +405,7 @@ def identity_of(kind: str, text: str) -> str:
     plugin, spec, parameters = registry.resolve(kind, text)
     parts = plugin.meta.get("parts", {})
     files = [
-        _digest(Path(value))
+        file_digest(Path(value))
         for name, value in parameters.items()
         if name not in parts and isinstance(value, str) and _is_file(value)
     ]

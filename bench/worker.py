@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .api import DefendedMetric, Estimate, Metric, Progress, Threat
+from .api import AttackResult, DefendedMetric, Estimate, Metric, Progress, Threat
 from .build import load_attack, load_defense
 from .checks.examine import examine
 from .datasets import Dataset, Item, load_dataset
@@ -168,9 +168,8 @@ class Worker:
         assert cell.norm is not None
         assert cell.attack is not None
         assert cell.direction is not None
-        attack = load_attack(cell.attack)
         clean = self.clean(g, x, cell.seed)
-        r = attack(g, x, Threat(cell.norm, cell.eps[0]), cell.direction, cell.seed, clean=clean)
+        r = self.attack(cell.attack)(g, x, Threat(cell.norm, cell.eps[0]), cell.direction, cell.seed, clean=clean)
         columns = {
             "clean": r.clean.score, "clean_lo": r.clean.lo, "clean_hi": r.clean.hi,
             "attacked": r.attacked.score, "attacked_lo": r.attacked.lo, "attacked_hi": r.attacked.hi,
@@ -185,6 +184,10 @@ class Worker:
             for row, image in zip(rows, r.adversarial.cpu().numpy(), strict=True):
                 row["adversarial"] = image
         return [[row] for row in rows]
+
+    def attack(self, text: str) -> Callable[..., AttackResult]:
+        """What attacks images, for a plug-in string; `Rescorer` has one that remembers."""
+        return load_attack(text)
 
     def dataset(self, text: str) -> Dataset:
         """The data set of a plug-in string, loaded once."""

@@ -15,6 +15,7 @@ from robustiqa.bench.errors import BadData
 from robustiqa.bench.records import SCHEMA, Damaged, check, decode, encode
 from robustiqa.bench.store import Store
 from robustiqa.leaderboard import collect
+from robustiqa.leaderboard.compare import compare
 
 GOLDEN = Path(__file__).parent / "golden"
 ROWS = [
@@ -122,6 +123,8 @@ def test_golden_runs_still_give_their_tables(schema: str, tmp_path: Path) -> Non
         if path.suffix == ".csv":
             old, new = pd.read_csv(GOLDEN / schema / "leaderboard" / path.name), pd.read_csv(path)
             pd.testing.assert_frame_equal(new[list(old.columns)], old, rtol=1e-5)
+    found = compare(tmp_path / "run", ["jpeg[]"])
+    assert set(found.loc[found["baseline"] == "jpeg", "measure"]) == {"srocc", "plcc", "krocc"}
     store = Store(tmp_path / "run")
     cells = store.snapshot().results
     assert len(cells) == 5

@@ -1,4 +1,4 @@
-"""`robustiqa run` and `collect`."""
+"""`robustiqa run`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 import click
 import pandas as pd
 
-from ..registry import resolve_target
-from ..run import COLLECT, run_suite, slurm_script
+from ..run import run_suite, slurm_script
 from ..suite import load_suite
 from ..tuned import outdated, read_tuned, tuned_suite
 from .options import execution, suite_options, with_plugins
@@ -52,12 +51,3 @@ def run(
             click.echo(f"robustiqa: {count} x {message}", err=True)
         click.echo(f"robustiqa: {result.bad_images} results are errors, not scores: see {where}", err=True)
     sys.exit(0 if result.ok else 1)
-
-
-@click.command()
-@click.argument("out", type=click.Path(file_okay=False))
-@with_plugins
-def collect(out: str) -> None:
-    """Write the tables of the run in OUT again, from its records alone."""
-    for table in resolve_target(COLLECT)(out).values():
-        click.echo(str(table))

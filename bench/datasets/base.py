@@ -51,6 +51,10 @@ class Dataset(ABC):
     def load(self, index: int) -> torch.Tensor:
         """Image `index` as float32 (3,H,W) in [0,1]; raises `BadImage` when its file is unusable."""
 
+    def missing(self) -> Sequence[str]:
+        """Ids of the items whose file is not there, found without reading any; none where that cannot be told."""
+        return []
+
     @cached_property
     def content_hash(self) -> str:
         """Digest of items and pixels; a subclass with files on disk can hash these instead, which is faster."""

@@ -88,6 +88,10 @@ class FieldDataset(Dataset):
         top, left = ((length - self.crop) // 2 for length in image.shape[1:])
         return image[:, top : top + self.crop, left : left + self.crop].contiguous()
 
+    def missing(self) -> Sequence[str]:
+        """Ids of the items without a file."""
+        return [item.id for item, path in zip(self.items, self._paths, strict=True) if not path.is_file()]
+
     def _reduced(self, image: torch.Tensor) -> torch.Tensor:
         height, width = image.shape[1:]
         shorter = min(height, width)

@@ -139,7 +139,7 @@ class Smoothed(DefendedMetric):
     def _certify(self, request: CertifyRequest) -> Certificate:
         shelf = None
         if request.pool is not None:
-            shelf = Shelf(request.pool, self._draw_identity(request.seed), request.keys)
+            shelf = Shelf(request.pool, self.draw_identity(request.seed), request.keys)
         samples = sample_scores(
             self.base_score, request.x, self.sigma, self.total_draws, request.streams(), shelf, request.progress
         )
@@ -239,7 +239,7 @@ class Smoothed(DefendedMetric):
             "certificate holds, but scores under noise are worse than they need be",
         )
 
-    def _draw_identity(self, seed: int) -> str:
+    def draw_identity(self, seed: int) -> str:
         """All that decides a draw except the image. Methods that only differ in the statistic share their draws."""
         shares = type(self).base_score is Smoothed.base_score
         own = None if shares else identity_of("defense", self.spec)
