@@ -117,7 +117,7 @@ def test_a_fault_costs_tries_of_its_own_cell_only(survivor: Path) -> None:
     found = rows(survivor).set_index("defense")
     for how in ("exit", "hang", "kill"):
         (cell,) = [d for d in found.index.unique() if f"how={how}" in d]
-        assert found.loc[cell, "clean"].tolist() == found.loc["none", "clean"].tolist()
+        assert found["clean"][cell].tolist() == found["clean"]["none"].tolist()
         assert [e["event"] for e in _of(survivor, how)] == ["start", "retry", "start", "done"]
 
 

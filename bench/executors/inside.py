@@ -64,7 +64,7 @@ def _say(answers: BinaryIO, **what: Any) -> None:
 
 def _listen(requests: queue.SimpleQueue[bytes]) -> None:
     # Without a buffer, whose lock would be held when a plug-in ends the interpreter.
-    with open(0, "rb", buffering=0, closefd=False) as lines:  # noqa: PTH123
+    with open(0, "rb", buffering=0, closefd=False) as lines:
         for line in lines:
             requests.put(line)
     os._exit(1)  # the parent is gone
