@@ -150,13 +150,14 @@ def _task(out: str, ids: Sequence[str]) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Leave lost connections to the one sentence that the run says about them."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "asyncio", "tornado")]
-    before = [logger.level for logger in loggers]
+    loud = ("distributed", "asyncio", "tornado")
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in loud]
+    loggers = [logger for name in names if not (logger := logging.getLogger(name)).disabled]
     for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
+        logger.disabled = True
     try:
         yield
     finally:
         gc.collect()  # asyncio reports what nobody waited for when it is thrown away
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        for logger in loggers:
+            logger.disabled = False
