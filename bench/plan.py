@@ -15,6 +15,7 @@ from .build import load_attack, load_defense
 from .datasets import Dataset, load_dataset
 from .errors import Absent, Incompatible
 from .metrics import load_metric
+from .overlap import Judge, Overlap
 from .registry import checks_digest, code_digest, identity_of, package_versions, registry
 from .spec import parse_spec
 from .store import SCHEMA_VERSION
@@ -57,20 +58,33 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a suite in the order of work, and what is left out with the reason."""
+    """The cells of a suite in the order of work, what is left out with the reason, and what is judged on images that
+    it was fitted on."""
 
     cells: tuple[Cell, ...]
     skipped: tuple[tuple[str, str], ...]
+    overlaps: tuple[Overlap, ...] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know before the work is done, in sentences."""
+        return list(dict.fromkeys(overlap.sentence for overlap in self.overlaps))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `plan_from_json` reads it back."""
-        return {"schema": SCHEMA_VERSION, "cells": [asdict(c) for c in self.cells], "skipped": list(self.skipped)}
+        return {
+            "schema": SCHEMA_VERSION,
+            "cells": [asdict(c) for c in self.cells],
+            "skipped": list(self.skipped),
+            "overlaps": [asdict(overlap) for overlap in self.overlaps],
+        }
 
 
 def plan_from_json(data: dict[str, Any]) -> Plan:
     """The plan that `Plan.to_json` wrote."""
     cells = [Cell(**{**cell, "eps": tuple(cell["eps"])}) for cell in data["cells"]]
-    return Plan(tuple(cells), tuple((what, why) for what, why in data["skipped"]))
+    overlaps = [Overlap(**overlap) for overlap in data.get("overlaps", ())]  # not in records of before
+    return Plan(tuple(cells), tuple((what, why) for what, why in data["skipped"]), tuple(overlaps))
 
 
 def canonical(kind: str, text: str) -> str:
@@ -107,6 +121,8 @@ def make_plan(suite: Suite) -> Plan:
     """
     cells: list[Cell] = []
     skipped: list[tuple[str, str]] = []
+    overlaps: list[Overlap] = []
+    judge = Judge()
     for dataset_name, dataset, metric, names in _present(suite, skipped):
         for defense in unique("defense", ("none", *names)):
             what = f"{defense} on {metric.spec}"
@@ -117,6 +133,7 @@ def make_plan(suite: Suite) -> Plan:
                 continue
             if g is None:
                 continue
+            overlaps += judge.overlaps(g, dataset_name, dataset)
             base = {"metric": metric.spec, "defense": defense, "dataset": dataset_name, "seed": suite.seed}
             for job in _jobs(suite, g, dataset_name, len(dataset), defense in names, skipped):
                 cells += _cut(base | job, suite.chunk, dataset)
@@ -124,7 +141,7 @@ def make_plan(suite: Suite) -> Plan:
         reasons = "; ".join(f"{what}: {why}" for what, why in dict.fromkeys(skipped))
         raise Absent(f"suite {suite.name!r} has nothing to run on this machine: {reasons}")
     # Entries of a suite may overlap: one cell for each piece of work.
-    return Plan(tuple({cell.id: cell for cell in cells}.values()), tuple(dict.fromkeys(skipped)))
+    return Plan(tuple({cell.id: cell for cell in cells}.values()), tuple(dict.fromkeys(skipped)), tuple(overlaps))
 
 
 def _present(suite: Suite, skipped: list[tuple[str, str]]) -> Iterator[tuple[str, Dataset, Metric, list[str]]]:

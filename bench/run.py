@@ -92,6 +92,8 @@ def _run(suite: Suite, plan: Plan, store: Store, device: str, progress: bool) ->
     write_json(store.root / "plan.json", plan.to_json())
     for what, why in plan.skipped if progress else ():
         print(f"left out: {what}: {why}", file=sys.stderr, flush=True)
+    for sentence in plan.warnings if progress else ():
+        print(f"warning: {sentence}", file=sys.stderr, flush=True)
     todo = [cell for cell in plan.cells if not store.done(cell.id)]
     _execute(todo, len(plan.cells), store, device, progress)
     tables: dict[str, Path] = resolve_target(COLLECT)(store.root)

@@ -31,7 +31,8 @@ class Group:
         range_source: "p99-p1 of clean scores", or "declared range" where the former is unusable.
         clean: a row an image, status ok, with column `quality` (oriented score).
         rows: all ok rows of attack and certify cells.
-        planned: images planned per cell kind and threat.
+        cells: what was planned.
+        overlaps: what the metric or the defence was fitted on and is judged on, in sentences.
     """
 
     metric: str
@@ -43,6 +44,7 @@ class Group:
     clean: pd.DataFrame
     rows: pd.DataFrame
     cells: tuple[Cell, ...]
+    overlaps: tuple[str, ...] = ()
 
     @property
     def unit(self) -> float:
@@ -130,7 +132,9 @@ def _groups(suite: Suite, plan: Plan, rows: pd.DataFrame) -> Iterator[Group]:
         clean = mine[mine["kind"] == "score"].copy()
         clean["quality"] = sign * clean["clean"]
         ends, source = _unit(plain, sign)
-        yield Group(metric, defense, dataset, ends, source, sign, clean, mine[mine["kind"] != "score"], cells)
+        line = (metric, defense, dataset)
+        overlaps = tuple(o.sentence for o in plan.overlaps if (o.metric, o.defense, o.dataset) == line)
+        yield Group(*line, ends, source, sign, clean, mine[mine["kind"] != "score"], cells, overlaps)
 
 
 def _unit(plain: pd.DataFrame, sign: float) -> tuple[tuple[float, float], str]:

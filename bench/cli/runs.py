@@ -43,6 +43,8 @@ def plan(suite: str, **lists: tuple[str, ...]) -> None:
         click.echo(f"{metric} | {defense} | {kind}: {count} cells")
     for what, why in made.skipped:
         click.echo(f"left out: {what}: {why}")
+    for text in made.warnings:
+        click.echo(f"warning: {text}")
     click.echo(f"{len(made.cells)} cells")
 
 
