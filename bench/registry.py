@@ -17,6 +17,7 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import BadParameter, BadPlugin, UnknownName
+from .imports import import_advice
 from .spec import Spec, Value, bind, parse_list, parse_spec
 from .trust import check_trusted, trust
 
@@ -222,7 +223,10 @@ class Registry:
             raise
         except Exception as error:
             sys.modules.pop(name, None)
-            raise BadPlugin(f"plug-in file {str(path)!r} failed with {type(error).__name__}: {error}") from error
+            advice = import_advice(path, error)
+            raise BadPlugin(
+                f"plug-in file {str(path)!r} failed with {type(error).__name__}: {error}{advice}"
+            ) from error
         self._files[path.resolve()] = _digest(path), module
         return module
 

@@ -79,7 +79,8 @@ def test_every_builtin_loads_and_has_a_summary() -> None:
         for name in registry.names(kind):
             plugin = registry.get(kind, name)
             assert plugin.name == name
-            assert plugin.summary, f"{kind} {name} has no docstring"
+            # Other tests register plug-ins of their own in this process.
+            assert plugin.summary or plugin.origin != "built-in", f"{kind} {name} has no docstring"
 
 
 def test_a_broken_file_says_what_broke(tmp_path: Path) -> None:
