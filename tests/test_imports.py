@@ -30,8 +30,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "scripts/beside_helper.py": "",
         "scripts/mine.py": "import beside_helper\n" + NET,
         "scripts/above.py": "from networks.parts.layers import GAIN\n" + NET,
-        "scripts/later.py": NET
-        + "\n    def __init__(self):\n        super().__init__()\n        import beside_helper\n",
+        "scripts/later.py": "def make():\n    import beside_helper\n",
         "scripts/nothing.py": "import no_such_package_at_all\n",
     }
     for name, text in files.items():
