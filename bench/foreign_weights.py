@@ -40,8 +40,13 @@ def load_foreign(net: Net, path: str | Path, key: str = "", prefix: str | None =
         BadData: the file is missing, unreadable, or belongs to another network.
     """
     path = Path(path)
+    return fill(net, read_state(path, key), path, prefix)
+
+
+def fill(net: Net, state: State, path: Path, prefix: str | None = None) -> Net:
+    """`load_foreign` with the table that `read_state` has read; `path` is for messages."""
     expected = net.state_dict()
-    state = _renamed(read_state(path, key), expected, prefix, path)
+    state = _renamed(state, expected, prefix, path)
     missing = [name for name in expected if name not in state and not name.endswith(_UNUSED)]
     unknown = [name for name in state if name not in expected]
     if missing or unknown:
