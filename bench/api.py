@@ -196,10 +196,11 @@ class DefendedMetric(nn.Module, ABC):
         """Raise `BadScore` if a score is NaN or infinite."""
         bad = int((~np.isfinite(scores)).sum())
         if bad:
+            cause = "; `robustiqa score` with --defense none shows whether it is the metric"
+            cause = "" if self.spec == "none" else cause
             raise BadScore(
-                f"{bad} of {scores.size} scores of {self.metric.spec!r} behind {self.spec!r} are NaN or infinite; "
-                "the image is recorded as an error, not scored: `robustiqa score` with --defense none shows whether it "
-                "is the metric"
+                f"{bad} of {scores.size} scores of {self.metric.spec!r} behind {self.spec!r} are NaN or infinite: "
+                f"recorded as an error, not as a score{cause}"
             )
 
     @abstractmethod

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .errors import BadData, first_line
+from .files import no_file
 
 Net = TypeVar("Net", bound=nn.Module)
 State = dict[str, torch.Tensor]
@@ -69,7 +70,7 @@ def fill(net: Net, state: State, path: Path, prefix: str | None = None) -> Net:
 def read_state(path: Path, key: str = "") -> State:
     """The table of tensors in a file, see `load_foreign`; raises `BadData`."""
     if not path.is_file():
-        raise BadData(f"weights {str(path)!r} do not exist: check the path")
+        raise BadData(f"weights {str(path)!r} {no_file(path, plural=True)}")
     held = read_tensors(path)
     if key:
         if not isinstance(held, Mapping) or key not in held:
@@ -97,7 +98,7 @@ def read_tensors(path: Path) -> Any:
     except Exception as error:  # the bytes of another format can raise nearly anything here
         # What torch says of a pickle that it refuses is how to run it all the same.
         refused = isinstance(error, pickle.UnpicklingError)
-        reason = "no tensors alone" if refused else first_line(error)
+        reason = "it is no table of tensors, or holds more than that" if refused else first_line(error)
         raise BadData(
             f"weights {str(path)!r} cannot be read as tensors ({reason}): expected a .safetensors file, or what "
             "torch.save(net.state_dict(), FILE) writes; nothing else in a pickle is read, as it could run code"

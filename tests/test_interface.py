@@ -109,6 +109,10 @@ def test_one_score_an_image_in_any_shape(shape: tuple[int, ...]) -> None:
     assert torch.equal(Interface().metric(Returns(lambda _: values.reshape(shape)), "n")(photos()), values)
 
 
+def unfit() -> torch.Tensor:
+    raise AssertionError("expected 224x224")
+
+
 @pytest.mark.parametrize(("answer", "options", "error", "words"), [
     (lambda x: x.mean(), {}, BadScore, r"returned \(1,\) for 3 images: expected one score each"),
     (lambda x: torch.zeros(3, 10), {}, BadScore, r"returned \(3, 10\) .* output=probabilities"),
@@ -117,7 +121,9 @@ def test_one_score_an_image_in_any_shape(shape: tuple[int, ...]) -> None:
     (lambda x: torch.full((3, 4), 0.3), {"output": "probabilities"}, BadScore, "sum 1.2.: is it output=logits"),
     (lambda x: torch.tensor([[1.5, -0.5]] * 3), {"output": "probabilities"}, BadScore, "no probabilities"),
     (lambda x: {"score": x.mean((1, 2, 3))}, {}, BadScore, "returned a dict: expected one tensor"),
+    (lambda x: torch.zeros(3, dtype=torch.complex64), {}, BadScore, "complex numbers"),
     (lambda x: torch.zeros(3, 5) @ torch.zeros(6), {}, BadImage, "fails on an input of shape .* give size="),
+    (lambda x: unfit(), {}, BadImage, r"fails on an input of shape .* \(expected 224x224\): .* give size="),
 ])  # fmt: skip
 def test_what_is_no_score_is_said(answer: Callable, options: dict[str, Any], error: type, words: str) -> None:
     with pytest.raises(error, match=words):

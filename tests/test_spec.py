@@ -91,6 +91,12 @@ def test_a_broken_file_says_what_broke(tmp_path: Path) -> None:
         registry.load_file(tmp_path / "absent.py")
 
 
+def test_a_file_that_ends_the_program_is_told(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("import sys\nsys.exit(2)\n")
+    with pytest.raises(BadPlugin, match=r"ends the program \(exit code 2\).*__main__"):
+        registry.load_file(tmp_path / "script.py")
+
+
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     source = "from robustiqa.bench import register_metric\nregister_metric('tiny-iqa')(lambda: None)\n"
     (tmp_path / "clash.py").write_text(source)

@@ -149,7 +149,7 @@ class Foreign(nn.Module):
             found = [self.net(part.clone() if shared else part) for part in parts]
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise BadImage(
                 f"metric {self.name!r} fails on an input of shape {tuple(seen.shape)} ({_reason(error)}): if it takes "
                 "one size, give size=; if it takes one image at a time, give single=true"
@@ -159,6 +159,8 @@ class Foreign(nn.Module):
                 raise BadScore(f"metric {self.name!r} returned a {type(part).__name__}: expected one tensor; wrap the "
                                "network so that it returns the score alone")  # fmt: skip
         y = torch.cat([part.reshape(1) if part.ndim == 0 else part for part in found])
+        if y.is_complex():
+            raise BadScore(f"metric {self.name!r} returned complex numbers: expected real ones")
         # Whole numbers would round whatever is computed from them in their own type.
         return self.reduced(y if y.is_floating_point() else y.to(x.dtype), len(x))
 
