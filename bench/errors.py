@@ -16,6 +16,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The question after the known name that is nearest to the given one; empty if none is near."""
+    near = difflib.get_close_matches(given, sorted(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
 class RobustIQAError(Exception):
     """Base of every error that is the input's fault, not the program's; the CLI prints it without a traceback."""
 
@@ -25,8 +31,7 @@ class UnknownName(RobustIQAError):
 
     def __init__(self, what: str, given: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-        guess = f"did you mean {near[0]!r}? " if near else ""
+        guess = f"{question} " if (question := did_you_mean(given, known)) else ""
         super().__init__(f"unknown {what} {given!r}: {guess}known are {', '.join(known) or 'none'}{hint}")
 
 

@@ -58,7 +58,9 @@ def load_image(path: str | Path, min_side: int = MIN_SIDE, grey: bool = False) -
         content = path.read_bytes()
         pixels = cached(content, lambda: _decode(content, path))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImage(f"image {str(path)!r} is too large to be read safely: {error}") from error
+        reason = str(error).split(",")[0]  # the rest speaks of attacks
+        raise BadImage(f"image {str(path)!r} is too large to be read safely ({reason}): reduce it, or cut a part out"
+                       ) from error  # fmt: skip
     except (OSError, SyntaxError, ValueError) as error:
         # That error names a buffer of ours, not the file.
         what = "no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
@@ -98,12 +100,11 @@ def _whole_files() -> Iterator[None]:
 
 
 def _refused(path: Path, what: str) -> BadImage:
-    # Pillow's `convert` clips 16 bits to 8 instead of scaling them.
-    how = (
-        "scale its values to 0-255 first: Pillow's convert clips them"
-        if "16-bit" in what
-        else "convert it first, for example with Pillow: Image.open(f).convert('RGB').save(g)"
-    )
+    how = "convert it first, for example with Pillow: Image.open(f).convert('RGB').save(g)"
+    if "16-bit" in what:
+        how = "scale its values to 0-255 first: Pillow's convert clips them"
+    elif "sequence" in what:
+        how = "save the one that you mean as a file of its own"
     return BadImage(f"image {str(path)!r} is {what}: expected 8-bit RGB; {how}")
 
 
@@ -116,6 +117,9 @@ def check_size(height: int, width: int, min_side: int, what: str) -> None:
 
 def _unsuitable(image: Image.Image, content: bytes) -> str | None:
     """Why an opened image is neither plain 8-bit RGB nor plain 8-bit grey, or None if it is."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a camera's file of several views, of which the first is the photograph
+        return f"a sequence of {frames} images"
     if image.mode not in ("RGB", "L"):
         return _MODES.get(image.mode, f"mode {image.mode}")
     tiff_bits = getattr(image, "tag_v2", {}).get(258, (8,))
@@ -124,10 +128,7 @@ def _unsuitable(image: Image.Image, content: bytes) -> str | None:
     colour = {"RGB": "RGB", "L": "grey"}[image.mode]
     if bits != 8:
         return f"{bits}-bit {colour}"
-    if "transparency" in image.info:
-        return f"{colour} with a transparent colour"
-    frames = getattr(image, "n_frames", 1)
-    return f"a sequence of {frames} images" if frames > 1 and image.format != "MPO" else None
+    return f"{colour} with a transparent colour" if "transparency" in image.info else None
 
 
 def from_uint8(array: np.ndarray) -> torch.Tensor:

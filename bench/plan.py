@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from .build import load_attack, load_defense
 from .datasets import Dataset, load_dataset
 from .errors import Absent, BadData, Incompatible
 from .metrics import load_metric
+from .overlap import Judge, Overlap
 from .registry import checks_digest, code_digest, identity_of, package_versions, registry
 from .spec import parse_spec
 from .store import SCHEMA_VERSION, Store
@@ -62,12 +63,19 @@ class Plan:
     `asked` are the metrics with the defences that the suite names for them, canonical: the undefended metric also has
     cells where it only gives the unit of the gains. None in plans of schema 1, which did not say.
     `datasets` are the data sets with their content hash; empty in older plans.
+    `overlaps` is what is judged on images that it was fitted on.
     """
 
     cells: tuple[Cell, ...]
     skipped: tuple[tuple[str, str], ...]
     asked: tuple[tuple[str, str], ...] | None = None
     datasets: tuple[tuple[str, str], ...] = ()
+    overlaps: tuple[Overlap, ...] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know before the work is done, in sentences."""
+        return list(dict.fromkeys(overlap.sentence for overlap in self.overlaps))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `plan_from_json` reads it back."""
@@ -76,6 +84,7 @@ class Plan:
             "asked": self.asked,
             "skipped": self.skipped,
             "datasets": self.datasets,
+            "overlaps": [asdict(overlap) for overlap in self.overlaps],
             "cells": [dict(vars(c)) for c in self.cells],
         }
 
@@ -109,8 +118,9 @@ def plan_from_json(data: dict[str, Any]) -> Plan:
     """The plan that `Plan.to_json` wrote."""
     cells = [Cell(**{**cell, "eps": tuple(cell["eps"])}) for cell in data["cells"]]
     asked = data.get("asked")
+    overlaps = tuple(Overlap(**overlap) for overlap in data.get("overlaps", ()))
     return Plan(tuple(cells), _pairs(data["skipped"]), None if asked is None else _pairs(asked),
-                _pairs(data.get("datasets", ())))  # fmt: skip
+                _pairs(data.get("datasets", ())), overlaps)  # fmt: skip
 
 
 def read_run(store: Store) -> tuple[dict[str, Any], Suite, Plan]:
@@ -163,6 +173,8 @@ def make_plan(suite: Suite) -> Plan:
     skipped: list[tuple[str, str]] = []
     identities = Identities()
     contents: dict[str, str] = {}
+    overlaps: list[Overlap] = []
+    judge = Judge()
     for dataset_name, dataset, metric, names in _present(suite, skipped):
         contents[dataset_name] = dataset.content_hash
         for defense in unique("defense", ("none", *names)):
@@ -174,6 +186,7 @@ def make_plan(suite: Suite) -> Plan:
                 continue
             if g is None:
                 continue
+            overlaps += judge.overlaps(g, dataset_name, dataset)
             base = {"metric": metric.spec, "defense": defense, "dataset": dataset_name, "seed": suite.seed}
             for job in _jobs(suite, g, dataset_name, len(dataset), defense in names, skipped):
                 cells += _cut(base | job, suite.chunk, dataset, identities)
@@ -186,6 +199,7 @@ def make_plan(suite: Suite) -> Plan:
         tuple(dict.fromkeys(skipped)),
         tuple((metric, defense) for metric, defenses in combinations(suite).items() for defense in defenses),
         tuple(contents.items()),
+        tuple(overlaps),
     )
 
 

@@ -17,6 +17,8 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import BadParameter, BadPlugin, UnknownName
+from .files import no_file
+from .imports import import_advice
 from .spec import Spec, Value, bind, parse_list, parse_spec
 from .trust import check_trusted, trust
 
@@ -224,7 +226,7 @@ class Registry:
         """Run a plug-in file that the user named; its decorators register what it defines. Returns the module."""
         path = Path(path)
         if not path.is_file():
-            raise BadPlugin(f"plug-in file {str(path)!r} does not exist: give the path of a Python file")
+            raise BadPlugin(f"plug-in file {str(path)!r} {no_file(path)}; a plug-in is a Python file")
         trust(path)
         name = f"robustiqa_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
         spec = importlib.util.spec_from_file_location(name, path)
@@ -237,9 +239,18 @@ class Registry:
                 spec.loader.exec_module(module)
         except BadPlugin:
             raise
+        except SystemExit as error:
+            sys.modules.pop(name, None)
+            raise BadPlugin(
+                f"plug-in file {str(path)!r} ends the program (exit code {error.code}) where it should only define "
+                "things: put what it does as a script behind `if __name__ == '__main__':`"
+            ) from error
         except Exception as error:
             sys.modules.pop(name, None)
-            raise BadPlugin(f"plug-in file {str(path)!r} failed with {type(error).__name__}: {error}") from error
+            advice = import_advice(path, error)
+            raise BadPlugin(
+                f"plug-in file {str(path)!r} failed with {type(error).__name__}: {error}{advice}"
+            ) from error
         self._files[path.resolve()] = file_digest(path), module
         return module
 

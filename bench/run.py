@@ -177,6 +177,8 @@ def _execute(executor: Executor, run: _Run, progress: bool) -> None:
     store, plan, job, todo, _ = run
     for what, why in plan.skipped if progress else ():
         print(f"left out: {what}: {why}", file=sys.stderr, flush=True)
+    for sentence in plan.warnings if progress else ():
+        print(f"warning: {sentence}", file=sys.stderr, flush=True)
     with (
         EventLog(store.root, job.run, "run") as log,
         Display(len(plan.cells), todo, progress) as display,

@@ -129,12 +129,13 @@ class Transform(DefendedMetric):
         One call a draw leaves a network idle on a single small image: up to 1.6 times as long on a CPU core.
         """
         height, width = self.output_size(x.shape[2], x.shape[3])
-        what = f"what {self.spec!r} leaves of {x.shape[3]}x{x.shape[2]} px for the metric {self.metric.spec!r}"
         most = max(1, MAX_PIXELS // (len(x) * height * width))
         parts = []
         for done in range(0, draws, most):
             drawn = torch.cat([step(x, rng) for _ in range(min(most, draws - done))])
-            check_size(drawn.shape[2], drawn.shape[3], self.metric.min_size, what)
+            if drawn.shape[2:] != x.shape[2:]:  # otherwise the metric itself says it
+                what = f"what {self.spec!r} leaves of {x.shape[3]}x{x.shape[2]} px for the metric {self.metric.spec!r}"
+                check_size(drawn.shape[2], drawn.shape[3], self.metric.min_size, what)
             parts.append(self.metric(drawn).reshape(-1, len(x)))
         return torch.cat(parts)
 

@@ -10,6 +10,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from ..bench.files import write_atomically
+from ..bench.overlap import FLAG
 from .certified import COLUMNS as CERTIFIED
 from .certified import certified_rows
 from .checks import COLUMNS as CHECKS
@@ -109,6 +110,7 @@ def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
             _table(_readable(block), _SUMMARY),
             "",
             *_without_plcc(block),
+            *_overlapping(results, dataset, metric),
         ]
         if not certified.empty:
             mine = certified[(certified["dataset"] == dataset) & (certified["metric"] == metric)]
@@ -161,6 +163,13 @@ def _without_plcc(block: pd.DataFrame) -> list[str]:
     missing = block[block["truth"].notna() & (block["plcc_note"] != "")]
     notes = [f"behind `{row['defense']}`, {row['plcc_note']}" for row in missing.to_dict("records")]
     return ["Columns of `summary.csv` without a logistic fit: " + "; ".join(notes), ""] if notes else []
+
+
+def _overlapping(results: Results, dataset: Any, metric: Any) -> list[str]:
+    """A line that says what is judged on images which it was fitted on."""
+    mine = [g for g in results.groups if (g.dataset, g.metric) == (dataset, metric)]
+    sentences = dict.fromkeys(sentence for g in mine for sentence in g.overlaps)
+    return [f"Flag `{FLAG}`: {'; '.join(sentences)}.", ""] if sentences else []
 
 
 def _readable(block: pd.DataFrame) -> pd.DataFrame:

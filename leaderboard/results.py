@@ -35,6 +35,7 @@ class Group:
         rows: all ok rows of attack and certify cells.
         cells: the planned cells of the group.
         truth_name: what the ground truth is.
+        overlaps: what the metric or the defence was fitted on and is judged on, in sentences.
     """
 
     metric: str
@@ -47,6 +48,7 @@ class Group:
     rows: pd.DataFrame
     cells: tuple[Cell, ...]
     truth_name: str | None = None
+    overlaps: tuple[str, ...] = ()
 
     @property
     def unit(self) -> float:
@@ -132,7 +134,9 @@ def _groups(suite: Suite, plan: Plan, rows: pd.DataFrame) -> Iterator[Group]:
         clean["quality"] = sign * clean["clean"]
         ends, source = _unit(plain, sign)
         rest, truth = mine[mine["kind"] != "score"], None if named.empty else str(named.iloc[0])
-        yield Group(metric, defense, dataset, ends, source, sign, clean, rest, cells, truth)
+        line = (metric, defense, dataset)
+        overlaps = tuple(o.sentence for o in plan.overlaps if (o.metric, o.defense, o.dataset) == line)
+        yield Group(*line, ends, source, sign, clean, rest, cells, truth, overlaps)
 
 
 def _unit(plain: pd.DataFrame, sign: float) -> tuple[tuple[float, float], str]:

@@ -56,6 +56,26 @@ def test_grey_files_are_taken_where_that_is_asked(tmp_path: Path) -> None:
                 images.load_image(path, grey=True)
 
 
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tiff"])
+def test_several_images_in_a_file_are_told_before_their_colours(tmp_path: Path, suffix: str) -> None:
+    """A palette's advice, to convert it, would take the first image without a word."""
+    rng = np.random.default_rng(4)
+    frames = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(3)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    with pytest.raises(BadImage, match="is a sequence of 3 images: expected 8-bit RGB; save the one that you mean"):
+        images.load_image(tmp_path / f"a.{suffix}")
+
+
+def test_an_image_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    Image.new("RGB", (80, 60)).save(tmp_path / "b.png")
+    for name in ("a.png", "b.png"):  # Pillow warns of the former
+        with pytest.raises(BadImage, match=r"too large to be read safely \(Image size .*\): reduce it") as caught:
+            images.load_image(tmp_path / name)
+        assert "bomb" not in str(caught.value)
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_files_that_are_cut_short_are_refused_whatever_others_have_set(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch

@@ -28,6 +28,7 @@ from robustiqa.bench.errors import (
 )  # fmt: skip
 from robustiqa.bench.images import load_image
 from robustiqa.bench.metrics import load_metric
+from robustiqa.bench.metrics.pyiqa.names import NAMES as KNOWN
 from robustiqa.bench.metrics.pyiqa.scores import Scores
 from robustiqa.bench.plan import unique
 from robustiqa.bench.registry import identity_of
@@ -361,3 +362,22 @@ def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     with pytest.raises(Absent, match=r"package 'pyiqa', which is not installed: pip install 'robustiqa\[pyiqa\]'"):
         load_metric("pyiqa:niqe")
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("topiq_nrr", "no metric of one image called 'topiq_nrr': did you mean 'topiq_nr'?"),
+    ("topiq-nr", "did you mean 'topiq_nr'?"),
+    ("qwertz", "no metric of one image called 'qwertz': docs/pyiqa.md lists them"),
+    ("fid", "no metric of one image called 'fid'"),
+])  # fmt: skip
+def test_not_installed_and_mistyped(monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    with pytest.raises(Absent, match=r"not installed: pip install") as found:
+        load_metric(f"pyiqa:{name}")
+    assert words in str(found.value)
+
+
+def test_the_names_are_those_of_the_page() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "pyiqa.md").read_text().split("## Every no-reference metric")[1]
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+    assert {row[1].strip(" `") for row in rows if "not a metric of one image" not in row[-2]} == KNOWN

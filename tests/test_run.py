@@ -169,14 +169,15 @@ def test_kill_in_the_middle_then_run_again(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(table, _tables(whole)[name], check_exact=True)
 
 
-def test_a_metric_that_always_fails_has_a_row_without_numbers(tmp_path: Path) -> None:
-    result = run_suite(make_suite(metrics=["two-outputs"]), tmp_path, progress=False)
+@pytest.mark.parametrize(("metric", "words"), [("two-outputs", "one score each"), ("liar", "declared bounded")])
+def test_a_metric_that_always_fails_has_a_row_without_numbers(tmp_path: Path, metric: str, words: str) -> None:
+    result = run_suite(make_suite(metrics=[metric]), tmp_path, progress=False)
     assert not result.ok
     summary = _tables(tmp_path)["summary"]
     assert list(summary.n_ok) == [0, 0, 0]
     assert summary[["rank", "srocc_clean", "worst_gain_mean", "rscore_mean"]].isna().to_numpy().all()
     assert set(summary["flags"]) == {"failed"}
-    assert "one score each" in result.tables["errors"].read_text()
+    assert words in result.tables["errors"].read_text()
 
 
 def test_bad_images_cost_their_own_rows_only(tmp_path: Path) -> None:

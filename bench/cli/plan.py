@@ -117,6 +117,8 @@ def _show(
     )
     for what, why in made.skipped:
         click.echo(f"left out: {what}: {why}")
+    for text in made.warnings:
+        click.echo(f"warning: {text}")
     for text in wrong:
         click.echo(f"problem: {text}")
     done, failed = sum(line.done for line in lines), sum(line.failed for line in lines)
@@ -145,6 +147,7 @@ def _json(
         "failed": sum(line.failed for line in lines),
         "grid": [vars(line) | {"cost": line.cost._asdict() if found else None} for line in lines],
         "left_out": [{"what": what, "why": why} for what, why in made.skipped],
+        "warnings": made.warnings,
         "problems": list(wrong),
     }
     if found:

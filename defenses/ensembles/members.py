@@ -34,6 +34,7 @@ class Members(DefendedMetric):
     Attributes:
         name: how the defence is called.
         others: the other members, on the device of the metric.
+        fitted_on: the data sets that the maps are fitted on: what the board must not judge it on (`bench.overlap`).
     """
 
     name: str
@@ -53,6 +54,7 @@ class Members(DefendedMetric):
         self._align: Align | None = align
         self._calibration = calibration
         self._maps: list[MonotoneMap] | None = None
+        self.fitted_on = (calibration,) if align else ()
 
     @property
     def size(self) -> int:
