@@ -20,8 +20,9 @@ class UnknownName(RobustIQAError):
 
     def __init__(self, what: str, given: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-        guess = f"did you mean {near[0]!r}? " if near else ""
+        folded = {name.casefold(): name for name in known}
+        near = difflib.get_close_matches(given.casefold(), folded, n=1, cutoff=0.5)
+        guess = f"did you mean {folded[near[0]]!r}? " if near else ""
         super().__init__(f"unknown {what} {given!r}: {guess}known are {', '.join(known) or 'none'}{hint}")
 
 
