@@ -100,12 +100,16 @@ class Metric(nn.Module):
         """Scores (B,); raises `BadImage` for a bad input and `BadScore` for a wrong output shape."""
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
             raise BadImage(f"metric {self.spec!r} got {x.dtype} of shape {tuple(x.shape)}: expected float (B,3,H,W)")
-        check_size(x.shape[2], x.shape[3], self.min_size, f"an image for the metric {self.spec!r}")
+        self.check_takes(x.shape[2], x.shape[3])
         score = self.module(x)
         if not isinstance(score, torch.Tensor) or score.numel() != x.shape[0]:
             shape = tuple(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
             raise BadScore(f"metric {self.spec!r} returned {shape} for {x.shape[0]} images: expected one score each")
         return score.reshape(x.shape[0])
+
+    def check_takes(self, height: int, width: int) -> None:
+        """Raise `BadImage` when an image of this size is too small."""
+        check_size(height, width, self.min_size, f"an image for the metric {self.spec!r}")
 
 
 class Estimate(NamedTuple):
@@ -180,6 +184,10 @@ class DefendedMetric(nn.Module, ABC):
     @abstractmethod
     def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
         """What `estimate` returns; every random number comes from `rng`."""
+
+    def check_takes(self, height: int, width: int) -> None:
+        """Raise `BadImage` when an image of this size is too small, for a plan; here for the metric inside."""
+        self.metric.check_takes(height, width)
 
     @abstractmethod
     def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:

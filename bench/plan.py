@@ -14,6 +14,7 @@ from .api import Coverage, DefendedMetric, Direction, Metric, Norm, Threat
 from .build import load_attack, load_defense
 from .datasets import Dataset, load_dataset
 from .errors import Absent, Incompatible
+from .foresight import Foresight
 from .metrics import load_metric
 from .registry import checks_digest, code_digest, identity_of, package_versions, registry
 from .spec import parse_spec
@@ -57,20 +58,24 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a suite in the order of work, and what is left out with the reason."""
+    """The cells of a suite in the order of work; with the reason, what is left out, and what of them will fail."""
 
     cells: tuple[Cell, ...]
     skipped: tuple[tuple[str, str], ...]
+    foreseen: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `plan_from_json` reads it back."""
-        return {"schema": SCHEMA_VERSION, "cells": [asdict(c) for c in self.cells], "skipped": list(self.skipped)}
+        cells = [asdict(c) for c in self.cells]
+        told = {"skipped": list(self.skipped), "foreseen": list(self.foreseen)}
+        return {"schema": SCHEMA_VERSION, "cells": cells, **told}
 
 
 def plan_from_json(data: dict[str, Any]) -> Plan:
     """The plan that `Plan.to_json` wrote."""
     cells = [Cell(**{**cell, "eps": tuple(cell["eps"])}) for cell in data["cells"]]
-    return Plan(tuple(cells), tuple((what, why) for what, why in data["skipped"]))
+    told = (tuple((what, why) for what, why in data.get(key, ())) for key in ("skipped", "foreseen"))
+    return Plan(tuple(cells), *told)
 
 
 def canonical(kind: str, text: str) -> str:
@@ -107,7 +112,11 @@ def make_plan(suite: Suite) -> Plan:
     """
     cells: list[Cell] = []
     skipped: list[tuple[str, str]] = []
+    foreseen: list[tuple[str, str]] = []
+    foresight: dict[str, Foresight] = {}
     for dataset_name, dataset, metric, names in _present(suite, skipped):
+        ahead = foresight.get(dataset_name) or foresight.setdefault(dataset_name, Foresight(dataset_name, dataset))
+        foreseen += ahead.files()
         for defense in unique("defense", ("none", *names)):
             what = f"{defense} on {metric.spec}"
             try:
@@ -117,6 +126,7 @@ def make_plan(suite: Suite) -> Plan:
                 continue
             if g is None:
                 continue
+            foreseen += ahead.sizes(g)
             base = {"metric": metric.spec, "defense": defense, "dataset": dataset_name, "seed": suite.seed}
             for job in _jobs(suite, g, dataset_name, len(dataset), defense in names, skipped):
                 cells += _cut(base | job, suite.chunk, dataset)
@@ -124,7 +134,8 @@ def make_plan(suite: Suite) -> Plan:
         reasons = "; ".join(f"{what}: {why}" for what, why in dict.fromkeys(skipped))
         raise Absent(f"suite {suite.name!r} has nothing to run on this machine: {reasons}")
     # Entries of a suite may overlap: one cell for each piece of work.
-    return Plan(tuple({cell.id: cell for cell in cells}.values()), tuple(dict.fromkeys(skipped)))
+    told = (tuple(dict.fromkeys(lines)) for lines in (skipped, foreseen))
+    return Plan(tuple({cell.id: cell for cell in cells}.values()), *told)
 
 
 def _present(suite: Suite, skipped: list[tuple[str, str]]) -> Iterator[tuple[str, Dataset, Metric, list[str]]]:

@@ -90,8 +90,9 @@ def _run(suite: Suite, plan: Plan, store: Store, device: str, progress: bool) ->
     store.create()
     write_json(store.root / "run.json", _record(suite, plan, device))
     write_json(store.root / "plan.json", plan.to_json())
-    for what, why in plan.skipped if progress else ():
-        print(f"left out: {what}: {why}", file=sys.stderr, flush=True)
+    for kind, lines in (("left out", plan.skipped), ("will fail", plan.foreseen)) if progress else ():
+        for what, why in lines:
+            print(f"{kind}: {what}: {why}", file=sys.stderr, flush=True)
     todo = [cell for cell in plan.cells if not store.done(cell.id)]
     _execute(todo, len(plan.cells), store, device, progress)
     tables: dict[str, Path] = resolve_target(COLLECT)(store.root)
@@ -151,6 +152,7 @@ def _record(suite: Suite, plan: Plan, device: str) -> dict[str, Any]:
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "arguments": sys.argv[1:],
         "left_out": [{"what": what, "why": why} for what, why in plan.skipped],
+        "foreseen": [{"what": what, "why": why} for what, why in plan.foreseen],
         "packages": {name: version_of(name) for name in packages},
         "git": _git_revision(),
         "python": platform.python_version(),

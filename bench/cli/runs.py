@@ -37,13 +37,20 @@ def _suite_options(command: Command) -> Command:
 @_suite_options
 @with_plugins
 def plan(suite: str, **lists: tuple[str, ...]) -> None:
-    """Show the cells that a suite would run, and what it leaves out with the reason."""
+    """Show the cells that a suite would run, and what it leaves out or knows will fail, with the reason.
+
+    What will fail are images that are missing, of no usable kind, or too small for a metric or behind a defence, as far
+    as their headers tell. The exit code is 1 if there are any, as that of the run would be.
+    """
     made = make_plan(_suite(suite, lists))
     for (metric, defense, kind), count in Counter((c.metric, c.defense, c.kind) for c in made.cells).items():
         click.echo(f"{metric} | {defense} | {kind}: {count} cells")
     for what, why in made.skipped:
         click.echo(f"left out: {what}: {why}")
+    for what, why in made.foreseen:
+        click.echo(f"will fail: {what}: {why}")
     click.echo(f"{len(made.cells)} cells")
+    sys.exit(1 if made.foreseen else 0)
 
 
 @click.command()

@@ -104,6 +104,10 @@ class Photos(Dataset):
         """Image `index` as float32 (3,H,W) in [0,1]."""
         return from_uint8(self._arrays[index])
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Height and width of every image."""
+        return self.size, self.size
+
     @cached_property
     def content_hash(self) -> str:
         """Digest of the pixels: a codec library that encodes otherwise makes another data set."""
