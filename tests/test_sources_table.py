@@ -272,6 +272,7 @@ PLACES = {
         "",
         "pinned by first digits",
     ),
+    "digest in the address": (f"https://x.org/w/{'0123abcd' * 8}/ViT.pt", "hub/pyiqa/ViT.pt", "", "pinned"),
     "no digits": ("https://x.org/w/net.mat", "hub/pyiqa/net.mat", "", "by hand"),
     "no https": ("http://x.org/w/net-0123abcd.pth", "hub/pyiqa/net-0123abcd.pth", "", "by hand"),
     "elsewhere": ("https://x.org/w/net-0123abcd.pth", "../clip/net-0123abcd.pth", "", "by hand"),
@@ -287,7 +288,7 @@ def test_source_of_a_file_that_a_package_loads(case: str, tmp_path: Path, monkey
     assert source.how == how
     if source.files:
         assert folder_of(source, find_roots("/data")) == tmp_path / "torch" / "hub" / "pyiqa"
-        assert source.files[0].sha256 == "0123abcd"
+        assert source.files[0].sha256 == "0123abcd" * (8 if how == "pinned" else 1)
     else:
         assert "where there is a network" in source.by_hand
 
@@ -311,6 +312,17 @@ def test_declared_file_of_the_table_is_taken_from_there(tmp_path: Path, monkeypa
     assert needed(tmp_path, load_table(), metrics=["loads"]) == {
         "metric loads": ["pyiqa-musiq", "timm-resnet50", "new-0123abcd-pth"]
     }
+
+
+def test_declared_file_without_digits_is_no_other_source_by_hand(tmp_path: Path) -> None:
+    """It was taken for the last data set of the table that is got by hand."""
+
+    class ByHand(nn.Module):
+        pass
+
+    lacking = loaded_by("by-hand", "https://x.org/net.mat", tmp_path / "net.mat")
+    registry.register("metric", "by-hand", 1, sources=lambda: [lacking])(ByHand)
+    assert needed(tmp_path, load_table(), metrics=["by-hand"]) == {"metric by-hand": ["net-mat"]}
 
 
 def test_one_plugin_with_other_parameters_is_another_need(tmp_path: Path) -> None:

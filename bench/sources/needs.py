@@ -9,6 +9,7 @@ from ..errors import Absent
 from ..registry import SELF, Plugin, registry
 from ..spec import Value, parse_list, parse_spec
 from ..suite import Suite
+from .places import folder_below
 from .table import Source, choose
 
 
@@ -90,6 +91,5 @@ def _sources(declared: Source | str, table: Mapping[str, Source]) -> list[Source
 
 def _places(source: Source) -> set[tuple[str, ...]]:
     """Where its files go; for one without files, its folder."""
-    return {(source.below, source.folder, file.into, file.save) for file in source.files} or {
-        (source.below, source.folder)
-    }
+    folder = source.below, folder_below(source)
+    return {(*folder, file.into, file.save) for file in source.files} or {folder}
