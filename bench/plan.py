@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from .api import Coverage, DefendedMetric, Direction, Metric, Norm, Threat
 from .build import load_attack, load_defense
 from .datasets import Dataset, load_dataset
-from .errors import Absent, Incompatible
+from .errors import Absent, AbsentPath, BadData, Incompatible
 from .foresight import Foresight
 from .metrics import load_metric
 from .registry import checks_digest, code_digest, identity_of, package_versions, registry
@@ -159,19 +159,25 @@ def _present(suite: Suite, skipped: list[tuple[str, str]]) -> Iterator[tuple[str
 
 def _built(defense: str, metric: Metric) -> DefendedMetric:
     """The defended metric; raises `Absent` also where something is not there that the defence leans on only later."""
+    g = load_defense(defense, metric)
     identity_of("defense", defense)
-    return load_defense(defense, metric)
+    return g
 
 
 def _unless_absent(suite: Suite, what: str, load: Callable[[], T], skipped: list[tuple[str, str]]) -> T | None:
     """What `load` gives; None, and the reason in `skipped`, for something absent that the suite says to skip."""
     try:
         return load()
-    except Absent as error:
+    except BadData as error:
         if suite.absent == "error":
             raise
-        skipped.append((what, str(error)))
-        return None
+        if isinstance(error, Absent) and not isinstance(error, AbsentPath):
+            skipped.append((what, str(error)))
+            return None
+        raise BadData(
+            f"{what}: {error}; this is an error in spite of `absent: skip`, which leaves out what is not on this "
+            "machine, but nothing that is given by its path or damaged"
+        ) from error
 
 
 def _jobs(

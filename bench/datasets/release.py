@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import Absent, BadData, UnknownName
+from ..errors import Absent, AbsentPath, BadData, UnknownName
 from .field import FieldDataset, Rating
 from .names import Finder
 from .split import SPLITS, check_limit, order, pinned, split_of
@@ -49,7 +49,7 @@ class Release(FieldDataset):
             later ones were taken.
 
     Raises:
-        Absent: the release or all of its images are not there.
+        Absent: the release or all of its images are not there; `AbsentPath` with `root`.
         BadData: a table is unreadable, or lists an image twice.
         UnknownName: a split that does not exist.
         BadParameter: limit, crop or side out of range.
@@ -65,6 +65,7 @@ class Release(FieldDataset):
     grey = True
 
     def __init__(self, root: str = "", split: str = "test", limit: int = 0, crop: int = 0, side: int = 0) -> None:
+        self._absent = AbsentPath if root else Absent
         if split not in SPLITS:
             raise UnknownName(f"split of {self.name!r}", split, SPLITS)
         check_limit(limit, self.name)
@@ -76,7 +77,7 @@ class Release(FieldDataset):
         files = _located(chosen, folders)
         if not files:
             where = ", ".join(repr(str(folder)) for folder in folders)
-            raise Absent(
+            raise self._absent(
                 f"none of the {len(chosen)} images of split {split!r} is in {where}: unpack the official archive there"
             )
         present = [row for row in chosen if row.image in files][: limit or None]
@@ -116,7 +117,7 @@ class Release(FieldDataset):
         raise self._missing(given)
 
     def _missing(self, base: Path) -> Absent:
-        return Absent(
+        return self._absent(
             f"no {self.title} in {str(base)!r}: expected {self.holds} in it; unpack the official archives there"
         )
 
