@@ -110,7 +110,7 @@ class Metric(nn.Module):
         """
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
             raise BadImage(f"metric {self.spec!r} got {x.dtype} of shape {tuple(x.shape)}: expected float (B,3,H,W)")
-        check_size(x.shape[2], x.shape[3], self.min_size, f"an image for the metric {self.spec!r}")
+        self.check_takes(x.shape[2], x.shape[3])
         score = self.module(x)
         if not isinstance(score, torch.Tensor) or score.numel() != x.shape[0]:
             shape = tuple(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
@@ -131,6 +131,10 @@ class Metric(nn.Module):
                 f"metric {self.spec!r} is declared bounded in [{low:g}, {high:g}] and gives a score of "
                 f"{float(score[outside][0]):g}: declare it unbounded, or correct the range"
             )
+
+    def check_takes(self, height: int, width: int) -> None:
+        """Raise `BadImage` when an image of this size is too small."""
+        check_size(height, width, self.min_size, f"an image for the metric {self.spec!r}")
 
 
 class Estimate(NamedTuple):
@@ -206,6 +210,10 @@ class DefendedMetric(nn.Module, ABC):
     @abstractmethod
     def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
         """What `estimate` returns; every random number comes from `rng`."""
+
+    def check_takes(self, height: int, width: int) -> None:
+        """Raise `BadImage` when an image of this size is too small, for a plan; here for the metric inside."""
+        self.metric.check_takes(height, width)
 
     @abstractmethod
     def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:

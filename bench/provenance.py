@@ -61,6 +61,7 @@ def run_record(suite: Suite, plan: Plan, device: str, out: Path) -> dict[str, An
         "options": _options(),
         "folder": shown_path(Path.cwd(), out),
         "left_out": [{"what": what, "why": why} for what, why in plan.skipped],
+        "foreseen": [{"what": what, "why": why} for what, why in plan.foreseen],
         "cells": len(plan.cells),
         "seeds": {"base": suite.seed, "streams": "sha256(base, image content, role, ...)"},
         "code": {"digest": code_digest(), "checks": checks_digest(), "git": git_state()},

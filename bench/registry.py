@@ -214,7 +214,7 @@ class Registry:
             return self._loaded[kind][name]
         if name in self._broken[kind]:
             raise BadPlugin(self._broken[kind][name])
-        raise UnknownName(kind, name, self.names(kind), "; your own: add --plugin FILE.py")
+        raise UnknownName(kind, name, self.names(kind), "if it is in a file of yours, add --plugin FILE.py")
 
     def resolve(self, kind: str, text: str) -> tuple[Plugin, Spec, dict[str, Value]]:
         """Plug-in, parsed string and full parameters of a plug-in string."""

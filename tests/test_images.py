@@ -24,6 +24,28 @@ def test_bad_image_gets_one_clear_sentence(tmp_path: Path, kind: str) -> None:
     assert ":" in message
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_header_says_what_loading_would(tmp_path: Path, kind: str) -> None:
+    path, _ = bad_images(tmp_path)[kind]
+    with pytest.raises(BadImage) as loaded:
+        images.load_image(path)
+    if kind == "cut":  # only decoding shows it
+        assert images.file_size(path) == (32, 32)
+        return
+    with pytest.raises(BadImage) as read:
+        images.file_size(path)
+    assert str(read.value) == str(loaded.value)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tif", "jp2"])
+def test_size_by_the_header(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (40, 20)).save(path)
+    assert images.file_size(path) == images.load_image(path).shape[1:] == (20, 40)
+    Image.new("L", (40, 20)).save(tmp_path / "grey.png")
+    assert images.file_size(tmp_path / "grey.png", grey=True) == (20, 40)
+
+
 def test_round_trip_is_exact(tmp_path: Path) -> None:
     array = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     path = images.save_png(images.from_uint8(array), tmp_path / "deep" / "a.png")

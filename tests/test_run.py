@@ -391,8 +391,11 @@ def test_an_attack_may_name_its_data_sets() -> None:
         make_suite(attacks=attacks)
 
 
-def test_a_defence_that_leans_on_an_absent_data_set_is_left_out(tmp_path: Path) -> None:
-    lost = f"ensemble[others=bounded,calibration=clive[root={tmp_path / 'nowhere'}]]"
+def test_a_defence_that_leans_on_an_absent_data_set_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBUSTIQA_DATA", str(tmp_path / "nowhere"))
+    lost = "ensemble[others=bounded,calibration=clive]"
     suite = make_suite(defenses=["none", lost], absent="skip", certify=None)
     plan = make_plan(suite)
     assert {c.defense for c in plan.cells} == {"none"}

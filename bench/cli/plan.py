@@ -13,7 +13,6 @@ from tabulate import tabulate
 
 from ..errors import counted
 from ..estimate import Cost, Estimate, estimate
-from ..look import problems
 from ..plan import Cell, Plan, make_plan
 from ..store import Store
 from ..suite import load_suite
@@ -62,8 +61,8 @@ def plan(
 ) -> None:
     """Show the cells that a suite would run, what it leaves out with the reason, and what would go wrong.
 
-    Looks at some images of every data set: the exit code is 1 where files are missing, cannot be read, or are too small
-    for a metric.
+    The exit code is 1 where images will fail, as far as their headers tell: they are missing, of no usable kind, or too
+    small for a metric or behind a defence.
     """
     made = make_plan(load_suite(suite).override(**lists))
     ids = [cell.id for cell in made.cells]
@@ -73,7 +72,7 @@ def plan(
     left = [cell for cell in made.cells if cell.id not in done]
     found = estimate(left, device, lambda text: click.echo(text, err=True)) if costs else None
     lines = _grid(made, done, failed, found)
-    wrong = [*problems(made), *(f"{what}: {why}" for what, why in (found.unknown if found else ()))]
+    wrong = [f"{what}: {why}" for what, why in (*made.foreseen, *(found.unknown if found else ()))]
     if as_json:
         click.echo(json.dumps(_json(made, lines, wrong, found, workers or WORKERS), indent=2))
     else:

@@ -61,6 +61,12 @@ class Members(DefendedMetric):
         """Number of members, the defended metric included."""
         return 1 + len(self.others)
 
+    def check_takes(self, height: int, width: int) -> None:
+        """Raise `BadImage` when an image of this size is too small for a member."""
+        for member in (self.metric, *self.others):
+            assert isinstance(member, Metric)
+            member.check_takes(height, width)
+
     def score(self, k: int, x: torch.Tensor) -> torch.Tensor:
         """Scores (B,) of member k on the scale and in the direction of the defended metric, which is member 0."""
         if k == 0:
