@@ -32,8 +32,8 @@ LONG_ENOUGH = 0.25
 DRAWS = 8
 """Draws of a randomised defence in one gradient of the probe."""
 
-_DRAW = 8
-"""Bytes that a draw takes where certificates keep them."""
+_DRAW, _SHELF = 8, 5700
+"""Bytes of a draw where certificates keep them, and of what an image's file has beside: the state of its stream."""
 
 
 class Cost(NamedTuple):
@@ -216,9 +216,11 @@ class _Probe:
             return self._jobs[cell.kind,]
         # Cells come in the order in which they will be run: the first certificate on some images draws for the others.
         place = (key(cell.seed), f"{cell.dataset}|{cell.start}")
-        new = max(0, draws - self._drawn.get(place, 0))
-        self._drawn[place] = max(draws, self._drawn.get(place, 0))
-        return Cost(new * self.speed.forward * self.larger, new, pool_bytes=_DRAW * new)
+        before = self._drawn.get(place, 0)
+        new = max(0, draws - before)
+        self._drawn[place] = max(draws, before)
+        kept = _DRAW * new + (0 if before else _SHELF)
+        return Cost(new * self.speed.forward * self.larger, new, pool_bytes=kept)
 
     def _check(self, cell: Cell) -> Cost:
         """The checks of one image, by doing them; the ladder of attacks counted on a stand-in."""

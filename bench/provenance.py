@@ -234,12 +234,19 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
         if old.get(name, new[name]) != new[name]:
             yield f"the images or scores of data set {name!r} have changed"
     for part in ("hardware", "numerics"):
-        yield from _named(part, before.get(part, {}), now.get(part, {}), skip=("memory_gb", "cores", "usable_cores"))
+        unimportant = ("memory_gb", "cores", "usable_cores", "threads", "interop_threads")
+        yield from _named(part, before.get(part, {}), now.get(part, {}), skip=unimportant)
+    yield from _named("number of", {"threads": threads_of(before)}, {"threads": threads_of(now)})
     # The number of threads is among the numerics, whatever it came from.
     yield from _named("environment variable", before.get("environment", {}), now.get("environment", {}),
                       skip=("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"))  # fmt: skip
     if before.get("device") != now.get("device"):
         yield f"device: {before.get('device')}, now {now.get('device')}"
+
+
+def threads_of(record: Mapping[str, Any]) -> int | None:
+    """Threads of what computed the cells: a worker's, or those of the process that planned them where it did it."""
+    return record.get("execution", {}).get("threads") or record.get("numerics", {}).get("threads")
 
 
 def _named(what: str, old: Mapping[str, Any], new: Mapping[str, Any], skip: tuple[str, ...] = ()) -> Iterator[str]:

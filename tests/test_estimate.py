@@ -119,8 +119,7 @@ def test_bytes_are_about_those_of_the_files(run: tuple[Plan, Store], found: Esti
         actual = sum(store.path(i).stat().st_size for i in ids)
         assert sum(found.cells[i].bytes for i in ids) == pytest.approx(actual, rel=0.35)
     actual = sum(path.stat().st_size for path in (store.root / "pools").iterdir())
-    assert found.total.pool_bytes == 6 * 500 * 8
-    assert found.total.pool_bytes <= actual
+    assert found.total.pool_bytes == pytest.approx(actual, rel=0.1)
 
 
 def test_more_workers_are_no_faster_than_the_longest_cell() -> None:

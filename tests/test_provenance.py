@@ -171,7 +171,9 @@ def test_what_has_changed_between_two_records_is_named(runs: Path) -> None:
     ]
     assert after("hardware", "processor", value="Z80")[0].endswith("now Z80")
     assert after("hardware", "memory_gb", value=1) == []
-    assert after("numerics", "threads", value=64)[0].endswith("now 64")
+    assert after("numerics", "threads", value=64)[0].startswith("number of threads: ")
+    assert after("execution", "threads", value=64)[0].endswith("now 64")
+    assert after("numerics", "default_dtype", value="torch.float64")[0].endswith("now torch.float64")
     assert after("environment", value={})[0].startswith(
         "environment variable CUBLAS_WORKSPACE_CONFIG: :4096:8, now none"
     )

@@ -19,7 +19,7 @@ from ...leaderboard.rows import NOT_ITS_OWN, Column, Row, compare_rows, find_row
 from ..errors import BadData, BadPlugin
 from ..files import make_folder, write_atomically
 from ..plan import read_run
-from ..provenance import HISTORY, decides_numbers, differences, found_path
+from ..provenance import HISTORY, decides_numbers, differences, found_path, threads_of
 from ..registry import PACKAGE, file_digest
 from ..store import Store
 from ..trust import trusted
@@ -155,7 +155,7 @@ def _call(runs: Sequence[Run], fresh: Path) -> Call:
     # Only those: a record is somebody's file, and others would decide which programs run.
     told = {name: value for name, value in record.get("environment", {}).items() if decides_numbers(name)}
     environment = {name: value for name, value in told.items() if name != _OF_THE_MACHINE}
-    if threads := execution.get("threads") or record.get("numerics", {}).get("threads"):
+    if threads := threads_of(record):
         environment["OMP_NUM_THREADS"] = str(threads)
     return Call(None if folder == here else folder, environment, words)
 

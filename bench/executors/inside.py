@@ -63,8 +63,10 @@ def _say(answers: BinaryIO, **what: Any) -> None:
 
 
 def _listen(requests: queue.SimpleQueue[bytes]) -> None:
-    for line in sys.stdin.buffer:
-        requests.put(line)
+    # Without a buffer, whose lock would be held when a plug-in ends the interpreter.
+    with open(0, "rb", buffering=0, closefd=False) as lines:
+        for line in lines:
+            requests.put(line)
     os._exit(1)  # the parent is gone
 
 
