@@ -118,7 +118,7 @@ def _markdown(suite: Suite, plan: Plan, tables: dict[str, pd.DataFrame], errors:
             _table(_readable(block), _SUMMARY),
             "",
             *_without_plcc(block),
-            *_overlapping(results, dataset, metric),
+            *_overlapping(plan, dataset, metric),
         ]
         if not certified.empty:
             mine = certified[(certified["dataset"] == dataset) & (certified["metric"] == metric)]
@@ -173,10 +173,10 @@ def _without_plcc(block: pd.DataFrame) -> list[str]:
     return ["Columns of `summary.csv` without a logistic fit: " + "; ".join(notes), ""] if notes else []
 
 
-def _overlapping(results: Results, dataset: Any, metric: Any) -> list[str]:
+def _overlapping(plan: Plan, dataset: Any, metric: Any) -> list[str]:
     """A line that says what is judged on images which it was fitted on."""
-    mine = [g for g in results.groups if (g.dataset, g.metric) == (dataset, metric)]
-    sentences = dict.fromkeys(sentence for g in mine for sentence in g.overlaps)
+    mine = [overlap for overlap in plan.overlaps if (overlap.dataset, overlap.metric) == (dataset, metric)]
+    sentences = dict.fromkeys(overlap.sentence for overlap in mine)
     return [f"Flag `{FLAG}`: {'; '.join(sentences)}.", ""] if sentences else []
 
 

@@ -220,7 +220,8 @@ def test_programs_that_only_a_record_names_do_not_run(
     assert all(f"/{name}" in refused.stderr for name in PLUGINS)
     assert not (copy / "reproduced" / row.id / "run.json").exists()
     trusting = [word for name in PLUGINS for word in ("--trust", linear_plugin.parent / name)]
-    assert call("reproduce", row.id, "--from", copy, *trusting).exit_code == 0
+    done = call("reproduce", row.id, "--from", copy, *trusting)
+    assert done.exit_code == 0, done.output
 
 
 def test_rows_and_folders_that_are_none(copy: Path, tmp_path: Path) -> None:

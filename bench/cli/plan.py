@@ -72,7 +72,8 @@ def plan(
     left = [cell for cell in made.cells if cell.id not in done]
     found = estimate(left, device, lambda text: click.echo(text, err=True)) if costs else None
     lines = _grid(made, done, failed, found)
-    wrong = [f"{what}: {why}" for what, why in (*made.foreseen, *(found.unknown if found else ()))]
+    wrong = [f"will fail: {what}: {why}" for what, why in made.foreseen]
+    wrong += [f"unknown cost: {what}: {why}" for what, why in (found.unknown if found else ())]
     if as_json:
         click.echo(json.dumps(_json(made, lines, wrong, found, workers or WORKERS), indent=2))
     else:
@@ -119,7 +120,7 @@ def _show(
     for text in made.warnings:
         click.echo(f"warning: {text}")
     for text in wrong:
-        click.echo(f"problem: {text}")
+        click.echo(text)
     done, failed = sum(line.done for line in lines), sum(line.failed for line in lines)
     state = f", {done} done, {failed} failed, {len(made.cells) - done} left" if kept else ""
     click.echo(f"{counted(len(made.cells), 'cell')}{state}")
