@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -161,9 +160,3 @@ def test_workers_stop_when_the_run_is_killed(tmp_path: Path, cluster: str) -> No
         process.wait()
     until(lambda: not processes(str(out)), 30)
     assert len(results(out)) < 800
-
-
-def test_the_plan_that_workers_read_names_every_cell(inline: Path) -> None:
-    """Only the folder and ids travel."""
-    plan = json.loads((inline / "plan.json").read_text())
-    assert {c["id"] for c in plan["cells"]} == {c.id for c in make_plan(tiny()).cells}

@@ -117,7 +117,7 @@ def test_a_fault_costs_tries_of_its_own_cell_only(survivor: Path) -> None:
     found = rows(survivor).set_index("defense")
     for how in ("exit", "hang", "kill"):
         (cell,) = [d for d in found.index.unique() if f"how={how}" in d]
-        assert found.loc[cell, "clean"].tolist() == found.loc["none", "clean"].tolist()
+        assert found["clean"][cell].tolist() == found["clean"]["none"].tolist()
         assert [e["event"] for e in _of(survivor, how)] == ["start", "retry", "start", "done"]
 
 
@@ -404,3 +404,47 @@ def test_torn_lines_of_a_log_are_passed_over(inline: Path, tmp_path: Path) -> No
     for path in (tmp_path / "out" / "log").glob("*.jsonl"):
         path.write_bytes(path.read_bytes()[:-20] + b"\xff{not json\n")
     assert status(tmp_path / "out").total("done") == 15
+
+
+@pytest.fixture
+def slurm_here() -> None:
+    """Skip unless this machine has a SLURM that takes jobs; docs/running.md says how to set up one for tests."""
+    pytest.importorskip("submitit")
+    if shutil.which("sinfo") is None or b"idle" not in subprocess.run(["sinfo"], capture_output=True).stdout:
+        pytest.skip("no SLURM with an idle node: `sinfo` shows none")
+
+
+@pytest.mark.slow
+def test_slurm_gives_the_same_tables(inline: Path, tmp_path: Path, slurm_here: None) -> None:
+    result = run_suite(tiny(), tmp_path, progress=False, executor="slurm", workers=2, slurm={"time": "20"})
+    assert result.ok
+    assert same_tables(inline, tmp_path)
+
+
+@pytest.mark.slow
+def test_slurm_tasks_that_are_cancelled_are_submitted_again(tmp_path: Path, slurm_here: None) -> None:
+    out = tmp_path / "out"
+    suite = tiny(defenses=["none", faulty("slow")], certify=None, attacks=[], chunk=1, datasets=["specks[count=60]"])
+    with started(command(suite, out, "--executor", "slurm", "--workers", "2", "--slurm", "time=20")) as process:
+        until(lambda: len(results(out)) >= 5)
+        (folder,) = {p.name.split("_")[0] for p in (out / "log" / "slurm").glob("*_submitted.pkl")}
+        subprocess.run(["scancel", folder], check=True)
+        _, text = process.communicate(timeout=240)
+    assert process.returncode == 0, text
+    assert len(results(out)) == 120
+    assert len(list((out / "log").glob("*.bundles.json"))) == 2
+
+
+@pytest.mark.slow
+def test_interrupted_run_cancels_its_slurm_tasks(tmp_path: Path, slurm_here: None) -> None:
+    out = tmp_path / "out"
+    suite = tiny(defenses=[faulty("slow")], certify=None, attacks=[], chunk=1, datasets=["specks[count=200]"])
+    with started(command(suite, out, "--executor", "slurm", "--workers", "2", "--slurm", "time=20")) as process:
+        until(lambda: len(results(out)) >= 3)
+        process.send_signal(signal.SIGINT)
+        _, text = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in text
+    (job,) = {p.name.split("_")[0] for p in (out / "log" / "slurm").glob("*_submitted.pkl")}
+    until(lambda: not subprocess.run(["squeue", "-hj", job], capture_output=True).stdout, 60)
+    until(lambda: not processes(str(out)), 30)

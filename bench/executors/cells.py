@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from ..errors import RobustIQAError, RunStopped
 from ..faults import fault_of
+from ..objective import told
 from ..plan import Cell, plan_from_json
 from ..store import Store
 from ..worker import Worker
@@ -68,18 +69,19 @@ class InProcess:
     def __init__(self, job: Job, store: Store, check: bool) -> None:
         self.store = store
         self._tick: Tick = lambda text: None
-        self._images = job.save_images
+        self._images, self._forwards = job.save_images, 0
         self._worker = Worker(job.device, store.root / "pools", self._draws, job.batch, job.save_images)
         self._same = SameCells(job.chunk) if check else None
 
     def run(self, cell: Cell, batch: int | None, tick: Tick) -> Outcome:
         """As `Runner.run`; every exception becomes an outcome."""
-        self._tick = tick
+        self._tick, self._forwards = tick, 0
         began = time.perf_counter()
         try:
             if self._same:
                 self._same.check(cell, self._worker.dataset(cell.dataset))
-            rows = self._worker.run(cell, batch)
+            with told(self._passes):
+                rows = self._worker.run(cell, batch)
         except RunStopped as error:
             return Outcome("fatal", str(error), traceback.format_exc())
         except Exception as error:
@@ -96,6 +98,10 @@ class InProcess:
 
     def _draws(self, n: int, of: int) -> None:
         self._tick(f"{100 * n // of}% of draws")
+
+    def _passes(self, forwards: int) -> None:
+        self._forwards += forwards
+        self._tick(f"{self._forwards} passes")
 
 
 def _failed(error: Exception, seconds: float) -> Outcome:

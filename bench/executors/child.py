@@ -62,6 +62,11 @@ class Child:
     def __exit__(self, *error: object) -> None:
         self.kill()
 
+    @property
+    def pid(self) -> int | None:
+        """Of the child's process, if there is one now."""
+        return self._process.pid if self._process else None
+
     def run(self, cell: Cell, batch: int | None, tick: Tick) -> Outcome:
         """As `Runner.run`; a death or a silence of the child is an outcome that may be tried again."""
         began = time.monotonic()
