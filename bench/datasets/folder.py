@@ -57,7 +57,8 @@ class Folder(FieldDataset):
     ) -> None:
         folder = Path(root)
         if not folder.is_dir():
-            raise BadData(f"folder {root!r} does not exist: give the folder that holds the images")
+            state = "is a file" if folder.exists() else "does not exist"
+            raise BadData(f"folder {root!r} {state}: give the folder that holds the images")
         inside = _confined(folder, images, "images")
         if not inside.is_dir():
             raise BadData(f"folder {str(inside)!r} does not exist: name a folder of {root!r} that holds the images")
