@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import BadParameter, BadPlugin, UnknownName
 from .files import no_file
-from .imports import import_advice
+from .imports import import_advice, imported_files
 from .spec import Spec, Value, bind, parse_list, parse_spec
 from .trust import check_trusted, trust
 
@@ -267,7 +267,7 @@ class Registry:
     @contextlib.contextmanager
     def _from(self, origin: str, path: Path | None = None) -> Iterator[None]:
         before = self._origin, self._digest
-        self._origin, self._digest = origin, file_digest(path) if path else ""
+        self._origin, self._digest = origin, _program_digest(path) if path else ""
         try:
             yield
         finally:
@@ -291,6 +291,12 @@ class Registry:
 def file_digest(path: Path) -> str:
     """Start of the digest of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _program_digest(path: Path) -> str:
+    """`_digest`, and of a Python file that of the user's files that it imports, in an order that no path decides."""
+    others = imported_files(path) if path.suffix == ".py" else []
+    return _digest(path) + "".join(sorted(map(_digest, others)))
 
 
 def resolve_target(target: str) -> Any:
@@ -416,7 +422,7 @@ def identity_of(kind: str, text: str) -> str:
     plugin, spec, parameters = registry.resolve(kind, text)
     parts = plugin.meta.get("parts", {})
     files = [
-        file_digest(Path(value))
+        _program_digest(Path(value))
         for name, value in parameters.items()
         if name not in parts and isinstance(value, str) and _is_file(value)
     ]

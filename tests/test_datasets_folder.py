@@ -182,6 +182,9 @@ def test_wrong_options(root: Path) -> None:
         folder(root, images="..")
     with pytest.raises(BadData, match=r"nowhere.* does not exist"):
         folder(root, images="nowhere")
+    for named, words in (("t.csv", "is a file: give the folder"), ("nowhere", "does not exist: give the folder")):
+        with pytest.raises(BadData, match=words):
+            load_dataset(f"folder[root={root / named}]")
     with pytest.raises(UnknownName, match=r"column of t\.csv"):
         folder(root, std="spread")
     (root / "t.csv").write_text(TABLE.split("\n")[0] + "\n")

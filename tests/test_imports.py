@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from robustiqa.bench.errors import BadPlugin
-from robustiqa.bench.imports import import_advice
+from robustiqa.bench.imports import import_advice, imported_files
 from robustiqa.bench.metrics import load_metric
-from robustiqa.bench.registry import registry
+from robustiqa.bench.registry import identity_of, registry
 from robustiqa.bench.trust import trust
 
 NET = "import torch\n\n\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return x.mean((1, 2, 3))\n"
@@ -78,3 +78,38 @@ def test_the_advice_works(repository: Path) -> None:
             check=False,
         )
         assert done.stdout == "Net\n", done.stderr
+
+
+def test_files_that_are_leant_on(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directly and through others, absolutely and relatively, late too; neither the library nor this package."""
+    monkeypatch.syspath_prepend(str(repository))
+    monkeypatch.syspath_prepend(str(repository / "scripts"))
+    text = "import os, torch, robustiqa.bench\nfrom networks.parts import net\ndef f():\n    import beside_helper\n"
+    (repository / "own.py").write_text(text)
+    names = [f.relative_to(repository).as_posix() for f in imported_files(repository / "own.py")]
+    package = ["__init__.py", "parts/__init__.py", "parts/layers.py", "parts/net.py"]
+    assert names == [*(f"networks/{name}" for name in package), "scripts/beside_helper.py"]
+    (repository / "networks" / "parts" / "layers.py").write_text("from . import net\n")  # a circle
+    assert len(imported_files(repository / "own.py")) == 5
+    installed = repository / "dist-packages"
+    installed.mkdir()
+    (repository / "scripts" / "beside_helper.py").rename(installed / "beside_helper.py")
+    monkeypatch.syspath_prepend(str(installed))
+    assert len(imported_files(repository / "own.py")) == 4
+    (repository / "own.py").write_text("no Python at all")
+    assert imported_files(repository / "own.py") == []
+
+
+def test_what_a_plugin_imports_is_part_of_its_results_id(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(repository))
+    (repository / "gain_of_mine.py").write_text("GAIN = 2.0\n")
+    plugin = "from gain_of_mine import GAIN\nfrom robustiqa.bench import register_metric\n" + NET
+    (repository / "own.py").write_text(plugin + "\n\nregister_metric('leaning')(Net)\n")
+    trust("own.py")
+    found = []
+    for gain in ("2.0", "3.0", "2.0"):
+        (repository / "gain_of_mine.py").write_text(f"GAIN = {gain}\n")
+        registry.load_file("own.py")
+        found.append([identity_of("metric", text) for text in ("leaning", "module[file=own.py,class=Net]")])
+    assert found[0] == found[2]
+    assert all(a != b for a, b in zip(found[0], found[1], strict=True))
