@@ -175,8 +175,11 @@ def _todo(plan: Plan, store: Store, overwrite: Overwrite, save_images: bool) -> 
 def _execute(executor: Executor, run: _Run, progress: bool) -> None:
     """Compute the cells and show how it goes."""
     store, plan, job, todo, _ = run
-    for what, why in plan.skipped if progress else ():
-        print(f"left out: {what}: {why}", file=sys.stderr, flush=True)
+    for kind, lines in (("left out", plan.skipped), ("will fail", plan.foreseen)) if progress else ():
+        for what, why in lines:
+            print(f"{kind}: {what}: {why}", file=sys.stderr, flush=True)
+    for sentence in plan.warnings if progress else ():
+        print(f"warning: {sentence}", file=sys.stderr, flush=True)
     with (
         EventLog(store.root, job.run, "run") as log,
         Display(len(plan.cells), todo, progress) as display,

@@ -10,6 +10,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from ..bench.files import write_atomically
+from ..bench.overlap import FLAG
 from ..bench.plan import Plan
 from ..bench.suite import Suite
 from .certified import COLUMNS as CERTIFIED
@@ -117,6 +118,7 @@ def _markdown(suite: Suite, plan: Plan, tables: dict[str, pd.DataFrame], errors:
             _table(_readable(block), _SUMMARY),
             "",
             *_without_plcc(block),
+            *_overlapping(plan, dataset, metric),
         ]
         if not certified.empty:
             mine = certified[(certified["dataset"] == dataset) & (certified["metric"] == metric)]
@@ -169,6 +171,13 @@ def _without_plcc(block: pd.DataFrame) -> list[str]:
     missing = block[block["truth"].notna() & (block["plcc_note"] != "")]
     notes = [f"behind `{row['defense']}`, {row['plcc_note']}" for row in missing.to_dict("records")]
     return ["Columns of `summary.csv` without a logistic fit: " + "; ".join(notes), ""] if notes else []
+
+
+def _overlapping(plan: Plan, dataset: Any, metric: Any) -> list[str]:
+    """A line that says what is judged on images which it was fitted on."""
+    mine = [overlap for overlap in plan.overlaps if (overlap.dataset, overlap.metric) == (dataset, metric)]
+    sentences = dict.fromkeys(overlap.sentence for overlap in mine)
+    return [f"Flag `{FLAG}`: {'; '.join(sentences)}.", ""] if sentences else []
 
 
 def _readable(block: pd.DataFrame) -> pd.DataFrame:

@@ -45,6 +45,7 @@ class Group:
         rows: all ok rows of attack and certify cells.
         cells: the planned cells of the group.
         truth_name: what the ground truth is.
+        overlaps: what the metric or the defence was fitted on and is judged on, in sentences.
     """
 
     metric: str
@@ -57,6 +58,7 @@ class Group:
     rows: pd.DataFrame
     cells: tuple[Cell, ...]
     truth_name: str | None = None
+    overlaps: tuple[str, ...] = ()
 
     @property
     def unit(self) -> float:
@@ -221,7 +223,9 @@ def read_groups(root: Path, suite: Suite, plan: Plan, failed: FailedImages) -> I
         plain = clean if defense == "none" else _ok(store.read_rows(undefended, there))
         ends, source = _unit(plain, sign)
         rest, truth = mine[mine["kind"] != "score"], None if named.empty else str(named.iloc[0])
-        yield Group(metric, defense, dataset, ends, source, sign, clean, rest, tuple(cells), truth)
+        line = (metric, defense, dataset)
+        overlaps = tuple(o.sentence for o in plan.overlaps if (o.metric, o.defense, o.dataset) == line)
+        yield Group(*line, ends, source, sign, clean, rest, tuple(cells), truth, overlaps)
 
 
 def _unit(plain: pd.DataFrame, sign: float) -> tuple[tuple[float, float], str]:

@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 
 from ..bench.logistic import LogisticFit, fit_logistic
 from ..bench.measures import bootstrap_mean, plcc, r_score, srocc
+from ..bench.overlap import FLAG
 from ..bench.suite import Headline
 from .checks import check_flags
 from .empirical import is_standard, name_of, worst_case
@@ -52,6 +53,8 @@ def summary_row(
     flags += _unit_flags(group) if n_ok else []
     if _reversed(quality, truth):
         flags.append("reversed")
+    if group.overlaps:
+        flags.append(FLAG)
     return (
         {"rank": pd.NA}
         | group.key

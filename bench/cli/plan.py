@@ -13,7 +13,6 @@ from tabulate import tabulate
 
 from ..errors import counted
 from ..estimate import Cost, Estimate, estimate
-from ..look import problems
 from ..plan import Cell, Plan, make_plan
 from ..store import Store
 from ..suite import load_suite
@@ -62,8 +61,8 @@ def plan(
 ) -> None:
     """Show the cells that a suite would run, what it leaves out with the reason, and what would go wrong.
 
-    Looks at some images of every data set: the exit code is 1 where files are missing, cannot be read, or are too small
-    for a metric.
+    The exit code is 1 where images will fail, as far as their headers tell: they are missing, of no usable kind, or too
+    small for a metric or behind a defence.
     """
     made = make_plan(load_suite(suite).override(**lists))
     ids = [cell.id for cell in made.cells]
@@ -73,7 +72,8 @@ def plan(
     left = [cell for cell in made.cells if cell.id not in done]
     found = estimate(left, device, lambda text: click.echo(text, err=True)) if costs else None
     lines = _grid(made, done, failed, found)
-    wrong = [*problems(made), *(f"{what}: {why}" for what, why in (found.unknown if found else ()))]
+    wrong = [f"will fail: {what}: {why}" for what, why in made.foreseen]
+    wrong += [f"unknown cost: {what}: {why}" for what, why in (found.unknown if found else ())]
     if as_json:
         click.echo(json.dumps(_json(made, lines, wrong, found, workers or WORKERS), indent=2))
     else:
@@ -117,8 +117,10 @@ def _show(
     )
     for what, why in made.skipped:
         click.echo(f"left out: {what}: {why}")
+    for text in made.warnings:
+        click.echo(f"warning: {text}")
     for text in wrong:
-        click.echo(f"problem: {text}")
+        click.echo(text)
     done, failed = sum(line.done for line in lines), sum(line.failed for line in lines)
     state = f", {done} done, {failed} failed, {len(made.cells) - done} left" if kept else ""
     click.echo(f"{counted(len(made.cells), 'cell')}{state}")
@@ -145,6 +147,7 @@ def _json(
         "failed": sum(line.failed for line in lines),
         "grid": [vars(line) | {"cost": line.cost._asdict() if found else None} for line in lines],
         "left_out": [{"what": what, "why": why} for what, why in made.skipped],
+        "warnings": made.warnings,
         "problems": list(wrong),
     }
     if found:
