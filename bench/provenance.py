@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 
-from .files import make_folder, write_json
+from .files import make_folder, write_atomically, write_json
 from .hardware import hardware, numerics
 from .plan import Plan
 from .registry import KINDS, PACKAGE, checks_digest, code_digest, identity_of, registry, version_of
@@ -83,6 +83,9 @@ def write_record(root: Path, record: Mapping[str, Any]) -> Path:
     history = root / HISTORY
     make_folder(history)
     taken = [int(path.stem) for path in history.glob("*.json") if path.stem.isdigit()]
+    if not taken and (root / RECORD).is_file():  # of a program that kept the last one only
+        write_atomically(history / "0001.json", (root / RECORD).read_bytes())
+        taken = [1]
     path = history / f"{max(taken, default=0) + 1:04d}.json"
     write_json(path, dict(record))
     write_json(root / RECORD, dict(record))

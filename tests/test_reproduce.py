@@ -274,6 +274,19 @@ def test_a_board_without_ids_gets_the_same_ones(copy: Path) -> None:
     assert {row.id for row in read_rows(copy)} == before
 
 
+@pytest.mark.parametrize("schema", ["schema-1", "schema-2"])
+def test_rows_of_older_runs_are_found(schema: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ids in their tables and without most of today's record; what has changed since is not known."""
+    shutil.copytree(Path(__file__).parent / "golden" / schema, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    rows = list(read_rows(Path("run")))
+    assert len({row.id for row in rows}) == len(rows) >= 5
+    result = call("reproduce", rows[-1].id, "--from", "run", "--dry-run")
+    folder = f"run/reproduced/{rows[-1].id}"
+    assert f"robustiqa run --suite {folder}/suite.yml --out {folder}" in result.stdout
+    assert load_suite(f"{folder}/suite.yml").defenses == (rows[-1].values["defense"],)
+
+
 @pytest.mark.parametrize(("stored", "again", "tolerance", "same"), [
     ("0.5", "0.5", 0.0, True),
     ("0.5", "0.500001", 0.0, False),
