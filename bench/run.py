@@ -130,7 +130,7 @@ def _execute(todo: list[Cell], planned: int, store: Store, device: str, progress
 def _result(store: Store, plan: Plan, computed: int, tables: dict[str, Path]) -> RunResult:
     ids = [cell.id for cell in plan.cells]
     failed = {cell: str(store.read_json(f"errors/{cell}.json")["error"]) for cell in store.failed(ids)}
-    rows = store.read_rows(ids)
+    rows = store.read_rows(ids, ["status"])
     return RunResult(
         out=store.root,
         tables=tables,

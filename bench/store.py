@@ -121,8 +121,13 @@ class Store:
         """Those of the cells that have an error file and no result."""
         return [cell for cell in cells if not self.done(cell) and (self.errors / f"{cell}.json").is_file()]
 
-    def read_rows(self, cells: Iterable[str]) -> pd.DataFrame:
-        """All rows of the cells that are done, in the order given; a corrupt file is a `BadData` that names it."""
+    def read_rows(self, cells: Iterable[str], columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """All rows of the cells that are done, in the order given; a corrupt file is a `BadData` that names it.
+
+        Args:
+            cells: ids.
+            columns: only these; None for all.
+        """
         tables: list[pa.Table] = []
         merged: list[pa.Table] = []
         for cell in cells:
@@ -130,7 +135,7 @@ class Store:
             if not path.is_file():
                 continue
             try:
-                table = pq.read_table(path)
+                table = pq.read_table(path, columns=list(columns) if columns else None)
             except (pa.ArrowException, OSError) as error:
                 raise BadData(f"result file {str(path)!r} is corrupt: delete it and run again") from error
             version = (table.schema.metadata or {}).get(b"robustiqa_schema", b"?").decode()
