@@ -170,9 +170,9 @@ class Agreement(NamedTuple):
 
 
 def agreement(values: np.ndarray, label: str) -> Agreement:
-    """Agreement of the rankings in the rows of `values` (M,E), smaller = better; NaN with fewer than 2 rows or 3 entrants.
+    """Agreement of the rankings in the rows of `values` (M,E), smaller = better.
 
-    A ranking in which all are equal has no order, and gives NaN, too.
+    All NaN with fewer than 2 rankings or 3 entrants, and where a ranking has no order, all being equal.
     """
     rankings, entrants = values.shape
     nothing = Agreement(*[float("nan")] * 4)
@@ -189,7 +189,7 @@ def agreement(values: np.ndarray, label: str) -> Agreement:
 
 
 def _concordance(ranks: np.ndarray) -> np.ndarray:
-    """Kendall's W of mid-ranks (...,M,E): 12 S / (M^2 (E^3 - E) - M sum T), T = sum(t^3 - t) over the ties of a ranking."""
+    """Kendall's W of mid-ranks (...,M,E): 12 S / (M^2 (E^3 - E) - M sum T), T the sum of t^3 - t over ties of t."""
     rankings, entrants = ranks.shape[-2:]
     spread = np.square(ranks.sum(axis=-2) - rankings * (entrants + 1) / 2).sum(axis=-1)
     # With ties, sum of squared ranks falls by T/12.
