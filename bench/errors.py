@@ -63,3 +63,7 @@ class BadSuite(RobustIQAError):
 
 class Incompatible(RobustIQAError):
     """Two plug-ins that cannot be combined, for example a white-box attack on a metric without gradient."""
+
+
+class BrokenInvariant(RobustIQAError):
+    """Records or tables of a run that contradict themselves, the plan or a certificate: no board is written of them."""

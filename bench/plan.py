@@ -61,13 +61,15 @@ class Plan:
 
     `asked` are the metrics with the defences that the suite names for them, canonical: the undefended metric also has
     cells where it only gives the unit of the gains. None in plans of schema 1, which did not say.
-    `datasets` are the data sets with their content hash; empty in older plans.
+    `datasets` are the data sets with their content hash; empty in older plans. `costs` are forwards of the metric for
+    one deployed score, by metric and defence; empty in older plans.
     """
 
     cells: tuple[Cell, ...]
     skipped: tuple[tuple[str, str], ...]
     asked: tuple[tuple[str, str], ...] | None = None
     datasets: tuple[tuple[str, str], ...] = ()
+    costs: tuple[tuple[str, str, int], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `plan_from_json` reads it back."""
@@ -76,6 +78,7 @@ class Plan:
             "asked": self.asked,
             "skipped": self.skipped,
             "datasets": self.datasets,
+            "costs": self.costs,
             "cells": [dict(vars(c)) for c in self.cells],
         }
 
@@ -109,8 +112,9 @@ def plan_from_json(data: dict[str, Any]) -> Plan:
     """The plan that `Plan.to_json` wrote."""
     cells = [Cell(**{**cell, "eps": tuple(cell["eps"])}) for cell in data["cells"]]
     asked = data.get("asked")
+    costs = tuple((metric, defense, int(cost)) for metric, defense, cost in data.get("costs", ()))
     return Plan(tuple(cells), _pairs(data["skipped"]), None if asked is None else _pairs(asked),
-                _pairs(data.get("datasets", ())))  # fmt: skip
+                _pairs(data.get("datasets", ())), costs)  # fmt: skip
 
 
 def read_run(store: Store) -> tuple[dict[str, Any], Suite, Plan]:
@@ -163,6 +167,7 @@ def make_plan(suite: Suite) -> Plan:
     skipped: list[tuple[str, str]] = []
     identities = Identities()
     contents: dict[str, str] = {}
+    costs: dict[tuple[str, str], int] = {}
     for dataset_name, dataset, metric, names in _present(suite, skipped):
         contents[dataset_name] = dataset.content_hash
         for defense in unique("defense", ("none", *names)):
@@ -174,6 +179,7 @@ def make_plan(suite: Suite) -> Plan:
                 continue
             if g is None:
                 continue
+            costs[metric.spec, defense] = g.cost
             base = {"metric": metric.spec, "defense": defense, "dataset": dataset_name, "seed": suite.seed}
             for job in _jobs(suite, g, dataset_name, len(dataset), defense in names, skipped):
                 cells += _cut(base | job, suite.chunk, dataset, identities)
@@ -186,6 +192,7 @@ def make_plan(suite: Suite) -> Plan:
         tuple(dict.fromkeys(skipped)),
         tuple((metric, defense) for metric, defenses in combinations(suite).items() for defense in defenses),
         tuple(contents.items()),
+        tuple((metric, defense, cost) for (metric, defense), cost in costs.items()),
     )
 
 

@@ -3,71 +3,129 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
+from ..bench.errors import BrokenInvariant, counted
 from ..bench.files import write_atomically
+from .board import table as _table
+from .board import track_sections
 from .certified import COLUMNS as CERTIFIED
 from .certified import certified_rows
 from .checks import COLUMNS as CHECKS
 from .checks import check_rows
 from .empirical import COLUMNS as EMPIRICAL
 from .empirical import empirical_rows
+from .invariants import Broken, broken_records
+from .invariants_tables import broken_tables
 from .results import FEW_SCORES, FEWEST, NO_RANGE, Results, read_results
-from .summary import FAILED, eps_text, rank, summary_row
+from .rules import FAILED
+from .summary import eps_text, ranked, summary_row
 from .threats import COLUMNS as THREATS
 from .threats import threat_rows
+from .tracks import key_of, stability_table, track_tables
 
 SIGNIFICANT = 6
 """Digits in the CSV files: enough for any comparison, few enough to be the same on machines that compute alike."""
 
+BOARD, VIOLATED = "leaderboard", "leaderboard-violated"
+"""Folders of the tables: of a board, and of records that cannot be right."""
 
-def collect(root: str | Path) -> dict[str, Path]:
-    """Write summary, empirical, threats, certified and checks (.csv) and `board.md` into ROOT/leaderboard.
+SHOWN = 5
+"""Violations that the error names; `violations.csv` has all of them."""
 
-    `checks.csv` is there only if the suite asks for reliability checks.
+
+def collect(root: str | Path, *, despite_violations: bool = False) -> dict[str, Path]:
+    """Write the tables of a run as CSV, and `board.md`, into ROOT/leaderboard.
+
+    The tables are summary, empirical, threats, certified, tracks, neighbours and stability; `checks.csv` is there only
+    if the suite asks for reliability checks, and `errors.csv`, the images that failed and why, if there are any.
 
     Reads only; computes no score. The same records give the same bytes.
 
-    Rows of images that failed go to `errors.csv`, with the reason; the file is there only if there are any.
+    Args:
+        root: folder of a run.
+        despite_violations: write the tables also where an invariant is broken (`docs/rules.md`), for diagnosis: into
+            ROOT/leaderboard-violated, with `violations.csv`, and leaving ROOT/leaderboard alone.
 
     Returns:
-        the paths, by table name.
+        the paths, by table name; with "violations" where there are some.
 
     Raises:
         BadData: the folder is no run, or a record in it is corrupt.
+        BrokenInvariant: a figure would be wrong; nothing is written.
     """
     root = Path(root)
     results = read_results(root)
-    empirical = {id(g): empirical_rows(g) for g in results.groups}
-    certified = {id(g): certified_rows(g) for g in results.groups}
-    headline = results.suite.headline
-    tables = {
-        "summary": rank([summary_row(g, headline, empirical[id(g)], certified[id(g)]) for g in results.groups]),
-        "empirical": _frame([row for g in results.groups for row in empirical[id(g)]], EMPIRICAL),
-        "threats": _frame([row for g in results.groups for row in threat_rows(g)], THREATS),
-        "certified": _frame([row for g in results.groups for row in certified[id(g)]], CERTIFIED),
-    }
-    if results.suite.checks:
-        tables["checks"] = _frame([row for g in results.groups for row in check_rows(g)], CHECKS)
-    folder = root / "leaderboard"
+    broken = broken_records(results)
+    if broken and not despite_violations:
+        raise _stopped(broken, root)
+    tables = make_tables(results)
+    broken += broken_tables(results, tables)
+    if broken and not despite_violations:
+        raise _stopped(broken, root)
+    folder = root / (VIOLATED if broken else BOARD)
+    if broken:
+        tables["violations"] = pd.DataFrame(broken, columns=list(Broken._fields))
+    if len(results.errors):
+        tables["errors"] = results.errors
+    text = _markdown(results, tables)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
+    paths = {name: folder / f"{name}.csv" for name in tables}
     for name, table in tables.items():
-        paths[name] = folder / f"{name}.csv"
         write_atomically(paths[name], _csv(table).encode())
     for sometimes in ("errors", "checks"):
         if sometimes not in tables:
             (folder / f"{sometimes}.csv").unlink(missing_ok=True)
-    if len(results.errors):
-        paths["errors"] = folder / "errors.csv"
-        write_atomically(paths["errors"], _csv(results.errors).encode())
     paths["board"] = folder / "board.md"
-    write_atomically(paths["board"], _markdown(results, tables).encode())
+    write_atomically(paths["board"], text.encode())
+    if not broken:
+        _remove_violated(root / VIOLATED, paths)
     return paths
+
+
+def make_tables(results: Results) -> dict[str, pd.DataFrame]:
+    """The tables of a run by name, not checked and not written."""
+    headline = results.suite.headline
+    empirical = {key_of(g): empirical_rows(g) for g in results.groups}
+    certified = {key_of(g): certified_rows(g) for g in results.groups}
+    summary = {key_of(g): summary_row(g, headline, empirical[key_of(g)], certified[key_of(g)]) for g in results.groups}
+    tracks, neighbours = track_tables(results, summary, empirical)
+    tables = {
+        "summary": ranked([*summary.values()], tracks, headline),
+        "empirical": _frame([row for rows in empirical.values() for row in rows], EMPIRICAL),
+        "threats": _frame([row for g in results.groups for row in threat_rows(g)], THREATS),
+        "certified": _frame([row for rows in certified.values() for row in rows], CERTIFIED),
+        "tracks": tracks,
+        "neighbours": neighbours,
+        "stability": stability_table(tracks),
+    }
+    if results.suite.checks:
+        tables["checks"] = _frame([row for g in results.groups for row in check_rows(g)], CHECKS)
+    return tables
+
+
+def _stopped(broken: Sequence[Broken], root: Path) -> BrokenInvariant:
+    """The error that says what is wrong, row by row."""
+    shown = "".join(f"\n  {one}" for one in broken[:SHOWN])
+    more = f"\n  and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+    return BrokenInvariant(
+        f"no board was written of {str(root)!r}, and what is there was left as it is: "
+        f"{counted(len(broken), 'row')} cannot be right{shown}{more}\nWhat each rule means and what to do is in "
+        f"docs/rules.md; `robustiqa collect {root} --despite-violations` writes the tables into "
+        f"{str(root / VIOLATED)!r}, for diagnosis"
+    )
+
+
+def _remove_violated(folder: Path, tables: Mapping[str, Path]) -> None:
+    """Take away tables that were written despite violations, and the folder if nothing else is in it."""
+    for path in (*tables.values(), Path("violations.csv"), Path("errors.csv"), Path("checks.csv")):
+        (folder / path.name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _csv(table: pd.DataFrame) -> str:
@@ -97,7 +155,7 @@ _CERTIFIED = {
 
 def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
     """The board for people: one block a data set and metric."""
-    lines = [f"# {results.suite.name}", "", results.suite.description.strip(), ""]
+    lines = [f"# {results.suite.name}", "", results.suite.description.strip(), "", *_warning(tables)]
     summary, certified = tables["summary"], tables["certified"]
     for (dataset, metric), block in summary.groupby(["dataset", "metric"], sort=False) if len(summary) else ():
         lines += [
@@ -115,9 +173,18 @@ def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
             counts = {column: mine[column].astype("Int64") for column in ("n", "violations")}
             mine = mine.assign(budget=budget, **counts)
             lines += ["Certified bounds against attacks at the same budget:", "", _table(mine, _CERTIFIED), ""]
+    lines += track_sections(tables)
     if results.plan.skipped:
         lines += ["Left out: " + "; ".join(f"{what} ({why})" for what, why in results.plan.skipped), ""]
     return "\n".join(lines)
+
+
+def _warning(tables: dict[str, pd.DataFrame]) -> list[str]:
+    """Where tables are written despite violations: that they are no board, and why."""
+    if "violations" not in tables:
+        return []
+    found = [f"- {one.invariant}: {one.row}: {one.problem}" for one in tables["violations"].itertuples()]
+    return ["**This is no board: the figures below cannot be right.** What is wrong (docs/rules.md):", "", *found, ""]
 
 
 def _introduction(block: pd.DataFrame, results: Results) -> str:
@@ -165,23 +232,3 @@ def _readable(block: pd.DataFrame) -> pd.DataFrame:
     interval = ["-" if pd.isna(lo) else f"{lo:.3f} to {hi:.3f}" for lo, hi in ends]
     coverage = [f"{ok}/{planned}" for ok, planned in zip(block["n_ok"], block["n_planned"], strict=True)]
     return block.assign(interval=interval, coverage=coverage)
-
-
-def _table(frame: pd.DataFrame, columns: dict[str, str]) -> str:
-    if frame.empty:
-        return "(none)"
-    cells = frame[list(columns)].astype(object).to_numpy().tolist()
-    right = ["left" if frame[c].dtype.kind not in "ifu" and c != "rank" else "right" for c in columns]
-    return tabulate(
-        [[_shown(value) for value in row] for row in cells],
-        headers=list(columns.values()),
-        tablefmt="pipe",
-        disable_numparse=True,
-        colalign=right,
-    )
-
-
-def _shown(value: Any) -> str:
-    if pd.isna(value):
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -65,6 +65,16 @@ class Group:
         return (high - low) / self.unit
 
     @property
+    def own_share(self) -> float:
+        """What a gain in units of R is divided by to be in units of the defended range, where that is smaller than R.
+
+        Squeezing the scale then gains nothing, and neither does stretching it. 1 where the ratio is not known, NaN for
+        constant scores, which have no range.
+        """
+        ratio = self.range_ratio
+        return float("nan") if ratio == 0 else ratio if ratio < 1 else 1.0
+
+    @property
     def range_of_few(self) -> bool:
         """Whether the unit was taken from too few scores, for want of a declared range."""
         return self.range_source.startswith(FEW_SCORES)
@@ -97,12 +107,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything of one run; `errors` has a row for each image that failed inside a completed cell."""
+    """Everything of one run: `errors` has a row for each image that failed inside a completed cell, `rows` all rows."""
 
     suite: Suite
     plan: Plan
     groups: tuple[Group, ...]
     errors: pd.DataFrame
+    rows: pd.DataFrame
 
 
 def read_results(root: Path) -> Results:
@@ -112,7 +123,7 @@ def read_results(root: Path) -> Results:
     rows = store.read_rows(cell.id for cell in plan.cells)
     columns = ["metric", "defense", "dataset", "kind", "attack", "norm", "eps", "direction", "image", "message", "cell"]
     errors = rows[rows["status"] != "ok"][columns].reset_index(drop=True)
-    return Results(suite, plan, tuple(_groups(suite, plan, rows)), errors)
+    return Results(suite, plan, tuple(_groups(suite, plan, rows)), errors, rows)
 
 
 def _groups(suite: Suite, plan: Plan, rows: pd.DataFrame) -> Iterator[Group]:

@@ -1,0 +1,324 @@
+"""The tracks of the board: who is ranked in each, where, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..bench.measures import Interval, bootstrap_mean
+from .empirical import is_standard, worst_case
+from .results import Group, Results
+from .rules import (
+    CERTIFIED,
+    EFFICIENCY,
+    KEEP,
+    L2,
+    LINF,
+    REMOVED,
+    RULES_VERSION,
+    TRACKS,
+    Pool,
+    attack_budget,
+    certified_budget,
+    excluded,
+    is_noise,
+)
+from .statistics import agreement, holm, places, rank_intervals, sign_flip_p
+
+COLUMNS = (
+    "track", "metric", "dataset", "defense", "pool", "rank", "rank_lo", "rank_hi", "pool_rank", "value", "value_lo",
+    "value_hi", "unit", "norm", "eps", "standard", "eligible", "reason", "n_images", "n_references", "n_ok",
+    "n_planned", "rules",
+)  # fmt: skip
+"""Columns of `tracks.csv`, in order."""
+
+NEIGHBOURS = (
+    "track", "metric", "dataset", "ahead", "behind", "rank_ahead", "rank_behind", "difference", "difference_lo",
+    "difference_hi", "p", "p_holm", "n_images", "n_references", "rules",
+)  # fmt: skip
+"""Columns of `neighbours.csv`, in order."""
+
+STABILITY = (
+    "track", "across", "within", "n_rankings", "n_entrants", "kendall_w", "p", "tau_mean", "tau_min", "rules",
+)  # fmt: skip
+"""Columns of `stability.csv`, in order."""
+
+Key = tuple[str, str, str]
+
+
+@dataclass
+class Entrant:
+    """One defended metric in one track: its value per image, and why it has no place, if it has none."""
+
+    group: Group
+    pool: str
+    values: pd.DataFrame
+    norm: str
+    eps: float
+    standard: bool
+    reason: str
+    interval: Interval
+
+
+def key_of(group: Group) -> Key:
+    """What identifies a row of the board."""
+    return group.metric, group.defense, group.dataset
+
+
+def track_tables(
+    results: Results, summary: Mapping[Key, dict[str, Any]], empirical: Mapping[Key, Sequence[dict[str, Any]]]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`tracks.csv`, a row a track, metric, data set and defence, and `neighbours.csv`, a row a pair of neighbours.
+
+    Args:
+        results: of a run.
+        summary: rows of the summary by what identifies them, not ranked yet.
+        empirical: rows of `empirical.csv`, likewise.
+    """
+    plan, headline = results.plan, results.suite.headline
+    budgets = {
+        CERTIFIED: ("l2", certified_budget(plan, headline)),
+        LINF: ("linf", attack_budget(plan, headline, "linf")),
+        L2: ("l2", attack_budget(plan, headline, "l2")),
+    }
+    blocks: dict[tuple[str, str], list[Group]] = {}
+    for group in results.groups:
+        blocks.setdefault((group.dataset, group.metric), []).append(group)
+    rows: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
+    for (dataset, metric), groups in blocks.items():
+        headline_entrants: list[Entrant] = []
+        for track in TRACKS[:-1]:
+            norm, eps = budgets[track.name]
+            if eps is None:
+                continue
+            entrants = list(_entrants(track.name, groups, norm, eps, summary, empirical))
+            if track.name == f"empirical-{headline.norm}":
+                headline_entrants = entrants
+            head = {"track": track.name, "metric": metric, "dataset": dataset}
+            found, compared = _ranked(head, entrants, summary, track.unit)
+            rows += found
+            pairs += compared
+        costs = {(m, d): cost for m, d, cost in plan.costs}
+        head = {"track": EFFICIENCY, "metric": metric, "dataset": dataset}
+        rows += _efficiency(head, headline_entrants, summary, costs)
+    tracks = pd.DataFrame(rows, columns=list(COLUMNS))
+    order = {track.name: place for place, track in enumerate(TRACKS)}
+    tracks = tracks.astype(dict.fromkeys(("rank", "rank_lo", "rank_hi", "pool_rank"), "Int64"))
+    tracks = tracks.sort_values(
+        ["dataset", "metric", "track", "rank", "defense"],
+        key=lambda column: column.map(order) if column.name == "track" else column,
+        na_position="last",
+    )
+    return tracks.reset_index(drop=True), pd.DataFrame(pairs, columns=list(NEIGHBOURS))
+
+
+def _entrants(
+    track: str,
+    groups: Sequence[Group],
+    norm: str,
+    eps: float,
+    summary: Mapping[Key, dict[str, Any]],
+    empirical: Mapping[Key, Sequence[dict[str, Any]]],
+) -> Iterator[Entrant]:
+    """Who takes part in a track, on one metric and data set."""
+    attacked = {key_of(g): _at(empirical[key_of(g)], norm, eps) for g in groups}
+    any_standard = any(is_standard(r["attack"]) and r["n_planned"] for rows in attacked.values() for r in rows)
+    for group in groups:
+        certify = [c for c in group.cells if c.kind == "certify"]
+        if track == CERTIFIED and not any(c.norm == norm and _near(c.eps, eps) for c in certify):
+            continue
+        rows = attacked[key_of(group)]
+        standard = any(is_standard(r["attack"]) and r["n_ok"] for r in rows)
+        reason = excluded(str(summary[key_of(group)]["flags"]).split(), track)
+        if track == CERTIFIED:
+            values = _deltas(group, norm, eps)
+        else:
+            worst = worst_case(group, norm, eps)
+            values = worst[["gain", "reference"]].rename(columns={"gain": "value"})
+            reason = reason or _untested(rows, standard, any_standard)
+        values = values.assign(value=values["value"].astype(float) / group.own_share)
+        mean = bootstrap_mean(values["value"].to_numpy(), values["reference"].tolist(), f"{track}|{group.dataset}")
+        if not reason and not np.isfinite(mean.mean):
+            reason = "no finite bound on every image" if track == CERTIFIED else "its scores have no range"
+        pool = Pool(bool(certify), _randomised(group), group.defense == "none").name
+        yield Entrant(group, pool, values, norm, eps, standard, reason, mean)
+
+
+def _near(budgets: Sequence[float], eps: float) -> bool:
+    return bool(np.isclose(budgets, eps, rtol=1e-9).any())
+
+
+def _at(rows: Sequence[dict[str, Any]], norm: str, eps: float) -> list[dict[str, Any]]:
+    """What was done upwards at one budget."""
+    return [r for r in rows if r["norm"] == norm and _near([r["eps"]], eps) and r["direction"] == "up"]
+
+
+def _untested(rows: Sequence[dict[str, Any]], standard: bool, any_standard: bool) -> str:
+    """Why the attacks at a threat say nothing about a defence; "" if they do."""
+    attacks = [r for r in rows if not is_noise(r["attack"]) and r["n_ok"]]
+    if not attacks:
+        return "not attacked at this budget"
+    if any_standard and not standard:
+        return "not attacked by auto-iqa, as others here were"
+    noise = [r["gain_mean"] for r in rows if is_noise(r["attack"]) and r["n_ok"]]
+    if noise and not any(r["gain_mean"] > max(noise) for r in attacks):
+        return "no attack did better than random noise: it may hide its gradient"
+    return ""
+
+
+def _randomised(group: Group) -> bool:
+    flags = pd.concat([group.clean["randomised"], group.rows["randomised"]]).dropna()
+    return bool(flags.any())
+
+
+def _deltas(group: Group, norm: str, eps: float) -> pd.DataFrame:
+    """Population certified delta over R by image."""
+    table = group.certificates()
+    table = table[(table["certificate"] == "population") & (table["certified_norm"] == norm)]
+    table = table[np.isclose(table["eps"].to_numpy(dtype=float), eps, rtol=1e-9)]
+    delta = np.maximum(table["hi"] - table["score"], table["score"] - table["lo"]) / group.unit
+    return table.assign(value=delta).set_index("image")[["value", "reference"]]
+
+
+def _row(head: dict[str, Any], entrant: Entrant, summary: Mapping[Key, dict[str, Any]], unit: str) -> dict[str, Any]:
+    mine = summary[key_of(entrant.group)]
+    values = entrant.values
+    return head | {
+        "defense": entrant.group.defense,
+        "pool": entrant.pool,
+        **dict.fromkeys(("rank", "rank_lo", "rank_hi", "pool_rank"), pd.NA),
+        "value": entrant.interval.mean,
+        "value_lo": entrant.interval.lo,
+        "value_hi": entrant.interval.hi,
+        "unit": unit,
+        "norm": entrant.norm,
+        "eps": entrant.eps,
+        "standard": entrant.standard,
+        "eligible": not entrant.reason,
+        "reason": entrant.reason,
+        "n_images": len(values),
+        "n_references": values["reference"].nunique(),
+        "n_ok": mine["n_ok"],
+        "n_planned": mine["n_planned"],
+        "rules": RULES_VERSION,
+    }
+
+
+def _placed(rows: Sequence[dict[str, Any]]) -> None:
+    """Fill in the places of eligible rows, over all and within their pools."""
+    for row, place in zip(rows, places([r["value"] for r in rows]) if rows else (), strict=True):
+        row["rank"] = int(place)
+    for pool in {r["pool"] for r in rows}:
+        mine = [r for r in rows if r["pool"] == pool]
+        for row, place in zip(mine, places([r["value"] for r in mine]), strict=True):
+            row["pool_rank"] = int(place)
+
+
+def _ranked(
+    head: dict[str, Any], entrants: Sequence[Entrant], summary: Mapping[Key, dict[str, Any]], unit: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of a track on one metric and data set, with places and their intervals, and tests between neighbours."""
+    rows = [_row(head, e, summary, unit) for e in entrants]
+    chosen = [(row, e) for row, e in zip(rows, entrants, strict=True) if row["eligible"]]
+    _placed([row for row, _ in chosen])
+    if not chosen:
+        return rows, []
+    wide = pd.concat([e.values["value"].rename(k) for k, (_, e) in enumerate(chosen)], axis=1)
+    references = pd.concat([e.values["reference"] for _, e in chosen])
+    references = references[~references.index.duplicated()].reindex(wide.index).tolist()
+    label = "|".join(head.values())
+    found = rank_intervals(wide.to_numpy(dtype=float), references, label)
+    for k, (row, _) in enumerate(chosen):
+        row |= {"rank_lo": int(found.lo[k]), "rank_hi": int(found.hi[k])}
+    order = sorted(range(len(chosen)), key=lambda k: (chosen[k][0]["rank"], chosen[k][0]["defense"]))
+    pairs = []
+    for ahead, behind in pairwise(order):
+        difference = (wide[behind] - wide[ahead]).to_numpy(dtype=float)
+        there = np.isfinite(difference)
+        names = [name for name, kept in zip(references, there, strict=True) if kept]
+        mean, lo, hi = bootstrap_mean(difference[there], names, f"neighbours|{head['track']}|{head['dataset']}")
+        first, second = chosen[ahead][0], chosen[behind][0]
+        pairs.append(
+            head
+            | {"ahead": first["defense"], "behind": second["defense"]}
+            | {"rank_ahead": first["rank"], "rank_behind": second["rank"]}
+            | {"difference": mean, "difference_lo": lo, "difference_hi": hi}
+            | {"p": sign_flip_p(difference, references, f"{label}|{first['defense']}|{second['defense']}")}
+            | {"n_images": int(there.sum()), "n_references": len(set(names)), "rules": RULES_VERSION}
+        )
+    for pair, adjusted in zip(pairs, holm([p["p"] for p in pairs]), strict=True):
+        pair["p_holm"] = float(adjusted)
+    return rows, pairs
+
+
+def _efficiency(
+    head: dict[str, Any],
+    entrants: Sequence[Entrant],
+    summary: Mapping[Key, dict[str, Any]],
+    costs: Mapping[tuple[str, str], int],
+) -> list[dict[str, Any]]:
+    """Rows of the efficiency track: what one score costs, of those that help and keep their accuracy."""
+    if not costs:  # plans of earlier versions do not say
+        return []
+    undefended = next((e for e in entrants if e.group.defense == "none"), None)
+    rows = []
+    for entrant in entrants:
+        group = entrant.group
+        if group.defense == "none":
+            continue
+        reason = entrant.reason or excluded(str(summary[key_of(group)]["flags"]).split(), EFFICIENCY)
+        row = _row(head, entrant, summary, TRACKS[-1].unit)
+        cost = costs.get((group.metric, group.defense), np.nan)
+        reason = reason or _no_use(entrant, undefended, summary)
+        row |= {"value": cost, "value_lo": cost, "value_hi": cost, "eligible": not reason, "reason": reason}
+        rows.append(row)
+    _placed([row for row in rows if row["eligible"]])
+    for row in rows:
+        row |= {"rank_lo": row["rank"], "rank_hi": row["rank"]}  # a cost is a count: there is nothing to doubt
+    return rows
+
+
+def _no_use(entrant: Entrant, undefended: Entrant | None, summary: Mapping[Key, dict[str, Any]]) -> str:
+    """Why a defence does not help enough, or costs too much accuracy, to be asked for its price; "" if it does."""
+    if undefended is None or undefended.reason:
+        return "the undefended metric has no figure to compare with"
+    gain, before = entrant.interval.mean, undefended.interval.mean
+    if not gain <= (1 - REMOVED) * before:
+        return f"a worst gain of {gain:.3g} is more than {1 - REMOVED:.0%} of the undefended {before:.3g}"
+    srocc, plain = (float(summary[key_of(e.group)]["srocc_clean"]) for e in (entrant, undefended))
+    if not np.isfinite([srocc, plain]).all():
+        return "there is no SROCC to judge its accuracy by"
+    if srocc < plain - (1 - KEEP) * abs(plain):
+        return f"an SROCC of {srocc:.3g} is less than {KEEP:.0%} of the undefended {plain:.3g}"
+    return ""
+
+
+def stability_table(tracks: pd.DataFrame) -> pd.DataFrame:
+    """Agreement of a track's rankings, of the entrants that have a place in all of them.
+
+    Returns:
+        a row for each track and metric over its data sets (`across` "data sets", `within` the metric), and for each
+        track and data set over its metrics, where there are at least two.
+    """
+    rows = []
+    ranked = tracks[tracks["eligible"].astype(bool)] if len(tracks) else tracks
+    for across, over, within in (("data sets", "dataset", "metric"), ("metrics", "metric", "dataset")):
+        for (track, fixed), part in ranked.groupby(["track", within], sort=False) if len(ranked) else ():
+            wide = part.pivot(index=over, columns="defense", values="value").astype(float)
+            if len(wide) < 2:
+                continue
+            common = wide.dropna(axis=1)
+            # As printed: what is a tie on the board is one here.
+            values = np.array([places(row) for row in common.to_numpy().tolist()], dtype=float)
+            found = agreement(values.reshape(len(common), -1), f"{track}|{across}|{fixed}")
+            head = {"track": track, "across": across, "within": fixed}
+            counts = {"n_rankings": len(common), "n_entrants": common.shape[1]}
+            figures = {"kendall_w": found.w, "p": found.p, "tau_mean": found.tau_mean, "tau_min": found.tau_min}
+            rows.append(head | counts | figures | {"rules": RULES_VERSION})
+    return pd.DataFrame(rows, columns=list(STABILITY))
