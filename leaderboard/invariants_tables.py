@@ -68,7 +68,7 @@ def _worst(tables: dict[str, pd.DataFrame]) -> Iterator[Broken]:
     if summary.empty or empirical.empty:
         return
     up = empirical[(empirical["direction"] == "up") & (empirical["n_ok"] == empirical["n_planned"])]
-    threat = up["norm"].astype(str) + " " + up["eps"].map(eps_text)
+    threat = [f"{norm} {eps_text(eps)}" for norm, eps in zip(up["norm"], up["eps"], strict=True)]
     joined = up.assign(threat=threat).merge(summary, on=[*GROUP, "threat"], suffixes=("", "_row"))
     joined = joined[joined["n_ok_row"] == joined["n_planned_row"]]
     for row in joined[joined["gain_mean"] > joined["worst_gain_mean"] + 1e-9].to_dict("records"):

@@ -143,11 +143,19 @@ def _entrants(
             values = worst[["gain", "reference"]].rename(columns={"gain": "value"})
             reason = reason or _untested(rows, standard, any_standard)
         values = values.assign(value=values["value"].astype(float) / group.own_share)
-        mean = bootstrap_mean(values["value"].to_numpy(), values["reference"].tolist(), f"{track}|{group.dataset}")
+        mean = _interval(values, f"{track}|{group.dataset}")
         if not reason and not np.isfinite(mean.mean):
             reason = "no finite bound on every image" if track == CERTIFIED else "its scores have no range"
         pool = Pool(bool(certify), _randomised(group), group.defense == "none").name
         yield Entrant(group, pool, values, norm, eps, standard, reason, mean)
+
+
+def _interval(values: pd.DataFrame, label: str) -> Interval:
+    """The mean with its interval; without one where a value is infinite."""
+    numbers = values["value"].to_numpy(dtype=float)
+    if len(numbers) and not np.isfinite(numbers).all():
+        return Interval(float(numbers.mean()), float("nan"), float("nan"))
+    return bootstrap_mean(numbers, values["reference"].tolist(), label)
 
 
 def _near(budgets: Sequence[float], eps: float) -> bool:
