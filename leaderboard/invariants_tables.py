@@ -83,7 +83,7 @@ def _certificates(certified: pd.DataFrame) -> Iterator[Broken]:
     for row in judged.to_dict("records"):
         if row["violations"] and row["violation_p"] * len(judged) < STOP_P:
             where = " | ".join([*(str(row[key]) for key in GROUP), f"{row['kind']} {row['norm']} {row['eps']:.6g}"])
-            problem = f"{row['violations']} of {row['n_ok']} images were driven out of their bound by attacks within it"
+            problem = f"attacks within it drove {row['violations']} of {row['n_ok']} images out of their bound"
             yield Broken("certificate", where, f"{problem} (p = {row['violation_p']:.2g}, {len(judged)} bounds judged)")
 
 
