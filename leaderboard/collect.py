@@ -19,6 +19,7 @@ from .checks import COLUMNS as CHECKS
 from .checks import check_rows
 from .empirical import COLUMNS as EMPIRICAL
 from .empirical import empirical_rows
+from .exports.spreadsheet import neutralised
 from .invariants import Broken, broken_records
 from .invariants_tables import broken_tables
 from .results import FEW_SCORES, FEWEST, NO_RANGE, Results, read_results
@@ -129,8 +130,9 @@ def _remove_violated(folder: Path, tables: Mapping[str, Path]) -> None:
 
 
 def _csv(table: pd.DataFrame) -> str:
-    """CSV text; eps is a key that people join on, so it keeps all its digits."""
-    exact = {"eps": table["eps"].map(repr)} if "eps" in table else {}
+    """CSV text that no spreadsheet runs; eps is a key that people join on, so it keeps all its digits."""
+    exact = {str(name): table[name].map(neutralised) for name in table if table[name].dtype.kind not in "biuf"}
+    exact |= {"eps": table["eps"].map(repr)} if "eps" in table else {}
     return table.assign(**exact).to_csv(index=False, float_format=f"%.{SIGNIFICANT}g", lineterminator="\n")
 
 
@@ -142,7 +144,8 @@ def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame
 _SUMMARY = {
     "rank": "rank", "defense": "defence", "srocc_clean": "SROCC", "plcc_clean": "PLCC",
     "srocc_attacked": "SROCC attacked", "worst_gain_mean": "worst gain", "interval": "95% interval",
-    "rscore_mean": "R-score", "certified_delta_mean": "certified delta", "flags": "flags", "coverage": "ok/planned",
+    "worst_gain_own": "in own range", "rscore_mean": "R-score", "certified_delta_mean": "certified delta",
+    "flags": "flags", "coverage": "ok/planned",
 }  # fmt: skip
 _CERTIFIED = {
     "defense": "defence", "budget": "budget", "rms": "RMS (grey levels)", "kind": "kind",

@@ -22,6 +22,7 @@ _COMMANDS = {
     "plan": ("plan:plan", "Show what a suite would run."),
     "run": ("runs:run", "Run a suite, or go on with an interrupted run."),
     "collect": ("results:collect", "Write the tables of a run again, or unite several runs."),
+    "export": ("export:export", "Write a table of a board as CSV, Markdown, LaTeX or JSON."),
     "tune": ("tune:tune", "Choose the strength of defences on development images."),
     "compare": ("compare:compare", "Accuracy of a run's defences with intervals, paired against a baseline."),
     "check": ("check:check", "Reliability checks: can robustness figures of a defence be believed?"),
