@@ -60,7 +60,7 @@ def hostile(board: Path, tmp_path: Path) -> Path:
     path = out / "leaderboard" / "empirical.csv"
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     rows = [row | {"defense": text, "attack": text} for text in NASTY for row in table.iloc[:1].to_dict("records")]
-    pd.DataFrame(rows).to_csv(path, index=False)
+    pd.DataFrame(rows).to_csv(path, index=False, quoting=csv.QUOTE_ALL)
     return out
 
 
