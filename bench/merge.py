@@ -267,7 +267,8 @@ def _united_plan(sources: Sequence[Source]) -> Plan:
     asked = dict.fromkeys(pair for source in sources for pair in source.plan.all_asked(source.suite))
     datasets = dict(pair for source in sources for pair in source.plan.datasets)
     costs = dict.fromkeys(cost for source in sources for cost in source.plan.costs)
-    return Plan(tuple(cells.values()), tuple(skipped), tuple(asked), tuple(datasets.items()), tuple(costs))
+    return Plan(tuple(cells.values()), tuple(skipped), tuple(asked), tuple(datasets.items()),
+                costs=tuple(costs))  # fmt: skip
 
 
 def _united_suite(suites: Sequence[Suite]) -> Suite:

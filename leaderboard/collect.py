@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from ..bench.errors import BrokenInvariant, counted
 from ..bench.files import write_atomically
+from ..bench.overlap import FLAG
+from ..bench.plan import Plan
+from ..bench.suite import Suite
+from .board import escaped, track_sections
 from .board import table as _table
-from .board import track_sections
 from .certified import COLUMNS as CERTIFIED
 from .certified import certified_rows
 from .checks import COLUMNS as CHECKS
@@ -20,14 +23,15 @@ from .checks import check_rows
 from .empirical import COLUMNS as EMPIRICAL
 from .empirical import empirical_rows
 from .exports.spreadsheet import neutralised
-from .invariants import Broken, broken_records
-from .invariants_tables import broken_tables
-from .results import FEW_SCORES, FEWEST, NO_RANGE, Results, read_results
+from .invariants import Broken, Inspector
+from .invariants_tables import Trial, broken_tables, standard_trials
+from .results import FEW_SCORES, FEWEST, NO_RANGE, read_groups, read_plan
+from .rows import with_rows
 from .rules import FAILED
 from .summary import eps_text, ranked, summary_row
 from .threats import COLUMNS as THREATS
 from .threats import threat_rows
-from .tracks import key_of, stability_table, track_tables
+from .tracks import Entrant, entrants_of, stability_table, track_budgets, track_tables
 
 SIGNIFICANT = 6
 """Digits in the CSV files: enough for any comparison, few enough to be the same on machines that compute alike."""
@@ -37,6 +41,17 @@ BOARD, VIOLATED = "leaderboard", "leaderboard-violated"
 
 SHOWN = 5
 """Violations that the error names; `violations.csv` has all of them."""
+
+_COLUMNS = {"empirical": EMPIRICAL, "threats": THREATS, "certified": CERTIFIED, "checks": CHECKS}
+
+
+class Board(NamedTuple):
+    """Everything that is written of a run, and what cannot be right in it."""
+
+    suite: Suite
+    plan: Plan
+    tables: dict[str, pd.DataFrame]
+    broken: list[Broken]
 
 
 def collect(root: str | Path, *, despite_violations: bool = False) -> dict[str, Path]:
@@ -60,53 +75,61 @@ def collect(root: str | Path, *, despite_violations: bool = False) -> dict[str, 
         BrokenInvariant: a figure would be wrong; nothing is written.
     """
     root = Path(root)
-    results = read_results(root)
-    broken = broken_records(results)
-    if broken and not despite_violations:
-        raise _stopped(broken, root)
-    tables = make_tables(results)
-    broken += broken_tables(results, tables)
-    if broken and not despite_violations:
-        raise _stopped(broken, root)
-    folder = root / (VIOLATED if broken else BOARD)
-    if broken:
-        tables["violations"] = pd.DataFrame(broken, columns=list(Broken._fields))
-    if len(results.errors):
-        tables["errors"] = results.errors
-    text = _markdown(results, tables)
+    board = make_board(root, despite_violations)
+    if board.broken and not despite_violations:
+        raise _stopped(board.broken, root)
+    tables = board.tables
+    folder = root / (VIOLATED if board.broken else BOARD)
+    text = _markdown(board)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.csv" for name in tables}
     for name, table in tables.items():
-        write_atomically(paths[name], _csv(table).encode())
+        write_atomically(paths[name], _csv(with_rows(name, table, board.suite.seed)).encode())
     for sometimes in ("errors", "checks"):
         if sometimes not in tables:
             (folder / f"{sometimes}.csv").unlink(missing_ok=True)
     paths["board"] = folder / "board.md"
     write_atomically(paths["board"], text.encode())
-    if not broken:
+    if not board.broken:
         _remove_violated(root / VIOLATED, paths)
     return paths
 
 
-def make_tables(results: Results) -> dict[str, pd.DataFrame]:
-    """The tables of a run by name, not checked and not written."""
-    headline = results.suite.headline
-    empirical = {key_of(g): empirical_rows(g) for g in results.groups}
-    certified = {key_of(g): certified_rows(g) for g in results.groups}
-    summary = {key_of(g): summary_row(g, headline, empirical[key_of(g)], certified[key_of(g)]) for g in results.groups}
-    tracks, neighbours = track_tables(results, summary, empirical)
-    tables = {
-        "summary": ranked([*summary.values()], tracks, headline),
-        "empirical": _frame([row for rows in empirical.values() for row in rows], EMPIRICAL),
-        "threats": _frame([row for g in results.groups for row in threat_rows(g)], THREATS),
-        "certified": _frame([row for rows in certified.values() for row in rows], CERTIFIED),
-        "tracks": tracks,
-        "neighbours": neighbours,
-        "stability": stability_table(tracks),
-    }
-    if results.suite.checks:
-        tables["checks"] = _frame([row for g in results.groups for row in check_rows(g)], CHECKS)
-    return tables
+def make_board(root: Path, despite_violations: bool = False) -> Board:
+    """The tables of a run, and what breaks a rule; without tables where records do, unless they are wanted anyway."""
+    suite, plan = read_plan(root)
+    inspector = Inspector(plan)
+    budgets = track_budgets(plan, suite.headline)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("summary", *_COLUMNS)}
+    entrants: list[Entrant] = []
+    trials: list[Trial] = []
+    for group in read_groups(root, suite, plan, inspector):
+        if inspector.broken and not despite_violations:
+            continue
+        empirical, certified = empirical_rows(group), certified_rows(group)
+        summary = summary_row(group, suite.headline, empirical, certified)
+        found["summary"].append(summary)
+        found["empirical"] += empirical
+        found["threats"] += threat_rows(group)
+        found["certified"] += certified
+        if suite.checks:
+            found["checks"] += check_rows(group)
+        entrants += entrants_of(group, budgets, summary, empirical)
+        trials += standard_trials(group)
+    if inspector.broken and not despite_violations:
+        return Board(suite, plan, {}, inspector.broken)
+    tracks, neighbours = track_tables(entrants, plan.costs, suite.headline)
+    tables = {"summary": ranked(found["summary"], tracks, suite.headline)}
+    tables |= {name: _frame(found[name], columns) for name, columns in _COLUMNS.items()}
+    if not suite.checks:
+        del tables["checks"]
+    tables |= {"tracks": tracks, "neighbours": neighbours, "stability": stability_table(tracks)}
+    broken = inspector.broken + broken_tables(plan, set(plan.all_asked(suite)), tables, trials)
+    if len(errors := inspector.table()):
+        tables["errors"] = errors
+    if broken:
+        tables["violations"] = pd.DataFrame(broken, columns=list(Broken._fields))
+    return Board(suite, plan, tables, broken)
 
 
 def _stopped(broken: Sequence[Broken], root: Path) -> BrokenInvariant:
@@ -156,19 +179,21 @@ _CERTIFIED = {
 }  # fmt: skip
 
 
-def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
+def _markdown(board: Board) -> str:
     """The board for people: one block a data set and metric."""
-    lines = [f"# {results.suite.name}", "", results.suite.description.strip(), "", *_warning(tables)]
+    suite, plan, tables, broken = board
+    lines = [f"# {suite.name}", "", suite.description.strip(), "", *_warning(broken)]
     summary, certified = tables["summary"], tables["certified"]
     for (dataset, metric), block in summary.groupby(["dataset", "metric"], sort=False) if len(summary) else ():
         lines += [
             f"## {metric} on {dataset}",
             "",
-            _introduction(block, results),
+            _introduction(block, suite, tables.get("errors")),
             "",
             _table(_readable(block), _SUMMARY),
             "",
             *_without_plcc(block),
+            *_overlapping(plan, dataset, metric),
         ]
         if not certified.empty:
             mine = certified[(certified["dataset"] == dataset) & (certified["metric"] == metric)]
@@ -177,25 +202,30 @@ def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
             mine = mine.assign(budget=budget, **counts)
             lines += ["Certified bounds against attacks at the same budget:", "", _table(mine, _CERTIFIED), ""]
     lines += track_sections(tables)
-    if results.plan.skipped:
-        lines += ["Left out: " + "; ".join(f"{what} ({why})" for what, why in results.plan.skipped), ""]
+    if plan.skipped:
+        lines += ["Left out: " + "; ".join(f"{what} ({why})" for what, why in plan.skipped), ""]
+    lines += ["Each row of the CSV files has an id, in column `row`: `robustiqa reproduce ID --from OUT` computes it "
+              "again.", ""]  # fmt: skip
     return "\n".join(lines)
 
 
-def _warning(tables: dict[str, pd.DataFrame]) -> list[str]:
+def _warning(broken: Sequence[Broken]) -> list[str]:
     """Where tables are written despite violations: that they are no board, and why."""
-    if "violations" not in tables:
+    if not broken:
         return []
-    found = [f"- {one.invariant}: {one.row}: {one.problem}" for one in tables["violations"].itertuples()]
-    return ["**This is no board: the figures below cannot be right.** What is wrong (docs/rules.md):", "", *found, ""]
+    lines = [f"- {escaped(str(one))}" for one in broken]
+    return ["**This is no board: the figures below cannot be right.** What is wrong (docs/rules.md):", "", *lines, ""]
 
 
-def _introduction(block: pd.DataFrame, results: Results) -> str:
+def _introduction(block: pd.DataFrame, suite: Suite, errors: pd.DataFrame | None) -> str:
     """What the figures of a block are in, and of; or that there are none."""
     first = block.iloc[0]
     if (block["flags"].str.split().str[0] == FAILED).all():
-        mine = results.errors[(results.errors[["metric", "dataset"]] == first[["metric", "dataset"]]).all(axis=1)]
-        reasons = [f"{count} x {message}" for message, count in Counter(mine["message"]).most_common(3)]
+        messages: list[str] = []
+        if errors is not None:
+            mine = (errors[["metric", "dataset"]] == first[["metric", "dataset"]]).all(axis=1)
+            messages = errors.loc[mine, "message"].tolist()
+        reasons = [f"{count} x {message}" for message, count in Counter(messages).most_common(3)]
         found = f": {'; '.join(reasons)} (all of them in `errors.csv`)" if reasons else ", see the folder `errors`"
         return f"**Every image failed**, behind every defence; there is no figure to give{found}."
     truth = f"Ground truth: {'none' if pd.isna(first['truth']) else first['truth']}."
@@ -209,7 +239,7 @@ def _introduction(block: pd.DataFrame, results: Results) -> str:
     return (
         f"{truth} {unit} Worst gain: per image the strongest attack at {first['threat']}, upwards{_standard(block)}. "
         f"Certified delta: bound on the exact smoothed score (population) at l2 "
-        f"{results.suite.headline.certified_eps:g}."
+        f"{suite.headline.certified_eps:g}."
     )
 
 
@@ -228,6 +258,13 @@ def _without_plcc(block: pd.DataFrame) -> list[str]:
     missing = block[block["truth"].notna() & (block["plcc_note"] != "")]
     notes = [f"behind `{row['defense']}`, {row['plcc_note']}" for row in missing.to_dict("records")]
     return ["Columns of `summary.csv` without a logistic fit: " + "; ".join(notes), ""] if notes else []
+
+
+def _overlapping(plan: Plan, dataset: Any, metric: Any) -> list[str]:
+    """A line that says what is judged on images which it was fitted on."""
+    mine = [overlap for overlap in plan.overlaps if (overlap.dataset, overlap.metric) == (dataset, metric)]
+    sentences = dict.fromkeys(overlap.sentence for overlap in mine)
+    return [f"Flag `{FLAG}`: {'; '.join(sentences)}.", ""] if sentences else []
 
 
 def _readable(block: pd.DataFrame) -> pd.DataFrame:

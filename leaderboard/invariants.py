@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from ..bench.agreement import TOLERANCE
-from .results import Results
+from ..bench.plan import Plan
+from .results import FailedImages
 from .summary import eps_text
 
 BUDGET_ROUNDING = 1e-9
@@ -36,16 +37,33 @@ class Broken(NamedTuple):
         return f"{self.invariant}: {self.row}: {self.problem}"
 
 
-def broken_records(results: Results) -> list[Broken]:
-    """All rules about single records that do not hold, in the order of the plan.
+class Inspector(FailedImages):
+    """Looks at every record as it is read: collects the images that failed, and what breaks a rule.
 
     Images that failed are no violation: they are counted as missing.
+
+    Attributes:
+        broken: all rules about single records that do not hold, in the order of reading.
     """
-    rows, plan = results.rows, _planned(results)
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self._planned = _planned(plan)
+        self.broken: list[Broken] = []
+
+    def take(self, rows: pd.DataFrame) -> None:
+        """Judge the rows of one line of the board."""
+        super().take(rows)
+        self.broken += broken_records(rows, self._planned)
+
+
+def broken_records(rows: pd.DataFrame, plan: pd.DataFrame) -> list[Broken]:
+    """All rules about single records that do not hold, of the rows of one metric, defence and data set."""
     found = [*_as_planned(rows, plan), *_once(rows)]
     ok = rows[rows["status"] == "ok"]
     attacks, scores, bounds = (ok[ok["kind"] == kind] for kind in ("attack", "score", "certify"))
-    tolerance = _tolerances(ok)
+    # As in runs of two machines that are united.
+    tolerance = TOLERANCE * float(np.nan_to_num(ok[_SCORES].abs().max().max()))
     found += [*_finite(scores, ["clean"]), *_finite(attacks, [*_SCORES, "gain", "gain_8bit", "linf", "l2"])]
     found += _finite(bounds, ["score"])
     found += [*_same_clean(scores, attacks, tolerance), *_budget(attacks), *_arithmetic(attacks, tolerance)]
@@ -75,13 +93,13 @@ def _each(bad: pd.DataFrame, invariant: str, say: Callable[[dict[str, Any]], str
         yield Broken(invariant, label(first), say(first) + more)
 
 
-def _planned(results: Results) -> pd.DataFrame:
+def _planned(plan: Plan) -> pd.DataFrame:
     """A row a planned cell, indexed by its id."""
     columns = ["id", "kind", *GROUP, *THREAT, "start", "stop", "budgets"]
     cells = [
         [c.id, c.kind, c.metric, c.defense, c.dataset, c.attack, c.norm, c.eps[0] if c.kind == "attack" else np.nan,
          c.direction, c.start, c.stop, len(c.eps)]
-        for c in results.plan.cells
+        for c in plan.cells
     ]  # fmt: skip
     return pd.DataFrame(cells, columns=columns).set_index("id")
 
@@ -132,23 +150,12 @@ def _finite(rows: pd.DataFrame, columns: list[str]) -> Iterator[Broken]:
         yield from _each(bad, "finite", lambda r, c=column: f"{c} is {r[c]}, in a record that is not marked as failed")
 
 
-def _tolerances(ok: pd.DataFrame) -> pd.Series:
-    """By (metric, dataset): how far two evaluations of a score may lie apart, as in runs of two machines."""
-    largest = ok[_SCORES].abs().max(axis=1).groupby([ok["metric"], ok["dataset"]]).max()
-    return TOLERANCE * largest
-
-
-def _tolerance_of(rows: pd.DataFrame, tolerance: pd.Series) -> np.ndarray:
-    keys = pd.MultiIndex.from_frame(rows[["metric", "dataset"]])
-    return tolerance.reindex(keys).to_numpy(dtype=float)
-
-
-def _same_clean(scores: pd.DataFrame, attacks: pd.DataFrame, tolerance: pd.Series) -> Iterator[Broken]:
+def _same_clean(scores: pd.DataFrame, attacks: pd.DataFrame, tolerance: float) -> Iterator[Broken]:
     """An image has one clean score behind a defence: every attack starts from it, on the same draws."""
     both = pd.concat([scores, attacks])
     first = both.groupby([*GROUP, "image"], sort=False)["clean"].transform("first")
     apart = (both["clean"] - first).abs()
-    bad = both.assign(first=first)[(apart > _tolerance_of(both, tolerance)).to_numpy(dtype=bool)]
+    bad = both.assign(first=first)[(apart > tolerance).to_numpy(dtype=bool)]
     yield from _each(bad, "clean", lambda r: f"the clean score is {r['clean']:.6g}, elsewhere {r['first']:.6g}")
 
 
@@ -159,32 +166,31 @@ def _budget(attacks: pd.DataFrame) -> Iterator[Broken]:
     yield from _each(bad, "budget", lambda r: f"measured {r['norm']} {r['measured']:.6g} is above eps {r['eps']:.6g}")
 
 
-def _arithmetic(attacks: pd.DataFrame, tolerance: pd.Series) -> Iterator[Broken]:
+def _arithmetic(attacks: pd.DataFrame, tolerance: float) -> Iterator[Broken]:
     """A gain is the oriented difference of the two scores beside it, for the float image and for the 8-bit one."""
     sign = np.where(attacks["lower_better"].astype(bool), -1.0, 1.0)
     for score, gain, name in (("attacked", "gain", "gain"), ("attacked_8bit", "gain_8bit", "8-bit")):
         expected = sign * (attacks[score] - attacks["clean"])
         bad = attacks.assign(expected=expected)
-        bad = bad[((attacks[gain] - expected).abs() > _tolerance_of(attacks, tolerance)).to_numpy(dtype=bool)]
+        bad = bad[((attacks[gain] - expected).abs() > tolerance).to_numpy(dtype=bool)]
         yield from _each(
             bad, name, lambda r, g=gain: f"{g} is {r[g]:.6g}, but its scores differ by {r['expected']:.6g}"
         )
 
 
-def _eight_bit(attacks: pd.DataFrame, tolerance: pd.Series) -> Iterator[Broken]:
+def _eight_bit(attacks: pd.DataFrame, tolerance: float) -> Iterator[Broken]:
     """An image that an attack left as it is keeps its score, and has the same 8-bit score under every such attack."""
     still = attacks[attacks["linf"] == 0]
-    allowed = _tolerance_of(still, tolerance)
-    moved = still[((still["attacked"] - still["clean"]).abs() > allowed).to_numpy(dtype=bool)]
+    moved = still[((still["attacked"] - still["clean"]).abs() > tolerance).to_numpy(dtype=bool)]
     yield from _each(moved, "8-bit", lambda r: f"the image was not changed, its score went from {r['clean']:.6g} "
                                                f"to {r['attacked']:.6g}")  # fmt: skip
     first = still.groupby([*GROUP, "image"], sort=False)["attacked_8bit"].transform("first")
-    other = still.assign(first=first)[((still["attacked_8bit"] - first).abs() > allowed).to_numpy(dtype=bool)]
+    other = still.assign(first=first)[((still["attacked_8bit"] - first).abs() > tolerance).to_numpy(dtype=bool)]
     yield from _each(other, "8-bit", lambda r: f"the unchanged image scores {r['attacked_8bit']:.6g} in 8 bits, under "
                                                f"another attack {r['first']:.6g}")  # fmt: skip
 
 
-def _growing(bounds: pd.DataFrame, tolerance: pd.Series) -> Iterator[Broken]:
+def _growing(bounds: pd.DataFrame, tolerance: float) -> Iterator[Broken]:
     """A bound's ends are in order, and a larger budget has a wider bound: both are read off the same draws."""
     bad = bounds[~(bounds["lo"] <= bounds["hi"]).to_numpy(dtype=bool)]
     yield from _each(
@@ -194,6 +200,6 @@ def _growing(bounds: pd.DataFrame, tolerance: pd.Series) -> Iterator[Broken]:
     before = ordered.groupby(["cell", "image", "certificate"], sort=False)[["eps", "lo", "hi"]].shift()
     # Two infinite ends are equal: their difference is NaN, which `max` leaves out.
     shrunk = pd.concat([ordered["lo"] - before["lo"], before["hi"] - ordered["hi"]], axis=1).max(axis=1)
-    bad = ordered.assign(smaller=before["eps"])[(shrunk > _tolerance_of(ordered, tolerance)).to_numpy(dtype=bool)]
+    bad = ordered.assign(smaller=before["eps"])[(shrunk > tolerance).to_numpy(dtype=bool)]
     yield from _each(bad, "bounds", lambda r: f"the {r['certificate']} bound at eps {r['eps']:.6g} is narrower than "
                                               f"that at {r['smaller']:.6g}")  # fmt: skip

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student_t
 
+from ..bench.plan import Plan
 from .empirical import NOTICEABLE, STANDARD, is_standard, name_of
 from .invariants import GROUP, THREAT, Broken, label
-from .results import Results
+from .results import Group
 from .summary import eps_text
 
 STOP_P = 0.001
@@ -28,15 +30,33 @@ MEMBERS = {
 """Members of `auto-iqa`, version 2, as a suite names them: on deterministic defences, and on randomised ones."""
 
 
-def broken_tables(results: Results, tables: dict[str, pd.DataFrame]) -> list[Broken]:
-    """All rules about the tables that do not hold; `tables` as `collect` makes them."""
-    return [*_counted(results, tables), *_worst(tables), *_certificates(tables["certified"]), *_strongest(results)]
+class Trial(NamedTuple):
+    """One comparison of the standard attack with what it must reach; p is of its falling short by chance."""
+
+    p: float
+    rule: str
+    row: str
+    problem: str
 
 
-def _counted(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Broken]:
+def broken_tables(
+    plan: Plan, asked: Collection[tuple[str, str]], tables: dict[str, pd.DataFrame], trials: Sequence[Trial]
+) -> list[Broken]:
+    """All rules about the tables that do not hold.
+
+    Args:
+        plan: of the run.
+        asked: metrics with the defences that were asked for; the undefended one may be there for its scores only.
+        tables: summary, empirical and certified.
+        trials: of all lines of the board, from `standard_trials`.
+    """
+    weak = [Broken(t.rule, t.row, t.problem) for t in trials if t.p * len(trials) < STOP_P]
+    return [*_counted(plan, asked, tables), *_worst(tables), *_certificates(tables["certified"]), *weak]
+
+
+def _counted(plan: Plan, asked: Collection[tuple[str, str]], tables: dict[str, pd.DataFrame]) -> Iterator[Broken]:
     """A row of a table for everything planned, and never more results than planned."""
-    kept = {(g.metric, g.defense, g.dataset) for g in results.groups}
-    cells = [c for c in results.plan.cells if (c.metric, c.defense, c.dataset) in kept]
+    cells = [c for c in plan.cells if c.defense != "none" or (c.metric, c.defense) in asked]
     groups = ((c.metric, c.defense, c.dataset) for c in cells)
     planned = {
         "summary": set(groups),
@@ -87,41 +107,36 @@ def _certificates(certified: pd.DataFrame) -> Iterator[Broken]:
             yield Broken("certificate", where, f"{problem} (p = {row['violation_p']:.2g}, {len(judged)} bounds judged)")
 
 
-def _strongest(results: Results) -> Iterator[Broken]:
-    """The standard attack gains no less with a larger budget, and no less than its own members, on the same images.
+def standard_trials(group: Group) -> list[Trial]:
+    """Whether the standard attack gains as much as with a smaller budget and as its own members, on the same images.
 
     Searches are not exact, and members draw other random numbers: less is what is smaller on average by more than a
     tenth of the gain and .001 R, and not by chance (one-sided t over photographs, Bonferroni over the board).
     """
-    trials: list[tuple[float, str, str, str]] = []
-    for group in results.groups:
-        attacks = group.attacks()
-        if attacks.empty or not np.isfinite(group.unit):
+    attacks = group.attacks()
+    standard = attacks["attack"].map(is_standard).astype(bool)
+    if not standard.any() or not np.isfinite(group.unit):
+        return []
+    members = MEMBERS[bool(attacks["randomised"].iloc[0])]
+    mine = attacks[standard | attacks["attack"].isin(members)]
+    toward = mine["gain"] * np.where(mine["direction"] == "up", 1.0, -1.0) / group.unit
+    wide = mine.assign(toward=toward).pivot_table(index=["image", "reference"], columns=THREAT, values="toward")
+    trials = []
+    for key in wide.columns:
+        attack, norm, eps, direction = key
+        if not is_standard(attack):
             continue
-        standard = attacks["attack"].map(is_standard).astype(bool)
-        if not standard.any():
-            continue
-        members = MEMBERS[bool(attacks["randomised"].iloc[0])]
-        mine = attacks[standard | attacks["attack"].isin(members)]
-        toward = mine["gain"] * np.where(mine["direction"] == "up", 1.0, -1.0) / group.unit
-        wide = mine.assign(toward=toward).pivot_table(index=["image", "reference"], columns=THREAT, values="toward")
-        for attack, norm, eps, direction in wide.columns:
-            key = (attack, norm, eps, direction)
-            if is_standard(attack):
-                smaller = [e for a, n, e, d in wide.columns if (a, n, d) == (attack, norm, direction) and e < eps]
-                rivals = [("monotone", (attack, norm, max(smaller), direction))] if smaller else []
-                rivals += [("ensemble", (a, n, e, d)) for a, n, e, d in wide.columns
-                           if not is_standard(a) and (n, e, d) == (norm, eps, direction)]  # fmt: skip
-                row = label(group.key | dict(zip(THREAT, key, strict=True)) | {"kind": "attack"}, image=False)
-                for rule, other in rivals:
-                    pair = wide[[key, other]].dropna()
-                    p, problem = _less(
-                        pair[key], pair[other], rule, f"{name_of(other[0])} at {eps_text(float(other[2]))}"
-                    )
-                    trials.append((p, rule, row, problem))
-    for p, rule, row, problem in trials:
-        if p * len(trials) < STOP_P:
-            yield Broken(rule, row, problem)
+        smaller = [e for a, n, e, d in wide.columns if (a, n, d) == (attack, norm, direction) and e < eps]
+        rivals = [("monotone", (attack, norm, max(smaller), direction))] if smaller else []
+        rivals += [("ensemble", (a, n, e, d)) for a, n, e, d in wide.columns
+                   if not is_standard(a) and (n, e, d) == (norm, eps, direction)]  # fmt: skip
+        row = label(group.key | dict(zip(THREAT, key, strict=True)) | {"kind": "attack"}, image=False)
+        for rule, other in rivals:
+            pair = wide[[key, other]].dropna()
+            name = f"{name_of(other[0])} at {eps_text(float(other[2]))}"
+            p, problem = _less(pair[key], pair[other], rule, name)
+            trials.append(Trial(p, rule, row, problem))
+    return trials
 
 
 def _less(mine: pd.Series, other: pd.Series, rule: str, name: str) -> tuple[float, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 
 from ..bench.measures import Interval, bootstrap_mean
+from ..bench.plan import Plan
+from ..bench.suite import Headline
 from .empirical import is_standard, worst_case
-from .results import Group, Results
+from .results import Group
 from .rules import (
     CERTIFIED,
     EFFICIENCY,
@@ -48,65 +50,104 @@ STABILITY = (
 )  # fmt: skip
 """Columns of `stability.csv`, in order."""
 
-Key = tuple[str, str, str]
+Budgets = dict[str, tuple[str, float | None]]
 
 
 @dataclass
 class Entrant:
-    """One defended metric in one track: its value per image, and why it has no place, if it has none."""
+    """One defended metric in one track: its value per image, and why it has no place, if it has none.
 
-    group: Group
+    Attributes:
+        values: (image) `value`, smaller = better, and `reference`.
+        standard: whether the standard attack has a result here.
+        wanted: whether it was planned here.
+        summary: the row of the summary.
+    """
+
+    track: str
+    metric: str
+    dataset: str
+    defense: str
     pool: str
     values: pd.DataFrame
+    interval: Interval
     norm: str
     eps: float
     standard: bool
+    wanted: bool
     reason: str
-    interval: Interval
+    summary: dict[str, Any]
 
 
-def key_of(group: Group) -> Key:
-    """What identifies a row of the board."""
-    return group.metric, group.defense, group.dataset
-
-
-def track_tables(
-    results: Results, summary: Mapping[Key, dict[str, Any]], empirical: Mapping[Key, Sequence[dict[str, Any]]]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`tracks.csv`, a row a track, metric, data set and defence, and `neighbours.csv`, a row a pair of neighbours.
-
-    Args:
-        results: of a run.
-        summary: rows of the summary by what identifies them, not ranked yet.
-        empirical: rows of `empirical.csv`, likewise.
-    """
-    plan, headline = results.plan, results.suite.headline
-    budgets = {
+def track_budgets(plan: Plan, headline: Headline) -> Budgets:
+    """Norm and budget of each track but the last, which is that of the headline."""
+    return {
         CERTIFIED: ("l2", certified_budget(plan, headline)),
         LINF: ("linf", attack_budget(plan, headline, "linf")),
         L2: ("l2", attack_budget(plan, headline, "l2")),
     }
-    blocks: dict[tuple[str, str], list[Group]] = {}
-    for group in results.groups:
-        blocks.setdefault((group.dataset, group.metric), []).append(group)
+
+
+def entrants_of(
+    group: Group, budgets: Budgets, summary: dict[str, Any], empirical: Sequence[dict[str, Any]]
+) -> Iterator[Entrant]:
+    """What a line of the board brings to each track that it takes part in.
+
+    Args:
+        group: the line.
+        budgets: of `track_budgets`.
+        summary, empirical: its rows in these tables.
+    """
+    certify = [c for c in group.cells if c.kind == "certify"]
+    pool = Pool(bool(certify), _randomised(group), group.defense == "none").name
+    for track, (norm, eps) in budgets.items():
+        if eps is None or (track == CERTIFIED and not any(c.norm == norm and _near(c.eps, eps) for c in certify)):
+            continue
+        rows = [r for r in empirical if r["norm"] == norm and _near([r["eps"]], eps) and r["direction"] == "up"]
+        reason = excluded(str(summary["flags"]).split(), track)
+        if track == CERTIFIED:
+            values = _deltas(group, norm, eps)
+        else:
+            worst = worst_case(group, norm, eps)
+            values = worst[["gain", "reference"]].rename(columns={"gain": "value"})
+            reason = reason or _untested(rows)
+        values = values.assign(value=values["value"].astype(float) / group.own_share)
+        mean = _interval(values, f"{track}|{group.dataset}")
+        if not reason and not np.isfinite(mean.mean):
+            reason = "no finite bound on every image" if track == CERTIFIED else "its scores have no range"
+        standard = [r for r in rows if is_standard(r["attack"])]
+        yield Entrant(track, group.metric, group.dataset, group.defense, pool, values, mean, norm, eps,
+                      any(r["n_ok"] for r in standard), bool(standard), reason, summary)  # fmt: skip
+
+
+def track_tables(
+    entrants: Iterable[Entrant], costs: Sequence[tuple[str, str, int]], headline: Headline
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`tracks.csv`, a row a track, metric, data set and defence, and `neighbours.csv`, a row a pair of neighbours.
+
+    Args:
+        entrants: of all lines of the board.
+        costs: forwards of one deployed score, by metric and defence.
+        headline: its threat is that of the efficiency track.
+    """
+    blocks: dict[tuple[str, str, str], list[Entrant]] = {}
+    for entrant in entrants:
+        blocks.setdefault((entrant.dataset, entrant.metric, entrant.track), []).append(entrant)
+    price = {(metric, defense): cost for metric, defense, cost in costs}
+    units = {track.name: track.unit for track in TRACKS}
     rows: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
-    for (dataset, metric), groups in blocks.items():
-        headline_entrants: list[Entrant] = []
-        for track in TRACKS[:-1]:
-            norm, eps = budgets[track.name]
-            if eps is None:
-                continue
-            entrants = list(_entrants(track.name, groups, norm, eps, summary, empirical))
-            if track.name == f"empirical-{headline.norm}":
-                headline_entrants = entrants
-            head = {"track": track.name, "metric": metric, "dataset": dataset}
-            found, compared = _ranked(head, entrants, summary, track.unit)
-            rows += found
-            pairs += compared
-        costs = {(m, d): cost for m, d, cost in plan.costs}
-        head = {"track": EFFICIENCY, "metric": metric, "dataset": dataset}
-        rows += _efficiency(head, headline_entrants, summary, costs)
+    for (dataset, metric, track), block in blocks.items():
+        if track != CERTIFIED and any(e.wanted for e in block):
+            for entrant in block:
+                if not entrant.standard:
+                    entrant.reason = entrant.reason or "not attacked by auto-iqa, as others here were"
+        head = {"track": track, "metric": metric, "dataset": dataset}
+        found, compared = _ranked(head, block, units[track])
+        rows += found
+        pairs += compared
+        if track == f"empirical-{headline.norm}":
+            rows += _efficiency(head | {"track": EFFICIENCY}, block, price)
     tracks = pd.DataFrame(rows, columns=list(COLUMNS))
     order = {track.name: place for place, track in enumerate(TRACKS)}
     tracks = tracks.astype(dict.fromkeys(("rank", "rank_lo", "rank_hi", "pool_rank"), "Int64"))
@@ -116,38 +157,6 @@ def track_tables(
         na_position="last",
     )
     return tracks.reset_index(drop=True), pd.DataFrame(pairs, columns=list(NEIGHBOURS))
-
-
-def _entrants(
-    track: str,
-    groups: Sequence[Group],
-    norm: str,
-    eps: float,
-    summary: Mapping[Key, dict[str, Any]],
-    empirical: Mapping[Key, Sequence[dict[str, Any]]],
-) -> Iterator[Entrant]:
-    """Who takes part in a track, on one metric and data set."""
-    attacked = {key_of(g): _at(empirical[key_of(g)], norm, eps) for g in groups}
-    any_standard = any(is_standard(r["attack"]) and r["n_planned"] for rows in attacked.values() for r in rows)
-    for group in groups:
-        certify = [c for c in group.cells if c.kind == "certify"]
-        if track == CERTIFIED and not any(c.norm == norm and _near(c.eps, eps) for c in certify):
-            continue
-        rows = attacked[key_of(group)]
-        standard = any(is_standard(r["attack"]) and r["n_ok"] for r in rows)
-        reason = excluded(str(summary[key_of(group)]["flags"]).split(), track)
-        if track == CERTIFIED:
-            values = _deltas(group, norm, eps)
-        else:
-            worst = worst_case(group, norm, eps)
-            values = worst[["gain", "reference"]].rename(columns={"gain": "value"})
-            reason = reason or _untested(rows, standard, any_standard)
-        values = values.assign(value=values["value"].astype(float) / group.own_share)
-        mean = _interval(values, f"{track}|{group.dataset}")
-        if not reason and not np.isfinite(mean.mean):
-            reason = "no finite bound on every image" if track == CERTIFIED else "its scores have no range"
-        pool = Pool(bool(certify), _randomised(group), group.defense == "none").name
-        yield Entrant(group, pool, values, norm, eps, standard, reason, mean)
 
 
 def _interval(values: pd.DataFrame, label: str) -> Interval:
@@ -162,18 +171,11 @@ def _near(budgets: Sequence[float], eps: float) -> bool:
     return bool(np.isclose(budgets, eps, rtol=1e-9).any())
 
 
-def _at(rows: Sequence[dict[str, Any]], norm: str, eps: float) -> list[dict[str, Any]]:
-    """What was done upwards at one budget."""
-    return [r for r in rows if r["norm"] == norm and _near([r["eps"]], eps) and r["direction"] == "up"]
-
-
-def _untested(rows: Sequence[dict[str, Any]], standard: bool, any_standard: bool) -> str:
+def _untested(rows: Sequence[dict[str, Any]]) -> str:
     """Why the attacks at a threat say nothing about a defence; "" if they do."""
     attacks = [r for r in rows if not is_noise(r["attack"]) and r["n_ok"]]
     if not attacks:
         return "not attacked at this budget"
-    if any_standard and not standard:
-        return "not attacked by auto-iqa, as others here were"
     noise = [r["gain_mean"] for r in rows if is_noise(r["attack"]) and r["n_ok"]]
     if noise and not any(r["gain_mean"] > max(noise) for r in attacks):
         return "no attack did better than random noise: it may hide its gradient"
@@ -194,11 +196,10 @@ def _deltas(group: Group, norm: str, eps: float) -> pd.DataFrame:
     return table.assign(value=delta).set_index("image")[["value", "reference"]]
 
 
-def _row(head: dict[str, Any], entrant: Entrant, summary: Mapping[Key, dict[str, Any]], unit: str) -> dict[str, Any]:
-    mine = summary[key_of(entrant.group)]
+def _row(head: dict[str, Any], entrant: Entrant, unit: str) -> dict[str, Any]:
     values = entrant.values
     return head | {
-        "defense": entrant.group.defense,
+        "defense": entrant.defense,
         "pool": entrant.pool,
         **dict.fromkeys(("rank", "rank_lo", "rank_hi", "pool_rank"), pd.NA),
         "value": entrant.interval.mean,
@@ -212,8 +213,8 @@ def _row(head: dict[str, Any], entrant: Entrant, summary: Mapping[Key, dict[str,
         "reason": entrant.reason,
         "n_images": len(values),
         "n_references": values["reference"].nunique(),
-        "n_ok": mine["n_ok"],
-        "n_planned": mine["n_planned"],
+        "n_ok": entrant.summary["n_ok"],
+        "n_planned": entrant.summary["n_planned"],
         "rules": RULES_VERSION,
     }
 
@@ -229,10 +230,10 @@ def _placed(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _ranked(
-    head: dict[str, Any], entrants: Sequence[Entrant], summary: Mapping[Key, dict[str, Any]], unit: str
+    head: dict[str, Any], entrants: Sequence[Entrant], unit: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of a track on one metric and data set, with places and their intervals, and tests between neighbours."""
-    rows = [_row(head, e, summary, unit) for e in entrants]
+    rows = [_row(head, e, unit) for e in entrants]
     chosen = [(row, e) for row, e in zip(rows, entrants, strict=True) if row["eligible"]]
     _placed([row for row, _ in chosen])
     if not chosen:
@@ -266,40 +267,35 @@ def _ranked(
 
 
 def _efficiency(
-    head: dict[str, Any],
-    entrants: Sequence[Entrant],
-    summary: Mapping[Key, dict[str, Any]],
-    costs: Mapping[tuple[str, str], int],
+    head: dict[str, Any], entrants: Sequence[Entrant], costs: Mapping[tuple[str, str], int]
 ) -> list[dict[str, Any]]:
     """Rows of the efficiency track: what one score costs, of those that help and keep their accuracy."""
     if not costs:  # plans of earlier versions do not say
         return []
-    undefended = next((e for e in entrants if e.group.defense == "none"), None)
+    undefended = next((e for e in entrants if e.defense == "none"), None)
     rows = []
     for entrant in entrants:
-        group = entrant.group
-        if group.defense == "none":
+        if entrant.defense == "none":
             continue
-        reason = entrant.reason or excluded(str(summary[key_of(group)]["flags"]).split(), EFFICIENCY)
-        row = _row(head, entrant, summary, TRACKS[-1].unit)
-        cost = costs.get((group.metric, group.defense), np.nan)
-        reason = reason or _no_use(entrant, undefended, summary)
-        row |= {"value": cost, "value_lo": cost, "value_hi": cost, "eligible": not reason, "reason": reason}
-        rows.append(row)
+        flags = str(entrant.summary["flags"]).split()
+        reason = entrant.reason or excluded(flags, EFFICIENCY) or _no_use(entrant, undefended)
+        cost = costs.get((entrant.metric, entrant.defense), np.nan)
+        price = {"value": cost, "value_lo": cost, "value_hi": cost}
+        rows.append(_row(head, entrant, TRACKS[-1].unit) | price | {"eligible": not reason, "reason": reason})
     _placed([row for row in rows if row["eligible"]])
     for row in rows:
         row |= {"rank_lo": row["rank"], "rank_hi": row["rank"]}  # a cost is a count: there is nothing to doubt
     return rows
 
 
-def _no_use(entrant: Entrant, undefended: Entrant | None, summary: Mapping[Key, dict[str, Any]]) -> str:
+def _no_use(entrant: Entrant, undefended: Entrant | None) -> str:
     """Why a defence does not help enough, or costs too much accuracy, to be asked for its price; "" if it does."""
     if undefended is None or undefended.reason:
         return "the undefended metric has no figure to compare with"
     gain, before = entrant.interval.mean, undefended.interval.mean
     if not gain <= (1 - REMOVED) * before:
         return f"a worst gain of {gain:.3g} is more than {1 - REMOVED:.0%} of the undefended {before:.3g}"
-    srocc, plain = (float(summary[key_of(e.group)]["srocc_clean"]) for e in (entrant, undefended))
+    srocc, plain = (float(e.summary["srocc_clean"]) for e in (entrant, undefended))
     if not np.isfinite([srocc, plain]).all():
         return "there is no SROCC to judge its accuracy by"
     if srocc < plain - (1 - KEEP) * abs(plain):

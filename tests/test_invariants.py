@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,10 @@ from robustiqa.bench.store import Store
 from robustiqa.bench.suite import Suite
 from robustiqa.defenses import load_defense
 from robustiqa.leaderboard import collect
-from robustiqa.leaderboard.collect import make_tables
-from robustiqa.leaderboard.invariants import Broken, broken_records
-from robustiqa.leaderboard.invariants_tables import MEMBERS, broken_tables
-from robustiqa.leaderboard.results import Results, _groups, read_results
+from robustiqa.leaderboard.collect import Board, make_board
+from robustiqa.leaderboard.invariants import Broken
+from robustiqa.leaderboard.invariants_tables import MEMBERS, STOP_P, broken_tables, standard_trials
+from robustiqa.leaderboard.results import read_results
 
 SUITE = {
     "name": "rules",
@@ -52,26 +52,48 @@ def run(linear_plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+class Honest(NamedTuple):
+    """A run on disk, with all its records and which file each is of."""
+
+    root: Path
+    rows: Any
+
+
 @pytest.fixture(scope="module")
-def honest(run: Path) -> Results:
+def honest(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Honest:
     """The run with its two-step PGD under the name of the standard attack, whose member the longer one is."""
-    results = read_results(run)
-    cells = tuple(replace(c, attack="auto-iqa") if c.attack == "pgd[steps=2]" else c for c in results.plan.cells)
-    rows = results.rows.assign(attack=results.rows["attack"].replace("pgd[steps=2]", "auto-iqa"))
-    return changed(replace(results, plan=replace(results.plan, cells=cells)), rows)
+    root = tmp_path_factory.mktemp("honest") / "run"
+    shutil.copytree(run, root)
+    plan = root / "plan.json"
+    plan.write_text(plan.read_text().replace('"attack": "pgd[steps=2]"', '"attack": "auto-iqa"'))
+    rows = Store(run).read_rows([cell.id for cell in read_results(run).plan.cells])
+    rows = rows.assign(attack=rows["attack"].replace("pgd[steps=2]", "auto-iqa"), file=rows["cell"])
+    write(root, rows)
+    return Honest(root, rows)
 
 
-def changed(results: Results, rows: Any) -> Results:
-    return replace(results, rows=rows, groups=tuple(_groups(results.suite, results.plan, rows)))
+def write(root: Path, rows: Any) -> None:
+    for file, part in rows.groupby("file"):
+        records = [{str(k): None if pd.isna(v) else v for k, v in row.items()} for row in part.to_dict("records")]
+        # A number that is none stays one; what is absent is null.
+        for record, missing in zip(records, part["attacked"].isna() & (part["kind"] == "attack"), strict=True):
+            record |= {"attacked": np.nan} if missing else {}
+        Store(root).write_cell(str(file), records)
 
 
-def planted(honest: Results, change: Change) -> list[Broken]:
-    rows = honest.rows.copy()
-    rows = rows if (found := change(rows)) is None else found
-    results = changed(honest, rows)
-    records = broken_records(results)
-    # A doubled or lost record makes no table.
-    return records or broken_tables(results, make_tables(results))
+@pytest.fixture
+def planted(honest: Honest, tmp_path: Path) -> Callable[[Change], Board]:
+    """A board with the records of the honest run after a change."""
+    root = tmp_path / "run"
+    shutil.copytree(honest.root, root)
+
+    def plant(change: Change) -> Board:
+        rows = honest.rows.copy()
+        rows = rows if (found := change(rows)) is None else found
+        write(root, rows)
+        return make_board(root)
+
+    return plant
 
 
 def attack_rows(rows: Any, attack: str = "auto-iqa", eps: float = 4 / 255) -> Any:
@@ -89,8 +111,8 @@ def move(rows: Any, mask: Any, gain: Any) -> None:
         rows.loc[mask, name] = rows["clean"] + rows["gain"]
 
 
-def test_an_honest_run_breaks_nothing(honest: Results, run: Path) -> None:
-    assert planted(honest, lambda rows: None) == []
+def test_an_honest_run_breaks_nothing(planted: Callable[[Change], Board], run: Path) -> None:
+    assert planted(lambda rows: None).broken == []
     assert "violations" not in collect(run)
 
 
@@ -199,19 +221,21 @@ PLANTS: list[tuple[Change, str, str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("change", "rule", "row", "problem"), PLANTS, ids=[f"{p[1]}-{i}" for i, p in enumerate(PLANTS)]
-)
-def test_a_planted_violation_names_its_row(honest: Results, change: Change, rule: str, row: str, problem: str) -> None:
-    found = planted(honest, change)
+@pytest.mark.parametrize(("change", "rule", "row", "problem"), PLANTS)
+def test_a_planted_violation_names_its_row(
+    planted: Callable[[Change], Board], change: Change, rule: str, row: str, problem: str
+) -> None:
+    found = planted(change).broken
     assert [one for one in found if one.invariant == rule and row in one.row and problem in one.problem], found
     assert {one.invariant for one in found} == {rule}
 
 
-def test_tables_are_counted_against_the_plan_and_each_other(honest: Results) -> None:
+def test_tables_are_counted_against_the_plan_and_each_other(honest: Honest) -> None:
+    board = make_board(honest.root)
+
     def found(name: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> list[Broken]:
-        tables = make_tables(honest)
-        return broken_tables(honest, tables | {name: change(tables[name])})
+        tables = board.tables | {name: change(board.tables[name])}
+        return broken_tables(board.plan, set(board.plan.all_asked(board.suite)), tables, [])
 
     (lost,) = found("empirical", lambda t: t.iloc[1:])
     assert (lost.invariant, "was planned, and is not in empirical.csv" in lost.problem) == ("rows", True)
@@ -226,39 +250,36 @@ def test_tables_are_counted_against_the_plan_and_each_other(honest: Results) -> 
     assert "is above that of the worst case of all attacks" in worst[0].problem
 
 
-def test_little_less_is_no_violation(honest: Results) -> None:
-    """The standard attack may gain 5 % less than at a smaller budget or than a member: searches are not exact."""
-
-    def weaker(rows: Any) -> None:
-        small = rows[attack_rows(rows, eps=2 / 255)].set_index("image")["gain"]
-        for attack, share in (("auto-iqa", 0.95), ("pgd[steps=100]", 1.0)):
-            mine = attack_rows(rows, attack)
-            move(rows, mine, rows.loc[mine, "image"].map(small) * share)
-
-    def rounded(rows: Any) -> None:
-        """Another machine's last digits."""
-        mine = rows["kind"] == "attack"
-        rows.loc[mine, "clean"] *= 1 + 1e-6
-
-    assert planted(honest, weaker) == []
-    assert planted(honest, rounded) == []
+def _weaker(rows: Any) -> None:
+    """The standard attack gains 5 % less than at a smaller budget and than a member: searches are not exact."""
+    small = rows[attack_rows(rows, eps=2 / 255)].set_index("image")["gain"]
+    for attack, share in (("auto-iqa", 0.95), ("pgd[steps=100]", 1.0)):
+        mine = attack_rows(rows, attack)
+        move(rows, mine, rows.loc[mine, "image"].map(small) * share)
 
 
-def test_chance_alone_stops_no_board(honest: Results) -> None:
+def _rounded(rows: Any) -> None:
+    """Another machine's last digits."""
+    rows.loc[rows["kind"] == "attack", "clean"] *= 1 + 1e-6
+
+
+@pytest.mark.parametrize("change", [_weaker, _rounded])
+def test_little_less_is_no_violation(planted: Callable[[Change], Board], change: Change) -> None:
+    assert planted(change).broken == []
+
+
+def test_chance_alone_stops_no_board(honest: Honest) -> None:
     """Gains of two budgets that are the same but for noise: the larger one finds less on half of the boards."""
+    (group,) = (g for g in read_results(honest.root).groups if g.defense == "none")
     rng = np.random.default_rng(0)
-    stopped = 0
-    for _ in range(60):
-
-        def noisy(rows: Any) -> None:
-            for attack, eps in (("auto-iqa", 2 / 255), ("auto-iqa", 4 / 255), ("pgd[steps=100]", 4 / 255)):
-                mine = attack_rows(rows, attack, eps)
-                move(rows, mine, rng.normal(0.3, 0.3, int(mine.sum())))
-
-        rows = honest.rows.copy()
-        noisy(rows)
-        stopped += bool(broken_tables(changed(honest, rows), make_tables(changed(honest, rows))))
-    assert stopped == 0
+    found = []
+    for _ in range(200):
+        gains = rng.normal(0.3, 0.3, len(group.rows)) * group.unit
+        found += standard_trials(replace(group, rows=group.rows.assign(gain=gains)))
+    assert {trial.rule for trial in found} == {"monotone", "ensemble"}
+    assert len(found) == 400
+    # Each of these boards would have two trials.
+    assert min(trial.p for trial in found) > STOP_P / 2
 
 
 @pytest.mark.parametrize("defense", ["none", "median-smoothing"])
