@@ -128,7 +128,6 @@ def code_digest() -> str:
             "hardware.py",
             "estimate.py",
             "standin.py",
-            "look.py",
             "display.py",
             "status.py",
             "interrupt.py",
