@@ -24,10 +24,11 @@ NAMES = [f"image-{i:02d}" for i in range(IMAGES)]
 def entrant(defense: str, values: Any, **more: Any) -> Entrant:
     """One in the l_inf track, eligible unless said otherwise."""
     frame = pd.DataFrame({"value": np.asarray(values, dtype=float), "reference": NAMES}, index=NAMES).dropna()
+    interval = bootstrap_mean(frame["value"].to_numpy(), frame["reference"].tolist(), "t")
     summary = {"flags": "", "n_ok": 60, "n_planned": 60, "srocc_clean": 0.7} | more.pop("summary", {})
-    given = {
+    given: dict[str, Any] = {
         "track": "empirical-linf", "metric": "m", "dataset": "d", "defense": defense, "pool": "empirical deterministic",
-        "values": frame, "interval": bootstrap_mean(frame["value"].to_numpy(), frame["reference"].tolist(), "t"), "norm": "linf",
+        "values": frame, "interval": interval, "norm": "linf",
         "eps": 4 / 255, "standard": True, "wanted": True, "reason": "", "summary": summary,
     }  # fmt: skip
     return Entrant(**(given | more))
@@ -123,7 +124,7 @@ def group(gain: list[float], clean: list[float], **more: Any) -> Group:
         "truth": np.arange(12.0),
     })  # fmt: skip
     cell = Cell("attack", "m", "x", "d", 0, 12, 0, "pgd", "linf", (4 / 255,), "up")
-    given = {"metric": "m", "defense": "x", "dataset": "d", "ends": (0.0, 10.0), "range_source": EMPIRICAL_RANGE,
+    given: dict[str, Any] = {"metric": "m", "defense": "x", "dataset": "d", "ends": (0.0, 10.0), "range_source": EMPIRICAL_RANGE,
              "sign": 1.0, "clean": scores, "rows": rows, "cells": (cell,)}  # fmt: skip
     return Group(**(given | more))
 
@@ -133,7 +134,7 @@ BUDGETS: Budgets = {"certified-l2": ("l2", None), "empirical-linf": ("linf", 4 /
 
 def one(group: Group, flags: str = "", **rows: list[float]) -> Entrant:
     """The entrant of a group with the given mean gains by attack."""
-    shared = {"norm": "linf", "eps": 4 / 255, "direction": "up", "n_ok": 12, "n_planned": 12}
+    shared: dict[str, Any] = {"norm": "linf", "eps": 4 / 255, "direction": "up", "n_ok": 12, "n_planned": 12}
     empirical = [shared | {"attack": a.replace("_", "-"), "gain_mean": float(np.mean(g))} for a, g in rows.items()]
     (found,) = entrants_of(group, BUDGETS, {"flags": flags, "n_ok": 24, "n_planned": 24}, empirical)
     return found
@@ -199,10 +200,11 @@ def test_stability_is_over_what_is_ranked_everywhere() -> None:
         for d, v in zip(names, np.arange(1.0, 5.0)[::order], strict=False)
     ]
     table = stability_table(track_tables(entrants, [], Headline())[0])
-    found = table.set_index(["across", "within"])[["n_rankings", "n_entrants", "kendall_w", "tau_mean"]]
-    assert found.loc[("data sets", "m")].tolist() == pytest.approx([2, 3, 1, 1])
-    assert found.loc[("metrics", "d")].tolist() == pytest.approx([2, 3, 0, -1])
-    assert found.loc[("metrics", "e")].tolist() == pytest.approx([2, 4, 0, -1])
+    columns = ["n_rankings", "n_entrants", "kendall_w", "tau_mean"]
+    found = {(r["across"], r["within"]): [r[c] for c in columns] for r in table.to_dict("records")}
+    assert found["data sets", "m"] == pytest.approx([2, 3, 1, 1])
+    assert found["metrics", "d"] == pytest.approx([2, 3, 0, -1])
+    assert found["metrics", "e"] == pytest.approx([2, 4, 0, -1])
 
 
 def test_a_run_has_its_tracks(linear_plugin: Path, tmp_path: Path) -> None:
