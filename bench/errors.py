@@ -84,5 +84,9 @@ class Incompatible(RobustIQAError):
     """Two plug-ins that cannot be combined, for example a white-box attack on a metric without gradient."""
 
 
+class BrokenInvariant(RobustIQAError):
+    """Records or tables of a run that contradict themselves, the plan or a certificate: no board is written of them."""
+
+
 class RunStopped(RobustIQAError):
     """A run that cannot go on: nothing can be written, a cluster is lost, a worker differs; all results stay."""

@@ -266,7 +266,9 @@ def _united_plan(sources: Sequence[Source]) -> Plan:
     )  # absent on one machine, and run on another
     asked = dict.fromkeys(pair for source in sources for pair in source.plan.all_asked(source.suite))
     datasets = dict(pair for source in sources for pair in source.plan.datasets)
-    return Plan(tuple(cells.values()), tuple(skipped), tuple(asked), tuple(datasets.items()))
+    costs = dict.fromkeys(cost for source in sources for cost in source.plan.costs)
+    return Plan(tuple(cells.values()), tuple(skipped), tuple(asked), tuple(datasets.items()),
+                costs=tuple(costs))  # fmt: skip
 
 
 def _united_suite(suites: Sequence[Suite]) -> Suite:

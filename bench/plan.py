@@ -66,6 +66,7 @@ class Plan:
     `datasets` are the data sets with their content hash; empty in older plans.
     `overlaps` is what is judged on images that it was fitted on.
     `foreseen` is what will fail, as far as headers of files tell, with the reason.
+    `costs` are forwards of the metric for one deployed score, by metric and defence; empty in older plans.
     """
 
     cells: tuple[Cell, ...]
@@ -74,6 +75,7 @@ class Plan:
     datasets: tuple[tuple[str, str], ...] = ()
     overlaps: tuple[Overlap, ...] = ()
     foreseen: tuple[tuple[str, str], ...] = ()
+    costs: tuple[tuple[str, str, int], ...] = ()
 
     @property
     def warnings(self) -> list[str]:
@@ -89,6 +91,7 @@ class Plan:
             "datasets": self.datasets,
             "overlaps": [asdict(overlap) for overlap in self.overlaps],
             "foreseen": self.foreseen,
+            "costs": self.costs,
             "cells": [dict(vars(c)) for c in self.cells],
         }
 
@@ -123,8 +126,9 @@ def plan_from_json(data: dict[str, Any]) -> Plan:
     cells = [Cell(**{**cell, "eps": tuple(cell["eps"])}) for cell in data["cells"]]
     asked = data.get("asked")
     overlaps = tuple(Overlap(**overlap) for overlap in data.get("overlaps", ()))
+    costs = tuple((metric, defense, int(cost)) for metric, defense, cost in data.get("costs", ()))
     return Plan(tuple(cells), _pairs(data["skipped"]), None if asked is None else _pairs(asked),
-                _pairs(data.get("datasets", ())), overlaps, _pairs(data.get("foreseen", ())))  # fmt: skip
+                _pairs(data.get("datasets", ())), overlaps, _pairs(data.get("foreseen", ())), costs)  # fmt: skip
 
 
 def read_run(store: Store) -> tuple[dict[str, Any], Suite, Plan]:
@@ -181,6 +185,7 @@ def make_plan(suite: Suite) -> Plan:
     judge = Judge()
     foreseen: list[tuple[str, str]] = []
     foresight: dict[str, Foresight] = {}
+    costs: dict[tuple[str, str], int] = {}
     for dataset_name, dataset, metric, names in _present(suite, skipped):
         contents[dataset_name] = dataset.content_hash
         ahead = foresight.get(dataset_name) or foresight.setdefault(dataset_name, Foresight(dataset_name, dataset))
@@ -196,6 +201,7 @@ def make_plan(suite: Suite) -> Plan:
                 continue
             overlaps += judge.overlaps(g, dataset_name, dataset)
             foreseen += ahead.sizes(g)
+            costs[metric.spec, defense] = g.cost
             base = {"metric": metric.spec, "defense": defense, "dataset": dataset_name, "seed": suite.seed}
             for job in _jobs(suite, g, dataset_name, len(dataset), defense in names, skipped):
                 cells += _cut(base | job, suite.chunk, dataset, identities)
@@ -210,6 +216,7 @@ def make_plan(suite: Suite) -> Plan:
         tuple(contents.items()),
         tuple(overlaps),
         tuple(dict.fromkeys(foreseen)),
+        tuple((metric, defense, cost) for (metric, defense), cost in costs.items()),
     )
 
 

@@ -25,7 +25,7 @@ import click
 from .files import make_folder, write_atomically, write_json
 from .hardware import hardware, numerics
 from .plan import Plan
-from .registry import KINDS, PACKAGE, checks_digest, code_digest, identity_of, registry, version_of
+from .registry import KINDS, PACKAGE, checks_digest, code_digest, identity_of, registry, resolve_target, version_of
 from .store import SCHEMA_VERSION
 from .suite import Suite
 from .trust import TYPED, trusted
@@ -33,6 +33,9 @@ from .trust import TYPED, trusted
 RECORD = "run.json"
 HISTORY = "runs"
 """Folder beside `run.json` with the record of every run into it, `0001.json` being the first."""
+
+RULES = f"{PACKAGE}.leaderboard.rules:RULES_VERSION"
+"""Version of the rules of the board; named here, not imported: bench does not depend on the leaderboard."""
 
 PACKAGES = ("attacks", "bench", "defenses", "leaderboard")
 """Folders of the code; an untracked file elsewhere may be anything, of any size."""
@@ -63,6 +66,7 @@ def run_record(suite: Suite, plan: Plan, device: str, out: Path) -> dict[str, An
         "left_out": [{"what": what, "why": why} for what, why in plan.skipped],
         "foreseen": [{"what": what, "why": why} for what, why in plan.foreseen],
         "cells": len(plan.cells),
+        "rules": resolve_target(RULES),
         "seeds": {"base": suite.seed, "streams": "sha256(base, image content, role, ...)"},
         "code": {"digest": code_digest(), "checks": checks_digest(), "git": git_state()},
         "plugins": _plugins(plan, out),

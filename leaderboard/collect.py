@@ -3,86 +3,159 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
-from tabulate import tabulate
 
+from ..bench.errors import BrokenInvariant, counted
 from ..bench.files import write_atomically
 from ..bench.overlap import FLAG
 from ..bench.plan import Plan
 from ..bench.suite import Suite
+from .board import escaped, track_sections
+from .board import table as _table
 from .certified import COLUMNS as CERTIFIED
 from .certified import certified_rows
 from .checks import COLUMNS as CHECKS
 from .checks import check_rows
 from .empirical import COLUMNS as EMPIRICAL
 from .empirical import empirical_rows
-from .results import FEW_SCORES, FEWEST, NO_RANGE, FailedImages, read_groups, read_plan
+from .exports.spreadsheet import neutralised
+from .invariants import Broken, Inspector
+from .invariants_tables import Trial, broken_tables, standard_trials
+from .results import FEW_SCORES, FEWEST, NO_RANGE, read_groups, read_plan
 from .rows import with_rows
-from .summary import FAILED, eps_text, rank, summary_row
+from .rules import FAILED
+from .summary import eps_text, ranked, summary_row
 from .threats import COLUMNS as THREATS
 from .threats import threat_rows
+from .tracks import Entrant, entrants_of, stability_table, track_budgets, track_tables
 
 SIGNIFICANT = 6
 """Digits in the CSV files: enough for any comparison, few enough to be the same on machines that compute alike."""
 
+BOARD, VIOLATED = "leaderboard", "leaderboard-violated"
+"""Folders of the tables: of a board, and of records that cannot be right."""
+
+SHOWN = 5
+"""Violations that the error names; `violations.csv` has all of them."""
+
 _COLUMNS = {"empirical": EMPIRICAL, "threats": THREATS, "certified": CERTIFIED, "checks": CHECKS}
 
 
-def collect(root: str | Path) -> dict[str, Path]:
-    """Write summary, empirical, threats, certified and checks (.csv) and `board.md` into ROOT/leaderboard.
+class Board(NamedTuple):
+    """Everything that is written of a run, and what cannot be right in it."""
 
-    `checks.csv` is there only if the suite asks for reliability checks.
+    suite: Suite
+    plan: Plan
+    tables: dict[str, pd.DataFrame]
+    broken: list[Broken]
+
+
+def collect(root: str | Path, *, despite_violations: bool = False) -> dict[str, Path]:
+    """Write the tables of a run as CSV, and `board.md`, into ROOT/leaderboard.
+
+    The tables are summary, empirical, threats, certified, tracks, neighbours and stability; `checks.csv` is there only
+    if the suite asks for reliability checks, and `errors.csv`, the images that failed and why, if there are any.
 
     Reads only; computes no score. The same records give the same bytes.
 
-    Rows of images that failed go to `errors.csv`, with the reason; the file is there only if there are any.
+    Args:
+        root: folder of a run.
+        despite_violations: write the tables also where an invariant is broken (`docs/rules.md`), for diagnosis: into
+            ROOT/leaderboard-violated, with `violations.csv`, and leaving ROOT/leaderboard alone.
 
     Returns:
-        the paths, by table name.
+        the paths, by table name; with "violations" where there are some.
 
     Raises:
         BadData: the folder is no run, or a record in it is corrupt.
+        BrokenInvariant: a figure would be wrong; nothing is written.
     """
     root = Path(root)
+    board = make_board(root, despite_violations)
+    if board.broken and not despite_violations:
+        raise _stopped(board.broken, root)
+    tables = board.tables
+    folder = root / (VIOLATED if board.broken else BOARD)
+    text = _markdown(board)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / f"{name}.csv" for name in tables}
+    for name, table in tables.items():
+        write_atomically(paths[name], _csv(with_rows(name, table, board.suite.seed)).encode())
+    for sometimes in ("errors", "checks"):
+        if sometimes not in tables:
+            (folder / f"{sometimes}.csv").unlink(missing_ok=True)
+    paths["board"] = folder / "board.md"
+    write_atomically(paths["board"], text.encode())
+    if not board.broken:
+        _remove_violated(root / VIOLATED, paths)
+    return paths
+
+
+def make_board(root: Path, despite_violations: bool = False) -> Board:
+    """The tables of a run, and what breaks a rule; without tables where records do, unless they are wanted anyway."""
     suite, plan = read_plan(root)
-    failed = FailedImages(plan)
+    inspector = Inspector(plan)
+    budgets = track_budgets(plan, suite.headline)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("summary", *_COLUMNS)}
-    for group in read_groups(root, suite, plan, failed):
+    entrants: list[Entrant] = []
+    trials: list[Trial] = []
+    for group in read_groups(root, suite, plan, inspector):
+        if inspector.broken and not despite_violations:
+            continue
         empirical, certified = empirical_rows(group), certified_rows(group)
-        found["summary"].append(summary_row(group, suite.headline, empirical, certified))
+        summary = summary_row(group, suite.headline, empirical, certified)
+        found["summary"].append(summary)
         found["empirical"] += empirical
         found["threats"] += threat_rows(group)
         found["certified"] += certified
         if suite.checks:
             found["checks"] += check_rows(group)
-    tables = {"summary": rank(found["summary"])}
+        entrants += entrants_of(group, budgets, summary, empirical)
+        trials += standard_trials(group)
+    if inspector.broken and not despite_violations:
+        return Board(suite, plan, {}, inspector.broken)
+    tracks, neighbours = track_tables(entrants, plan.costs, suite.headline)
+    tables = {"summary": ranked(found["summary"], tracks, suite.headline)}
     tables |= {name: _frame(found[name], columns) for name, columns in _COLUMNS.items()}
     if not suite.checks:
         del tables["checks"]
-    errors = failed.table()
-    folder = root / "leaderboard"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for name, table in tables.items():
-        paths[name] = folder / f"{name}.csv"
-        write_atomically(paths[name], _csv(with_rows(name, table, suite.seed)).encode())
-    for sometimes in ("errors", "checks"):
-        if sometimes not in tables:
-            (folder / f"{sometimes}.csv").unlink(missing_ok=True)
-    if len(errors):
-        paths["errors"] = folder / "errors.csv"
-        write_atomically(paths["errors"], _csv(errors).encode())
-    paths["board"] = folder / "board.md"
-    write_atomically(paths["board"], _markdown(suite, plan, tables, errors).encode())
-    return paths
+    tables |= {"tracks": tracks, "neighbours": neighbours, "stability": stability_table(tracks)}
+    broken = inspector.broken + broken_tables(plan, set(plan.all_asked(suite)), tables, trials)
+    if len(errors := inspector.table()):
+        tables["errors"] = errors
+    if broken:
+        tables["violations"] = pd.DataFrame(broken, columns=list(Broken._fields))
+    return Board(suite, plan, tables, broken)
+
+
+def _stopped(broken: Sequence[Broken], root: Path) -> BrokenInvariant:
+    """The error that says what is wrong, row by row."""
+    shown = "".join(f"\n  {one}" for one in broken[:SHOWN])
+    more = f"\n  and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+    return BrokenInvariant(
+        f"no board was written of {str(root)!r}, and what is there was left as it is: "
+        f"{counted(len(broken), 'row')} cannot be right{shown}{more}\nWhat each rule means and what to do is in "
+        f"docs/rules.md; `robustiqa collect {root} --despite-violations` writes the tables into "
+        f"{str(root / VIOLATED)!r}, for diagnosis"
+    )
+
+
+def _remove_violated(folder: Path, tables: Mapping[str, Path]) -> None:
+    """Take away tables that were written despite violations, and the folder if nothing else is in it."""
+    for path in (*tables.values(), Path("violations.csv"), Path("errors.csv"), Path("checks.csv")):
+        (folder / path.name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _csv(table: pd.DataFrame) -> str:
-    """CSV text; eps is a key that people join on, so it keeps all its digits."""
-    exact = {"eps": table["eps"].map(repr)} if "eps" in table else {}
+    """CSV text that no spreadsheet runs; eps is a key that people join on, so it keeps all its digits."""
+    exact = {str(name): table[name].map(neutralised) for name in table if table[name].dtype.kind not in "biuf"}
+    exact |= {"eps": table["eps"].map(repr)} if "eps" in table else {}
     return table.assign(**exact).to_csv(index=False, float_format=f"%.{SIGNIFICANT}g", lineterminator="\n")
 
 
@@ -94,7 +167,8 @@ def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame
 _SUMMARY = {
     "rank": "rank", "defense": "defence", "srocc_clean": "SROCC", "plcc_clean": "PLCC",
     "srocc_attacked": "SROCC attacked", "worst_gain_mean": "worst gain", "interval": "95% interval",
-    "rscore_mean": "R-score", "certified_delta_mean": "certified delta", "flags": "flags", "coverage": "ok/planned",
+    "worst_gain_own": "in own range", "rscore_mean": "R-score", "certified_delta_mean": "certified delta",
+    "flags": "flags", "coverage": "ok/planned",
 }  # fmt: skip
 _CERTIFIED = {
     "defense": "defence", "budget": "budget", "rms": "RMS (grey levels)", "kind": "kind",
@@ -105,15 +179,16 @@ _CERTIFIED = {
 }  # fmt: skip
 
 
-def _markdown(suite: Suite, plan: Plan, tables: dict[str, pd.DataFrame], errors: pd.DataFrame) -> str:
+def _markdown(board: Board) -> str:
     """The board for people: one block a data set and metric."""
-    lines = [f"# {suite.name}", "", suite.description.strip(), ""]
+    suite, plan, tables, broken = board
+    lines = [f"# {suite.name}", "", suite.description.strip(), "", *_warning(broken)]
     summary, certified = tables["summary"], tables["certified"]
     for (dataset, metric), block in summary.groupby(["dataset", "metric"], sort=False) if len(summary) else ():
         lines += [
             f"## {metric} on {dataset}",
             "",
-            _introduction(block, suite, errors),
+            _introduction(block, suite, tables.get("errors")),
             "",
             _table(_readable(block), _SUMMARY),
             "",
@@ -126,6 +201,7 @@ def _markdown(suite: Suite, plan: Plan, tables: dict[str, pd.DataFrame], errors:
             counts = {column: mine[column].astype("Int64") for column in ("n", "violations")}
             mine = mine.assign(budget=budget, **counts)
             lines += ["Certified bounds against attacks at the same budget:", "", _table(mine, _CERTIFIED), ""]
+    lines += track_sections(tables)
     if plan.skipped:
         lines += ["Left out: " + "; ".join(f"{what} ({why})" for what, why in plan.skipped), ""]
     lines += ["Each row of the CSV files has an id, in column `row`: `robustiqa reproduce ID --from OUT` computes it "
@@ -133,12 +209,23 @@ def _markdown(suite: Suite, plan: Plan, tables: dict[str, pd.DataFrame], errors:
     return "\n".join(lines)
 
 
-def _introduction(block: pd.DataFrame, suite: Suite, errors: pd.DataFrame) -> str:
+def _warning(broken: Sequence[Broken]) -> list[str]:
+    """Where tables are written despite violations: that they are no board, and why."""
+    if not broken:
+        return []
+    lines = [f"- {escaped(str(one))}" for one in broken]
+    return ["**This is no board: the figures below cannot be right.** What is wrong (docs/rules.md):", "", *lines, ""]
+
+
+def _introduction(block: pd.DataFrame, suite: Suite, errors: pd.DataFrame | None) -> str:
     """What the figures of a block are in, and of; or that there are none."""
     first = block.iloc[0]
     if (block["flags"].str.split().str[0] == FAILED).all():
-        mine = errors[(errors[["metric", "dataset"]] == first[["metric", "dataset"]]).all(axis=1)]
-        reasons = [f"{count} x {message}" for message, count in Counter(mine["message"]).most_common(3)]
+        messages: list[str] = []
+        if errors is not None:
+            mine = (errors[["metric", "dataset"]] == first[["metric", "dataset"]]).all(axis=1)
+            messages = errors.loc[mine, "message"].tolist()
+        reasons = [f"{count} x {message}" for message, count in Counter(messages).most_common(3)]
         found = f": {'; '.join(reasons)} (all of them in `errors.csv`)" if reasons else ", see the folder `errors`"
         return f"**Every image failed**, behind every defence; there is no figure to give{found}."
     truth = f"Ground truth: {'none' if pd.isna(first['truth']) else first['truth']}."
@@ -185,23 +272,3 @@ def _readable(block: pd.DataFrame) -> pd.DataFrame:
     interval = ["-" if pd.isna(lo) else f"{lo:.3f} to {hi:.3f}" for lo, hi in ends]
     coverage = [f"{ok}/{planned}" for ok, planned in zip(block["n_ok"], block["n_planned"], strict=True)]
     return block.assign(interval=interval, coverage=coverage)
-
-
-def _table(frame: pd.DataFrame, columns: dict[str, str]) -> str:
-    if frame.empty:
-        return "(none)"
-    cells = frame[list(columns)].astype(object).to_numpy().tolist()
-    right = ["left" if frame[c].dtype.kind not in "ifu" and c != "rank" else "right" for c in columns]
-    return tabulate(
-        [[_shown(value) for value in row] for row in cells],
-        headers=list(columns.values()),
-        tablefmt="pipe",
-        disable_numparse=True,
-        colalign=right,
-    )
-
-
-def _shown(value: Any) -> str:
-    if pd.isna(value):
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

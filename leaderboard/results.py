@@ -77,6 +77,16 @@ class Group:
         return (high - low) / self.unit
 
     @property
+    def own_share(self) -> float:
+        """What a gain in units of R is divided by to be in units of the defended range, where that is smaller than R.
+
+        Squeezing the scale then gains nothing, and neither does stretching it. 1 where the ratio is not known, NaN for
+        constant scores, which have no range.
+        """
+        ratio = self.range_ratio
+        return float("nan") if ratio == 0 else ratio if ratio < 1 else 1.0
+
+    @property
     def range_of_few(self) -> bool:
         """Whether the unit was taken from too few scores, for want of a declared range."""
         return self.range_source.startswith(FEW_SCORES)

@@ -15,14 +15,10 @@ from ..bench.suite import Headline
 from .checks import check_flags
 from .empirical import is_standard, name_of, worst_case
 from .results import NO_RANGE, Group
+from .rules import FAILED, NOT_ATTACKED, RULES_VERSION, is_noise
 
-NOT_ATTACKED = "not-attacked"
-FAILED = "failed"
-"""Flag of a row without a single result: none of the others would mean anything."""
 REVERSED_P = 0.001
 """How improbable it must be that scores which fall while the ground truth rises do so by chance."""
-MIN_COVERAGE = 1.0
-"""Share of planned images that must have a result for a row to be ranked: a failure is not robustness."""
 
 
 def summary_row(
@@ -82,6 +78,9 @@ def summary_row(
             "plcc5_clean": fits["plcc5_clean"].plcc,
             "rmse_clean": fits["plcc_clean"].rmse,
             "plcc_note": _notes(fits),
+            "range_ratio": group.range_ratio,
+            "worst_gain_own": gain.mean / group.own_share,
+            "rules": RULES_VERSION,
         }
     )
 
@@ -108,16 +107,14 @@ def _notes(fits: dict[str, LogisticFit]) -> str:
     return "; ".join(f"{', '.join(columns)}: {reason}" for reason, columns in reasons.items())
 
 
-def rank(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rank within each metric and data set by the worst gain, smallest first; rows with failures stay unranked."""
+def ranked(rows: list[dict[str, Any]], tracks: pd.DataFrame, headline: Headline) -> pd.DataFrame:
+    """The rows in the order of their rank, which is that in the track of the headline threat."""
     table = pd.DataFrame(rows)
     if table.empty:
         return table
-    rankable = (table["n_ok"] >= MIN_COVERAGE * table["n_planned"]) & table["worst_gain_mean"].notna()
-    # What only random noise was tried on is not known to be robust: a gradient killer would come first.
-    rankable &= ~table["flags"].str.contains(NOT_ATTACKED)
-    ranked = table[rankable].groupby(["dataset", "metric"])["worst_gain_mean"].rank(method="min")
-    table["rank"] = ranked.reindex(table.index).astype("Int64")
+    mine = tracks[tracks["track"] == f"empirical-{headline.norm}"].set_index(["metric", "defense", "dataset"])["rank"]
+    keys = pd.MultiIndex.from_frame(table[["metric", "defense", "dataset"]])
+    table["rank"] = mine.reindex(keys).astype("Int64").to_numpy()
     return table.sort_values(["dataset", "metric", "rank", "defense"], na_position="last").reset_index(drop=True)
 
 
@@ -135,7 +132,7 @@ def _flags(
     flags = []
     if incomplete:
         flags.append("incomplete")
-    if not any(_at_headline(r, headline) and r["n_ok"] and not _is_noise(r) for r in empirical):
+    if not any(_at_headline(r, headline) and r["n_ok"] and not is_noise(r["attack"]) for r in empirical):
         flags.append(NOT_ATTACKED)
     certified = [c for c in certified if c["n_ok"]]
     if any(c["violations"] and c["violation_p"] < 0.001 for c in certified):
@@ -145,12 +142,12 @@ def _flags(
     noise = {
         (r["norm"], r["eps"], r["direction"]): abs(r["gain_mean"])
         for r in empirical
-        if _is_noise(r) and np.isfinite(r["gain_mean"])
+        if is_noise(r["attack"]) and np.isfinite(r["gain_mean"])
     }
     for row in empirical:
         baseline = noise.get((row["norm"], row["eps"], row["direction"]))
         toward = row["gain_mean"] if row["direction"] == "up" else -row["gain_mean"]
-        if baseline is not None and row["n_ok"] and not _is_noise(row) and not toward > baseline:
+        if baseline is not None and row["n_ok"] and not is_noise(row["attack"]) and not toward > baseline:
             flags.append(f"no-op:{name_of(row['attack'])}@{row['norm']}:{row['eps']:.3g}")
     return list(dict.fromkeys(flags))
 
@@ -163,7 +160,3 @@ def eps_text(eps: float) -> str:
 
 def _at_headline(row: dict[str, Any], headline: Headline) -> bool:
     return row["norm"] == headline.norm and bool(np.isclose(row["eps"], headline.eps)) and row["direction"] == "up"
-
-
-def _is_noise(row: dict[str, Any]) -> bool:
-    return name_of(row["attack"]) == "random-noise"

@@ -132,9 +132,9 @@ def test_golden_runs_still_give_their_tables(schema: str, tmp_path: Path) -> Non
     shutil.copytree(GOLDEN / schema, tmp_path / "run")
     tables = collect(tmp_path / "run")
     kept = sorted(p.name for p in (GOLDEN / schema / "leaderboard").iterdir())
-    assert sorted(p.name for p in tables.values()) == kept
+    assert set(kept) <= {p.name for p in tables.values()}
     for path in tables.values():
-        if path.suffix == ".csv":
+        if path.suffix == ".csv" and path.name in kept:
             old, new = pd.read_csv(GOLDEN / schema / "leaderboard" / path.name), pd.read_csv(path)
             pd.testing.assert_frame_equal(new[list(old.columns)], old, rtol=1e-5)
     found = compare(tmp_path / "run", ["jpeg[]"])
