@@ -22,6 +22,7 @@ _COMMANDS = {
     "plan": ("plan:plan", "Show what a suite would run."),
     "run": ("runs:run", "Run a suite, or go on with an interrupted run."),
     "collect": ("results:collect", "Write the tables of a run again, or unite several runs."),
+    "report": ("report:report", "Write the page of a run: boards, plots and pictures in one file."),
     "tune": ("tune:tune", "Choose the strength of defences on development images."),
     "compare": ("compare:compare", "Accuracy of a run's defences with intervals, paired against a baseline."),
     "check": ("check:check", "Reliability checks: can robustness figures of a defence be believed?"),
