@@ -1,8 +1,9 @@
 """A made-up run of any size, to look at the leaderboard and its page without computing anything.
 
-    python examples/made_up_board.py --out /tmp/full                      # 20 defences x 5 metrics x 20 attacks x 500 images
-    python examples/made_up_board.py --out /tmp/small --defenses 6 --metrics 1 --attacks 8 --images 40
-    robustiqa report /tmp/full
+    python examples/made_up_board.py --out runs/full
+    robustiqa report runs/full
+
+Without further options it has 20 defences, 5 metrics, 20 attacks and 500 images: a million rows of attacks.
 
 The figures follow a simple model (a defence divides gains by a number, and costs some accuracy), in which every
 certificate holds, but for the defence that `--violations` breaks.
@@ -25,15 +26,17 @@ from robustiqa.bench.store import SCHEMA_VERSION, Store
 from robustiqa.bench.suite import Suite
 
 DEFENSES = (
-    "none", "dms-iqa[sigma=0.12]", "median-smoothing[m=31,n=500,sigma=0.12]", "jpeg[quality=50]", "gaussian-blur[kernel=5]",
-    "random-rotation", "denoised-median-smoothing[sigma=0.12]", "ensemble[others=lip-iqa;ibp-iqa]", "random-crop", "webp[quality=60]",
-    "dms-iqa-tight[sigma=0.12]", "bit-depth[bits=4]", "random-noise[sigma=0.05]", "total-variation", "adversarial-training",
+    "none", "dms-iqa[sigma=0.12]", "median-smoothing[m=31,n=500,sigma=0.12]", "jpeg[quality=50]",
+    "gaussian-blur[kernel=5]", "random-rotation", "denoised-median-smoothing[sigma=0.12]",
+    "ensemble[others=lip-iqa;ibp-iqa]", "random-crop", "webp[quality=60]", "dms-iqa-tight[sigma=0.12]",
+    "bit-depth[bits=4]", "random-noise[sigma=0.05]", "total-variation", "adversarial-training",
     "mean-smoothing[sigma=0.12]", "gradient-norm-training", "diffusion-purification", "median-blur", "resize[factor=2]",
 )  # fmt: skip
 """Names of defences that exist; those with "smoothing" or "dms" have a certificate here."""
 METRICS = ("tiny-iqa", "lip-iqa", "ibp-iqa", "pyiqa:topiq_nr", "pyiqa:dbcnn")
 THREATS = (
-    ("random-noise", "linf", 4 / 255), ("fgsm", "linf", 4 / 255), ("auto-iqa", "linf", 4 / 255), ("naive", "linf", 4 / 255),
+    ("random-noise", "linf", 4 / 255), ("fgsm", "linf", 4 / 255), ("auto-iqa", "linf", 4 / 255),
+    ("naive", "linf", 4 / 255),
     ("random-noise", "l2", 0.05), ("eot-pgd", "l2", 0.05), ("eot-pgd", "l2", 0.12), ("auto-iqa", "l2", 0.12),
     ("auto-iqa", "linf", 2 / 255), ("auto-iqa", "linf", 8 / 255), ("pgd", "linf", 4 / 255), ("apgd", "linf", 4 / 255),
     ("square", "linf", 4 / 255), ("pgd", "linf", 2 / 255), ("pgd", "linf", 8 / 255), ("mi-fgsm", "linf", 4 / 255),

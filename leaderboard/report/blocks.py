@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from ...bench.measures import srocc
-from ...bench.spec import parse_spec
 from ..compare import clipped, paired
 from ..empirical import name_of
 from ..results import Group, Results
@@ -69,20 +68,19 @@ def _block(
         "truth": words(first.get("truth")) or None,
         "unit": first.get("range"),
         "unit_source": words(first.get("range_source")),
-        "headline": {"norm": headline.norm, "eps": plain(headline.eps), "text": threat_text(headline.norm, headline.eps),
-                     "certified_eps": plain(headline.certified_eps)},
+        "headline": headline.model_dump() | {"text": threat_text(headline.norm, headline.eps)},
         "rows": rows,
         "threats": _threats(tables.threats, order),
-        "certified": [_certified(part, tables) for part in _parts(tables.certified, order)],
+        "certified": [_certified(part) for part in _parts(tables.certified, order)],
         "heat": _heat(tables.empirical, order),
-        "panels": [plain(panel) for name in order if name in by_name for panel in panels(by_name[name])],
+        "panels": [panel for name in order if name in by_name for panel in panels(by_name[name])],
         "checked": _checked(tables.checks, order),
     }  # fmt: skip
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """The name in each plug-in string where that tells it from the others; else the whole string."""
-    bare = [parse_spec(name).name for name in names]
+    bare = [name_of(name) for name in names]
     return {name: short if bare.count(short) == 1 else name for name, short in zip(names, bare, strict=True)}
 
 
@@ -129,8 +127,9 @@ def _threats(rows: Sequence[Mapping[str, Any]], order: Sequence[str]) -> list[di
         here = {r["defense"]: r for r in only(rows, norm=norm, eps=eps, direction=direction)}
         columns = ("adaptive_gain_mean", "adaptive_gain_lo", "adaptive_gain_hi", "naive_gain_mean", "rscore_mean",
                    "n_adaptive", "n_planned_adaptive", "standard")  # fmt: skip
-        found.append({"norm": norm, "eps": eps, "direction": direction, "text": threat_text(norm, eps),
-                      "rows": [{"defense": d} | {c: here[d].get(c) for c in columns} for d in order if d in here]})  # fmt: skip
+        mine = [{"defense": d} | {c: here[d].get(c) for c in columns} for d in order if d in here]
+        threat = {"norm": norm, "eps": eps, "direction": direction, "text": threat_text(norm, eps)}
+        found.append(threat | {"rows": mine})
     return found
 
 
@@ -147,7 +146,7 @@ def _parts(rows: Sequence[Mapping[str, Any]], order: Sequence[str]) -> list[list
     return [only(rows, defense=d, norm=n, kind=k) for d, n, k in inside]
 
 
-def _certified(part: Sequence[Mapping[str, Any]], tables: Tables) -> dict[str, Any]:
+def _certified(part: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The curve of one defence, norm and kind of certificate over the budgets."""
     part = sorted(part, key=lambda r: r["eps"])
     first = part[0]
@@ -167,13 +166,13 @@ def _heat(rows: Sequence[Mapping[str, Any]], order: Sequence[str]) -> list[dict[
         gains = {(r["attack"], r["defense"]): r["gain_mean"] for r in here if r.get("gain_mean") is not None}
         largest: dict[str, float] = {}
         for (attack, _), gain in gains.items():
-            toward = gain if direction == "up" else -gain
+            toward = float(gain) if direction == "up" else -float(gain)
             largest[attack] = max(largest.get(attack, -np.inf), toward)
         attacks = sorted(largest, key=lambda a: (-largest[a], a))
         labels = short_names(attacks)
         found.append({
             "norm": norm, "eps": eps, "direction": direction, "text": threat_text(norm, eps),
-            "attacks": [labels[a] for a in attacks], "full": attacks, "noise": [name_of(a) == "random-noise" for a in attacks],
+            "attacks": [labels[a] for a in attacks], "full": attacks,
             "gains": [[gains.get((a, d)) for d in order] for a in attacks],
         })  # fmt: skip
     return found

@@ -33,7 +33,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table as plain data."""
-    return [plain(row) for row in table.to_dict("records")]
+    return [plain(row, exact=True) for row in table.to_dict("records")]
 
 
 def only(rows: Iterable[Mapping[str, Any]], **where: Any) -> list[Any]:
@@ -41,12 +41,12 @@ def only(rows: Iterable[Mapping[str, Any]], **where: Any) -> list[Any]:
     return [row for row in rows if all(row.get(key) == value for key, value in where.items())]
 
 
-def plain(value: Any) -> Any:
-    """What JSON can hold: numbers to six digits, nothing for NaN, the words "inf" and "-inf" for what is unbounded."""
+def plain(value: Any, exact: bool = False) -> Any:
+    """What JSON can hold: nothing for NaN, the words "inf" and "-inf" for what is unbounded; six digits, or `exact`."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, exact) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [plain(item, exact) for item in value]
     if value is None or value is pd.NA or value is pd.NaT:
         return None
     if isinstance(value, (str, bool, int)):
@@ -59,7 +59,7 @@ def plain(value: Any) -> Any:
         return None
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
-    return float(f"{value:.{SIGNIFICANT}g}")
+    return value if exact else float(f"{value:.{SIGNIFICANT}g}")
 
 
 def words(value: Any) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ...bench.checks.reliability import RULES
 from ...bench.errors import counted
@@ -123,7 +124,7 @@ def render(data: Mapping[str, Any]) -> str:
         autoescape=True, loader=FunctionLoader(lambda name: _file("templates", name)), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["figure"] = _figure
+    environment.filters |= {"figure": _figure, "coded": _coded}
     return environment.get_template("page.html").render(
         data=data,
         json=Markup(embedded(data)),
@@ -147,6 +148,11 @@ def _file(*parts: str) -> str:
 
 def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _coded(text: str) -> Markup:
+    """Escaped text, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _figure(value: Any) -> str:

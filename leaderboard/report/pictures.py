@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,7 +135,7 @@ def _fill(
             rows = kept.get(group.defense)
             if rows is None or image not in rows.index:
                 continue
-            row = rows.loc[image]
+            row = {str(key): value for key, value in rows.loc[image].items()}
             if found.size > MOST_BYTES:
                 found.note(f"More images were saved than the {MOST_BYTES // 1_000_000} MB that the page holds.")
                 return
@@ -163,7 +163,9 @@ def _choice(tables: Sequence[pd.DataFrame], dataset: Dataset, places: dict[str, 
     yield from (ordered[i] for i in wanted)
 
 
-def _entry(found: Album, clean: torch.Tensor, row: pd.Series, store: Store, image: str) -> dict[str, Any] | None:
+def _entry(
+    found: Album, clean: torch.Tensor, row: Mapping[str, Any], store: Store, image: str
+) -> dict[str, Any] | None:
     """One entry; None, with a note, where the saved image does not go with its data set."""
     try:
         saved = store.read_images(str(row["cell"]))[image]
@@ -181,8 +183,8 @@ def _entry(found: Album, clean: torch.Tensor, row: pd.Series, store: Store, imag
         "clean_file": found.add(_uri(to_uint8(clean), lossless=True)),
         "file": found.add(_uri(to_uint8(adversarial), lossless=True)),
         "difference_file": found.add(_uri(to_uint8((0.5 + factor * delta).clamp(0, 1)), lossless=False)),
-        "factor": factor, "attack": row["attack"], "before": row["clean"], "after": row["attacked"], "gain": row["gain"],
-        "psnr": row["psnr"], "ssim": row["ssim"], "linf": row["linf"], "l2": row["l2"],
+        "factor": factor, "attack": row["attack"], "before": row["clean"], "after": row["attacked"],
+        "gain": row["gain"], "psnr": row["psnr"], "ssim": row["ssim"], "linf": row["linf"], "l2": row["l2"],
         "height": int(clean.shape[1]), "width": int(clean.shape[2]),
     }  # fmt: skip
 
@@ -193,5 +195,5 @@ def _uri(array: np.ndarray, lossless: bool) -> str:
     if max(image.size) > SIDE:
         image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     sink = io.BytesIO()
-    image.save(sink, "WEBP", lossless=lossless, quality=100 if lossless else 80, method=6)
+    image.save(sink, "WEBP", lossless=lossless, quality=75, method=4)
     return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode()

@@ -27,7 +27,8 @@ def provenance(record: Mapping[str, Any]) -> list[dict[str, Any]]:
             for d in _mappings(record.get("datasets"))
         ]),
         ("Plug-ins", [
-            (f"{p.get('kind')} {p.get('plugin')}", f"{p.get('identity')} from {p.get('origin')}, digest {p.get('digest')}")
+            (f"{p.get('kind')} {p.get('plugin')}",
+             f"{p.get('identity')} from {p.get('origin')}, digest {p.get('digest')}")
             for p in _mappings(record.get("plugins"))
         ]),
         ("Packages", list(_mapping(record.get("packages")).items())),
@@ -35,10 +36,8 @@ def provenance(record: Mapping[str, Any]) -> list[dict[str, Any]]:
         ("Numerics", list(_mapping(record.get("numerics")).items())),
         ("Environment", list(_mapping(record.get("environment")).items())),
     ]  # fmt: skip
-    shown = [
-        {"title": title, "items": [[str(k), _text(v)] for k, v in items if v is not None]} for title, items in parts
-    ]
-    return [part for part in shown if part["items"]]
+    shown = [(title, [[str(k), _text(v)] for k, v in items if v is not None]) for title, items in parts]
+    return [{"title": title, "items": items} for title, items in shown if items]
 
 
 def _text(value: Any) -> str:

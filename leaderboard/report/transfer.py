@@ -25,8 +25,10 @@ def matrices(root: Path) -> list[dict[str, Any]]:
     for path in sorted([*root.glob(PATTERN), *(root / "leaderboard").glob(PATTERN)]):
         gains = read_table(path)
         if not set(gains.columns) >= _COLUMNS or not pd.api.types.is_numeric_dtype(gains["gain"]):
-            raise BadData(f"{str(path)!r} is no transfer matrix: expected a file that `robustiqa transfer-matrix --out` "
-                          f"has written, with columns {', '.join(sorted(_COLUMNS))}; call other files otherwise")  # fmt: skip
+            raise BadData(
+                f"{str(path)!r} is no transfer matrix: expected a file of `robustiqa transfer-matrix --out`, with "
+                f"columns {', '.join(sorted(_COLUMNS))}; give other files another name"
+            )
         table = summarise(gains.dropna(subset=["gain"]))
         names = {key: list(dict.fromkeys(table[key].astype(str))) for key in ("source", "target")}
         cells = {(str(r["source"]), str(r["target"])): r for r in table.to_dict("records")}

@@ -30,19 +30,19 @@ const upward = (norm) => state.block.threats.filter((t) => t.norm === norm && t.
 const l2Budgets = () => [...new Set(state.block.certified.filter((c) => c.norm === "l2").flatMap((c) => c.eps))].sort((a, b) => a - b);
 
 const TRACKS = [
-  { id: "overall", name: "Overall", columns: ["rank", "defense", "srocc", "attacked", "gain", "rscore", "delta", "flags", "done", "command"],
+  { id: "overall", name: "Overall", columns: ["rank", "defense", "gain", "rscore", "srocc", "attacked", "delta", "flags", "done", "command"],
     note: () => `Ranked by the worst gain at ${state.block.headline.text}: per image the strongest attack of the run. A row with failures, or one that nothing but noise was tried on, has no rank.`,
     rows: overall },
-  { id: "certified", name: "Certified l2", columns: ["rank", "defense", "srocc", "delta", "deployed", "found", "tight", "violations", "vacuous", "forwards", "flags", "done", "command"],
+  { id: "certified", name: "Certified l2", columns: ["rank", "defense", "delta", "deployed", "found", "tight", "violations", "vacuous", "srocc", "forwards", "flags", "done", "command"],
     budgets: () => l2Budgets().map((eps) => [String(eps), `l2 ${eps}`]), start: () => String(state.block.headline.certified_eps),
     note: () => "Ranked by the mean certified δ of the exact smoothed score: what no change of that length can pass. A certificate that an attack has broken has no rank.",
     rows: certifiedRows },
   ...["linf", "l2"].map((norm) => ({ id: norm, name: `Empirical ${normName(norm)}`,
-    columns: ["rank", "defense", "srocc", "gain", "naive", "rscore", "flags", "done", "command"],
+    columns: ["rank", "defense", "gain", "naive", "rscore", "srocc", "flags", "done", "command"],
     budgets: () => upward(norm).map((t) => [String(t.eps), t.text]), start: () => String(state.block.headline.eps),
     note: () => "Ranked by the strongest adaptive attack per image at the chosen budget. Where the naive gain is far below it, the defence only looks robust to those who do not know it.",
     rows: () => empiricalRows(norm) })),
-  { id: "efficiency", name: "Efficiency", columns: ["rank", "defense", "kept", "gain", "pass", "forwards", "srocc", "flags", "command"],
+  { id: "efficiency", name: "Efficiency", columns: ["rank", "defense", "kept", "pass", "forwards", "gain", "srocc", "flags", "command"],
     note: () => `What the robustness costs: how much of the undefended gain is left at ${state.block.headline.text}, and how long a pass through the defence takes. Times are of the machine of the run.`,
     rows: efficiency },
 ];
@@ -149,7 +149,7 @@ function cell(key, r, most) {
     const parameters = r.defense.startsWith(`${r.base.label}[`) ? r.defense.slice(r.base.label.length) : null;
     return h("th", { scope: "row", class: "sticky left" }, h("div", { class: "defense" },
       h("button", { type: "button", "aria-expanded": String(open), "aria-label": `Details of ${r.defense}`, "data-open": r.defense, onclick: () => toggle(r.defense) }, open ? "▾" : "▸"),
-      kindMark(r.base.kind), h("b", {}, r.base.label), parameters ? h("small", {}, parameters) : null));
+      kindMark(r.base.kind), h("b", {}, r.base.label), parameters ? h("small", {}, breakable(parameters)) : null));
   }
   if (key === "flags") {
     return h("td", { class: "flags-cell" }, r.base.flags.map((flag) => h("a", { class: "flag", href: `#flag-${flag.split(":")[0]}`, title: flag }, flag.split("@")[0])));
@@ -162,7 +162,7 @@ function cell(key, r, most) {
   }
   const text = column.cell ? column.cell(r) : show(r[key], column.digits ?? 3);
   const best = column.small !== null && key !== "rank" && finite(r[key]) && r[key] === r.best[key];
-  return h("td", { class: best ? "best" : null, title: best ? "best of the column" : null }, text, column.range && interval(r) ? [h("span", { class: "small" }, ` ${interval(r)}`), range(r, most)] : null);
+  return h("td", { class: best ? "best" : null, title: best ? "best of the column" : null }, text, column.range && interval(r) ? [h("span", { class: "small gain-range" }, `\u2002${interval(r)}`), range(r, most)] : null);
 }
 
 function details(r, width) {
@@ -181,6 +181,8 @@ function details(r, width) {
     const button = h("button", { type: "button" }, "Copy");
     button.addEventListener("click", () => copy(row.command, button));
     box.append(h("div", { class: "command" }, h("code", {}, row.command), button));
+  } else {
+    box.append(h("p", { class: "small" }, "No command: a name in it could not be pasted into a terminal safely."));
   }
   return h("tr", { class: "details" }, h("td", { colspan: width }, box));
 }
@@ -231,7 +233,6 @@ function drawBoard() {
 
 function drawTabs() {
   const tabs = TRACKS.map((track) => h("button", { type: "button", role: "tab", id: `tab-${track.id}`, "aria-controls": "track",
-    "aria-selected": String(track.id === state.track), tabindex: track.id === state.track ? 0 : -1,
     onclick: () => chooseTrack(track.id), onkeydown: (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       const place = TRACKS.findIndex((t) => t.id === state.track);
@@ -246,7 +247,10 @@ function drawTabs() {
 
 function chooseTrack(id) {
   state.track = id;
-  drawTabs();
+  for (const tab of $("tracks").children) {
+    tab.setAttribute("aria-selected", String(tab.id === `tab-${id}`));
+    tab.tabIndex = tab.id === `tab-${id}` ? 0 : -1;
+  }
   $("track").setAttribute("aria-labelledby", `tab-${id}`);
   drawBoard();
 }

@@ -16,6 +16,9 @@ function h(name, attributes = {}, ...children) {
   return element;
 }
 
+/** A text that may be broken after commas and semicolons. */
+const breakable = (text) => text.split(/(?<=[,;])/).flatMap((part) => [part, h("wbr")]);
+
 /** A figure of the data: a number, an unbounded one, or null. */
 const value = (x) => (x === "inf" ? Infinity : x === "-inf" ? -Infinity : typeof x === "number" ? x : null);
 const finite = (x) => Number.isFinite(value(x));
@@ -24,8 +27,7 @@ function show(x, digits = 3) {
   const number = value(x);
   if (number === null) return "–";
   if (!Number.isFinite(number)) return number > 0 ? "∞" : "−∞";
-  if (number !== 0 && Math.abs(number) < 0.5 * 10 ** -digits) return number > 0 ? `<${(10 ** -digits).toFixed(digits)}` : "−0";
-  return number.toFixed(digits).replace("-", "−");
+  return number.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "−");
 }
 const whole = (x) => (finite(x) ? Math.round(x).toLocaleString("en") : "–");
 const percent = (x) => (finite(x) ? `${Math.round(100 * x)} %` : "–");
@@ -39,8 +41,8 @@ const KINDS = {
   randomised: { name: "randomised", symbol: "triangle" },
   deterministic: { name: "deterministic", symbol: "diamond" },
 };
-const COLOURS = ["var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)", "var(--c6)"];
-const SYMBOLS = ["circle", "square", "triangle", "diamond", "star", "cross", "wye"];
+const COLOURS = ["var(--c6)", "var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)"];
+const SYMBOLS = ["square", "circle", "triangle", "diamond", "cross", "star", "wye"];
 const SHAPES = { circle: d3.symbolCircle, square: d3.symbolSquare, triangle: d3.symbolTriangle, diamond: d3.symbolDiamond,
   star: d3.symbolStar, cross: d3.symbolCross, wye: d3.symbolWye, times: d3.symbolTimes };
 

@@ -47,7 +47,8 @@ function name(svg, points, frame) {
   const bars = points.flatMap((p) => p.bars ?? []);
   for (const p of points) {
     const w = width(p.text) + 2;
-    const places = [[10, -7], [10, 9], [-10 - w, -7], [-10 - w, 9], [-w / 2, -19], [-w / 2, 20], [14, -16], [14, 20], [-14 - w, -16], [-14 - w, 20]];
+    const places = [[10, -7], [10, 9], [-10 - w, -7], [-10 - w, 9], [-w / 2, -19], [-w / 2, 20], [14, -16], [14, 20], [-14 - w, -16], [-14 - w, 20],
+      ...[32, 50, 70].flatMap((r) => [[r * 0.5, -r], [r * 0.5, r], [-r * 0.5 - w, -r], [-r * 0.5 - w, r]])];
     const boxes = places.map(([dx, dy]) => ({ x0: p.x + dx, x1: p.x + dx + w, y0: p.y + dy - 9, y1: p.y + dy + 7 }));
     const costs = boxes.map((box, k) => k * 0.5 + taken.reduce((sum, other) => sum + overlap(box, other), 0) * 4
       + bars.reduce((sum, bar) => sum + overlap(box, bar), 0)
@@ -55,6 +56,11 @@ function name(svg, points, frame) {
     const best = costs.indexOf(Math.min(...costs));
     if (costs[best] > 260) continue;
     taken.push(boxes[best]);
+    if (best > 9) {
+      const lead = h("path", { svg: true, d: `M${p.x} ${p.y}L${Math.max(boxes[best].x0, Math.min(p.x, boxes[best].x1))} ${boxes[best].y0 > p.y ? boxes[best].y0 + 3 : boxes[best].y1 - 2}`, "stroke-width": 0.8 });
+      lead.style.stroke = "var(--muted)";
+      svg.append(lead);
+    }
     svg.append(h("text", { svg: true, class: "name", x: boxes[best].x0, y: boxes[best].y1 - 4 }, p.text));
   }
 }

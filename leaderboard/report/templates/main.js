@@ -44,8 +44,9 @@ function follow() {
   const links = new Map([...document.querySelectorAll("#nav a")].map((a) => [a.hash.slice(1), a]));
   const at = new IntersectionObserver((entries) => {
     for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      for (const [id, link] of links) id === entry.target.id ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
+      const link = links.get(entry.target.id);
+      if (entry.isIntersecting) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
     }
   }, { rootMargin: "-25% 0px -70% 0px" });
   for (const id of links.keys()) if ($(id)) at.observe($(id));
@@ -69,6 +70,7 @@ function start() {
   for (const [id, drawer] of Object.entries(plots)) lazily(id, drawer);
   for (const [select, plot] of [["trade-threat", "trade-plot"], ["scatter-kind", "scatter-plot"], ["heat-threat", "heat-plot"]]) $(select).addEventListener("change", () => draw(plot));
   for (const id of ["gallery-image", "gallery-view"]) $(id).addEventListener("change", drawGallery);
+  drawTabs();
   chooseBlock();
   follow();
   let before = window.innerWidth;

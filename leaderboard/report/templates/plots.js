@@ -34,11 +34,12 @@ function drawTrade(figure) {
   const log = least > 0 && most / least > 8;
   const w = across(figure);
   const height = narrow() ? 380 : 460;
+  const steps = d3.range(-4, 5).flatMap((k) => [1, 2, 5].map((m) => +(m * 10 ** k).toPrecision(1))).filter((t) => t >= least * 0.8 && t <= most * 1.25);
   const small = narrow() || points.length > 12;
   const chart = Plot.plot({
     ...PLAIN, width: w, height, marginLeft: 52, marginRight: 24, marginBottom: 44, marginTop: 28,
     x: { label: "clean SROCC, better →", nice: true, ticks: narrow() ? 4 : 8, inset: 12, labelAnchor: "right" },
-    y: { label: `← better, mean worst gain / R${log ? " (log scale)" : ""}`, type: log ? "log" : "linear", nice: true, grid: true, ticks: log ? 4 : 6, tickFormat: (d) => String(+d.toPrecision(3)), inset: 8, labelArrow: "none" },
+    y: { label: `↓ better, mean worst gain / R${log ? " (log scale)" : ""}`, ...(log ? { type: "log", domain: [least * 0.8, most * 1.25], ticks: steps } : { nice: true, ticks: 6 }), grid: true, tickFormat: (d) => String(+d.toPrecision(3)), inset: 8, labelArrow: "none" },
     symbol: { domain: Object.keys(KINDS), range: Object.values(KINDS).map((k) => k.symbol) },
     marks: [
       Plot.line(front, { x: "x", y: "y", curve: "step-before", stroke: "var(--muted)", strokeDasharray: "2 4", strokeWidth: 1.4 }),
@@ -105,8 +106,8 @@ function drawCertified(figure) {
       ],
       ariaLabel: `Certified curve of ${first.defense}`,
     });
-    const facts = [first.sigma ? `σ ${first.sigma}` : null, first.n ? `${whole(first.n)} draws` : "no sampling", `α ${first.alpha}`, first.coverage];
-    const text = h("span", {}, facts.filter(Boolean).join(" · "), broken ? h("span", { class: "alarm" }, ` · ${broken} violation${broken > 1 ? "s" : ""}`) : null);
+    const facts = [first.sigma ? `σ ${first.sigma}` : null, first.n ? `${whole(first.n)} draws` : "no sampling", `α ${first.alpha}`, first.coverage === "pointwise" ? null : first.coverage];
+    const text = h("span", {}, facts.filter(Boolean).join(" · "), broken ? h("span", { class: "alarm" }, ` · ✕ ${broken} violation${broken > 1 ? "s" : ""}`) : null);
     return panel(`${labelOf(first.defense)}`, kindOf(first.defense), text, chart);
   });
   const table = curves.flatMap((c) => c.eps.map((eps, k) => [c.defense, c.kind, `${normName(c.norm)} ${show(eps, 4)}`, c.certified_delta_mean[k] ?? "–", c.empirical_shift_worst_mean[k] ?? "–", whole(c.violations[k])]));
@@ -157,7 +158,7 @@ function drawScatter(figure) {
 function coloured() {
   const known = state.block.rows.map((row) => row.defense);
   if (state.coloured === null || !state.coloured.every((d) => known.includes(d))) {
-    state.coloured = [...new Set([...known.slice(0, 6), ...(known.includes("none") ? ["none"] : [])])].slice(0, 7);
+    state.coloured = [...new Set([...known.filter((d) => d === "none"), ...known])].slice(0, 7);
   }
   return state.coloured;
 }
@@ -194,7 +195,7 @@ function drawGains(figure) {
     const height = narrow() ? 320 : 360;
     const chart = Plot.plot({
       ...PLAIN, width: w, height, marginLeft: 46, marginRight: room + 10, marginBottom: 40, marginTop: 24,
-      x: { label: norm === "linf" ? "budget ε, 255ths (l∞)" : "budget ε (l2)", domain: [0, d3.max(rows, (r) => r.x)], ticks: 6, labelArrow: "none", labelAnchor: "left" },
+      x: { label: norm === "linf" ? "budget ε, 255ths (l∞)" : "budget ε (l2)", domain: [0, d3.max(rows, (r) => r.x)], ticks: narrow() ? 4 : 6, labelArrow: "none", labelAnchor: "left" },
       y: { label: "mean gain / R", grid: true, ticks: 6, nice: true, zero: true, labelArrow: "none" },
       marks: [
         Plot.ruleY([0], { stroke: "var(--line)" }),
