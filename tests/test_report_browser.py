@@ -127,7 +127,7 @@ def test_tracks_by_arrow_keys(opened: Browser) -> None:
     # It was violated: no rank, and the flag leads to its explanation.
     assert opened.texts(f"{BOARD} > :first-child") == ["–"]
     flag = opened.driver.find_element("css selector", f"{BOARD} .flag")
-    assert flag.get_attribute("href").endswith("#flag-certificate-violated")
+    assert str(flag.get_attribute("href")).endswith("#flag-certificate-violated")
     assert "leaves the certificate" in opened.texts("#flag-certificate-violated dd")[0]
 
 

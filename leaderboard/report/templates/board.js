@@ -215,7 +215,7 @@ function drawBoard() {
   const rows = sorted(all.filter(passes), track).map((r) => ({ ...r, best }));
   const most = Math.max(...all.map((r) => (finite(r.hi) ? r.hi : 0)));
   const by = state.sort[track.id] ?? { key: "rank", down: false };
-  const columns = track.columns.filter((key) => ["rank", "defense", "flags", "done", "command"].includes(key) || all.some((r) => value(r[key]) !== null));
+  const columns = track.columns.filter((key) => ["rank", "defense", "done", "command"].includes(key) || (key === "flags" && all.some((r) => r.base.flags.length)) || all.some((r) => value(r[key]) !== null));
   const head = columns.map((key) => {
     const column = COLUMN[key];
     const mine = by.key === key;

@@ -7,7 +7,8 @@ function drawGallery() {
   $("gallery-tools").hidden = !mine.length;
   const images = [...new Set(mine.map((e) => e.image))];
   const chosen = fill($("gallery-image"), images.map((i) => [i, i]), $("gallery-image").value);
-  $("gallery-grid").replaceChildren(...mine.filter((e) => e.image === chosen).map(shot));
+  const place = (e) => state.block.rows.findIndex((row) => row.defense === e.defense);
+  $("gallery-grid").replaceChildren(...mine.filter((e) => e.image === chosen).sort((a, b) => place(a) - place(b)).map(shot));
 }
 
 function picture(place, text) {
