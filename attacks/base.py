@@ -15,9 +15,9 @@ import torch
 
 from ..bench.api import AttackResult, DefendedMetric, Direction, Estimate, Norm, Threat
 from ..bench.errors import BadImage, BadParameter, Incompatible
-from ..bench.images import compare, quantise
+from ..bench.judge import judge
 from ..bench.objective import MAX_PIXELS, BudgetSpent, Objective
-from ..bench.seeds import Role, Streams, image_key
+from ..bench.seeds import image_key
 from .projection import enforce
 
 
@@ -113,25 +113,9 @@ class Attack(ABC):
             forwards[part], backwards[part] = objective.forwards, objective.backwards
             queries[part] = objective.queries
 
-        def score(images: torch.Tensor) -> Estimate:
-            # The same streams for clean and attacked images: at eps 0 the gain is exactly 0.
-            return g.estimate(images, Streams.create(keys, Role.EVALUATION, seed))
-
-        clean = clean or score(x)
-        attacked, attacked_8bit = score(adversarial), score(quantise(adversarial))
-        measured = [compare(a, b) for a, b in zip(x, adversarial, strict=True)]
-        sign = g.metric.sign
         return AttackResult(
+            **judge(g, x, adversarial, seed, clean)._asdict(),
             adversarial=adversarial,
-            clean=clean,
-            attacked=attacked,
-            attacked_8bit=attacked_8bit,
-            gain=sign * (attacked.score - clean.score),
-            gain_8bit=sign * (attacked_8bit.score - clean.score),
-            linf=np.array([m.linf for m in measured]),
-            l2=np.array([m.l2 for m in measured]),
-            psnr=np.array([m.psnr for m in measured]),
-            ssim=np.array([m.ssim for m in measured]),
             forwards=forwards,
             backwards=backwards,
             queries=queries,

@@ -72,6 +72,8 @@ AlignMap = MonotoneMap | LogisticMap
 def logistic_map(member: np.ndarray, target: np.ndarray) -> LogisticMap:
     """Least-squares fit of `LogisticMap` with the least slope; the steepest point is bounded like that of other maps.
 
+    `logistic.fit_logistic` will not do: it fits what PLCC is taken of, and its curves may fall, go flat or be steep.
+
     Args:
         member, target: (N,) qualities of the same images, larger = better; neither is constant.
     """

@@ -40,6 +40,10 @@ __all__ = [
 ]  # fmt: skip
 
 
+_ROUNDING = 1e-5
+"""Share of a bounded range by which rounding may take a score out of it."""
+
+
 class Metric(nn.Module):
     """A no-reference metric behind one checked face: (B,3,H,W) float in [0,1] -> (B,).
 
@@ -47,7 +51,8 @@ class Metric(nn.Module):
         spec: canonical plug-in string.
         lower_better: whether a smaller score means a better image.
         score_range: nominal scale, or None.
-        bounded: whether `score_range` can never be left, so that a certificate may end there.
+        bounded: whether `score_range` can never be left, so that a certificate may end there; a score that leaves it
+            all the same is an error.
         min_size: smallest side in pixels.
         differentiable: whether the score has a gradient in the image that is not zero everywhere; without one only
             attacks that ask for scores work.
@@ -97,15 +102,39 @@ class Metric(nn.Module):
         return super().train(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Scores (B,); raises `BadImage` for a bad input and `BadScore` for a wrong output shape."""
+        """Scores (B,).
+
+        Raises:
+            BadImage: a bad input.
+            BadScore: a wrong output shape, or a score outside a range that is declared as bounded.
+        """
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
             raise BadImage(f"metric {self.spec!r} got {x.dtype} of shape {tuple(x.shape)}: expected float (B,3,H,W)")
-        check_size(x.shape[2], x.shape[3], self.min_size, f"an image for the metric {self.spec!r}")
+        self.check_takes(x.shape[2], x.shape[3])
         score = self.module(x)
         if not isinstance(score, torch.Tensor) or score.numel() != x.shape[0]:
             shape = tuple(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
             raise BadScore(f"metric {self.spec!r} returned {shape} for {x.shape[0]} images: expected one score each")
-        return score.reshape(x.shape[0])
+        score = score.reshape(x.shape[0])
+        self._check_promise(score.detach())
+        return score
+
+    def _check_promise(self, score: torch.Tensor) -> None:
+        """Raise `BadScore` where a score leaves a range that it is declared never to leave, by more than rounding."""
+        if not self.bounded or self.score_range is None:
+            return
+        low, high = self.score_range
+        slack = _ROUNDING * self.span
+        outside = (score < low - slack) | (score > high + slack)
+        if bool(outside.any()):
+            raise BadScore(
+                f"metric {self.spec!r} is declared bounded in [{low:g}, {high:g}] and gives a score of "
+                f"{float(score[outside][0]):g}: declare it unbounded, or correct the range"
+            )
+
+    def check_takes(self, height: int, width: int) -> None:
+        """Raise `BadImage` when an image of this size is too small."""
+        check_size(height, width, self.min_size, f"an image for the metric {self.spec!r}")
 
 
 class Estimate(NamedTuple):
@@ -171,15 +200,20 @@ class DefendedMetric(nn.Module, ABC):
         """Raise `BadScore` if a score is NaN or infinite."""
         bad = int((~np.isfinite(scores)).sum())
         if bad:
+            cause = "; `robustiqa score` with --defense none shows whether it is the metric"
+            cause = "" if self.spec == "none" else cause
             raise BadScore(
-                f"{bad} of {scores.size} scores of {self.metric.spec!r} behind {self.spec!r} are NaN or infinite; "
-                "the image is recorded as an error, not scored: `robustiqa score` with --defense none shows whether it "
-                "is the metric"
+                f"{bad} of {scores.size} scores of {self.metric.spec!r} behind {self.spec!r} are NaN or infinite: "
+                f"recorded as an error, not as a score{cause}"
             )
 
     @abstractmethod
     def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
         """What `estimate` returns; every random number comes from `rng`."""
+
+    def check_takes(self, height: int, width: int) -> None:
+        """Raise `BadImage` when an image of this size is too small, for a plan; here for the metric inside."""
+        self.metric.check_takes(height, width)
 
     @abstractmethod
     def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Decoded images kept on disk: a file is decoded once, and mapped into memory afterwards.
+"""Decoded images, and a few numbers, kept on disk: a file is decoded once, and mapped into memory afterwards.
 
 Off unless `ROBUSTIQA_CACHE` names a folder. An entry is found by the SHA-256 of the image file's bytes, so that a
 changed file never meets the pixels of an old one, in a folder of its own for every version of the decoders, which do
@@ -137,6 +137,24 @@ def cached(content: bytes, decode: Callable[[], np.ndarray]) -> np.ndarray:
     if not folder:
         return decode()
     return _cache(folder, os.environ.get(LIMIT, "")).get(hashlib.sha256(content).hexdigest(), decode)
+
+
+def remembered(what: str, compute: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
+    """What `compute` gives, from the cache where there is one: numbers that take long, to the last bit.
+
+    Args:
+        what: text that says all that the numbers depend on.
+        compute: takes long.
+
+    Raises:
+        BadParameter: `ROBUSTIQA_CACHE_GB` is no positive number; and what `compute` raises.
+    """
+    folder = os.environ.get(FOLDER, "")
+    if not folder:
+        return compute()
+    key = hashlib.sha256(f"numbers|{what}".encode()).hexdigest()
+    kept = _cache(folder, os.environ.get(LIMIT, "")).get(key, lambda: np.array(compute(), dtype="<f8").view(np.uint8))
+    return tuple(np.frombuffer(kept.tobytes(), dtype="<f8").tolist())
 
 
 @functools.lru_cache

@@ -33,7 +33,7 @@ def qualities(metric: Metric, data: Dataset, calibration: str) -> np.ndarray:
         BadScore: the metric returned NaN or infinity.
         BadParameter: fewer than two images, or all of them have one score.
     """
-    key = (_content(metric), data.content_hash)
+    key = (content_digest(metric), data.content_hash)
     if key not in _SCORES:
         _SCORES[key] = _scores(metric, data, calibration)
     return metric.sign * _SCORES[key]
@@ -56,7 +56,7 @@ def _scores(metric: Metric, data: Dataset, calibration: str) -> np.ndarray:
     return scores
 
 
-def _content(metric: Metric) -> str:
+def content_digest(metric: Metric) -> str:
     """Digest of what a metric computes: the name does not tell, a check may put a toy under it."""
     digest = hashlib.sha256(f"{metric.spec}|{metric.device}".encode())
     for name, module in metric.module.named_modules():

@@ -16,18 +16,33 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The question after the known name that is nearest to the given one, in any case; empty if none is near."""
+    folded = {name.casefold(): name for name in sorted(known)}
+    near = difflib.get_close_matches(given.casefold(), folded, n=1, cutoff=0.5)
+    return f"did you mean {folded[near[0]]!r}?" if near else ""
+
+
 class RobustIQAError(Exception):
     """Base of every error that is the input's fault, not the program's; the CLI prints it without a traceback."""
 
 
 class UnknownName(RobustIQAError):
-    """A plug-in, option or key that does not exist; the message names the nearest one that does."""
+    """A plug-in, option or key that does not exist; the message names the nearest one that does.
+
+    Args:
+        what: what kind of name it is.
+        given: the name.
+        known: those that exist.
+        hint: what to do where the name is the user's own; it comes first where no known one is near.
+    """
 
     def __init__(self, what: str, given: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-        guess = f"did you mean {near[0]!r}? " if near else ""
-        super().__init__(f"unknown {what} {given!r}: {guess}known are {', '.join(known) or 'none'}{hint}")
+        question = did_you_mean(given, known)
+        there = f"known are {', '.join(known) or 'none'}"
+        said = [f"{question} {there}", hint] if question else [hint, there]
+        super().__init__(f"unknown {what} {given!r}: {'; '.join(filter(None, said))}")
 
 
 class BadParameter(RobustIQAError):
@@ -57,9 +72,17 @@ class Absent(BadData):
     """
 
 
+class AbsentPath(Absent):
+    """What the user has given by its path is not there: an error also where a suite says `absent: skip`."""
+
+
 class BadSuite(RobustIQAError):
     """A suite file with an unknown key or an impossible value."""
 
 
 class Incompatible(RobustIQAError):
     """Two plug-ins that cannot be combined, for example a white-box attack on a metric without gradient."""
+
+
+class RunStopped(RobustIQAError):
+    """A run that cannot go on: nothing can be written, a cluster is lost, a worker differs; all results stay."""

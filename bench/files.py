@@ -24,6 +24,13 @@ _TEMPORARY = re.compile(r"\..+\.(?:(?P<place>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{
 """Names of `temporary_name`, and those of before, which hold a process id only."""
 
 
+def no_file(path: str | Path, plural: bool = False) -> str:
+    """The rest of a sentence whose subject, one or several things, should lie in a file that is not there."""
+    if Path(path).is_dir():
+        return f"{'are' if plural else 'is'} a folder: give a file"
+    return f"{'do' if plural else 'does'} not exist: check the path"
+
+
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write JSON atomically."""
     write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .errors import BadData, first_line
+from .files import no_file
 
 Net = TypeVar("Net", bound=nn.Module)
 State = dict[str, torch.Tensor]
@@ -40,8 +41,13 @@ def load_foreign(net: Net, path: str | Path, key: str = "", prefix: str | None =
         BadData: the file is missing, unreadable, or belongs to another network.
     """
     path = Path(path)
+    return fill(net, read_state(path, key), path, prefix)
+
+
+def fill(net: Net, state: State, path: Path, prefix: str | None = None) -> Net:
+    """`load_foreign` with the table that `read_state` has read; `path` is for messages."""
     expected = net.state_dict()
-    state = _renamed(read_state(path, key), expected, prefix, path)
+    state = _renamed(state, expected, prefix, path)
     missing = [name for name in expected if name not in state and not name.endswith(_UNUSED)]
     unknown = [name for name in state if name not in expected]
     if missing or unknown:
@@ -64,7 +70,7 @@ def load_foreign(net: Net, path: str | Path, key: str = "", prefix: str | None =
 def read_state(path: Path, key: str = "") -> State:
     """The table of tensors in a file, see `load_foreign`; raises `BadData`."""
     if not path.is_file():
-        raise BadData(f"weights {str(path)!r} do not exist: check the path")
+        raise BadData(f"weights {str(path)!r} {no_file(path, plural=True)}")
     held = read_tensors(path)
     if key:
         if not isinstance(held, Mapping) or key not in held:
@@ -92,7 +98,7 @@ def read_tensors(path: Path) -> Any:
     except Exception as error:  # the bytes of another format can raise nearly anything here
         # What torch says of a pickle that it refuses is how to run it all the same.
         refused = isinstance(error, pickle.UnpicklingError)
-        reason = "no tensors alone" if refused else first_line(error)
+        reason = "it is no table of tensors, or holds more than that" if refused else first_line(error)
         raise BadData(
             f"weights {str(path)!r} cannot be read as tensors ({reason}): expected a .safetensors file, or what "
             "torch.save(net.state_dict(), FILE) writes; nothing else in a pickle is read, as it could run code"

@@ -21,6 +21,9 @@ from .files import make_folder, write_atomically
 MIN_SIDE = 16
 """Smallest side in pixels that is taken for a photograph at all; a metric may ask for more."""
 
+_PNG_DEPTH = 24
+"""Byte of a PNG file that is its bit depth."""
+
 _MODES = {
     "L": "grey, 8-bit (1 channel)",
     "1": "black and white (1 bit)",
@@ -50,37 +53,70 @@ def load_image(path: str | Path, min_side: int = MIN_SIDE, grey: bool = False) -
         BadImage: what the file is, and what to do about it.
     """
     path = Path(path)
-    if not path.exists():
-        raise BadImage(f"image {str(path)!r} does not exist: check the path")
-    if not path.is_file():
-        raise BadImage(f"{str(path)!r} is not a file: give image files, not folders")
-    try:
+    with _readable(path):
         content = path.read_bytes()
         pixels = cached(content, lambda: _decode(content, path))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImage(f"image {str(path)!r} is too large to be read safely: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        # That error names a buffer of ours, not the file.
-        what = "no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
-        raise BadImage(f"image {str(path)!r} is corrupt or of an unknown format ({what}): expected PNG, JPEG, WebP, "
-                       "BMP, TIFF or JPEG 2000; save it again") from error  # fmt: skip
     if len(pixels) == 1 and not grey:
         raise _refused(path, _MODES["L"])
     check_size(pixels.shape[1], pixels.shape[2], min_side, f"image {str(path)!r}")
     return torch.from_numpy(pixels).float().div_(255.0).expand(3, -1, -1).contiguous()
 
 
+def file_size(path: str | Path, min_side: int = MIN_SIDE, grey: bool = False) -> tuple[int, int]:
+    """Height and width of an image file by its header; an EXIF orientation may still swap them.
+
+    Raises:
+        BadImage: what `load_image` with the same arguments would refuse, as far as the header tells.
+    """
+    path = Path(path)
+    with _readable(path), _no_bombs(), path.open("rb") as file:
+        head = file.read(_PNG_DEPTH + 1)
+        file.seek(0)
+        with Image.open(file) as image:
+            what = _unsuitable(image, head) or (_MODES["L"] if image.mode == "L" and not grey else None)
+            width, height = image.size
+    if what:
+        raise _refused(path, what)
+    check_size(height, width, min_side, f"image {str(path)!r}")
+    return height, width
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """`BadImage` where a file is missing, or where the system or Pillow refuses it."""
+    if not path.exists():
+        raise BadImage(f"image {str(path)!r} does not exist: check the path")
+    if not path.is_file():
+        raise BadImage(f"{str(path)!r} is not a file: give image files, not folders")
+    try:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        reason = str(error).split(",")[0]  # the rest speaks of attacks
+        raise BadImage(f"image {str(path)!r} is too large to be read safely ({reason}): reduce it, or cut a part out"
+                       ) from error  # fmt: skip
+    except (OSError, SyntaxError, ValueError) as error:
+        # That error names a buffer of ours, not the file.
+        what = "no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        raise BadImage(f"image {str(path)!r} is corrupt or of an unknown format ({what}): expected PNG, JPEG, WebP, "
+                       "BMP, TIFF or JPEG 2000; save it again") from error  # fmt: skip
+
+
 def _decode(content: bytes, path: Path) -> np.ndarray:
     """The bytes of an image file as uint8, (3,H,W) or, if it is grey, (1,H,W); raises `BadImage`, or Pillow's error."""
-    with warnings.catch_warnings(), _whole_files():
-        # A decompression bomb is an error here, not a warning.
+    with _no_bombs(), _whole_files(), Image.open(io.BytesIO(content)) as image:
+        what = _unsuitable(image, content)
+        if what:
+            raise _refused(path, what)
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.array(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1), order="C")
+
+
+@contextlib.contextmanager
+def _no_bombs() -> Iterator[None]:
+    """A decompression bomb is an error, not a warning."""
+    with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(content)) as image:
-            what = _unsuitable(image, content)
-            if what:
-                raise _refused(path, what)
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.array(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1), order="C")
+        yield
 
 
 @contextlib.contextmanager
@@ -98,12 +134,11 @@ def _whole_files() -> Iterator[None]:
 
 
 def _refused(path: Path, what: str) -> BadImage:
-    # Pillow's `convert` clips 16 bits to 8 instead of scaling them.
-    how = (
-        "scale its values to 0-255 first: Pillow's convert clips them"
-        if "16-bit" in what
-        else "convert it first, for example with Pillow: Image.open(f).convert('RGB').save(g)"
-    )
+    how = "convert it first, for example with Pillow: Image.open(f).convert('RGB').save(g)"
+    if "16-bit" in what:
+        how = "scale its values to 0-255 first: Pillow's convert clips them"
+    elif "sequence" in what:
+        how = "save the one that you mean as a file of its own"
     return BadImage(f"image {str(path)!r} is {what}: expected 8-bit RGB; {how}")
 
 
@@ -116,18 +151,18 @@ def check_size(height: int, width: int, min_side: int, what: str) -> None:
 
 def _unsuitable(image: Image.Image, content: bytes) -> str | None:
     """Why an opened image is neither plain 8-bit RGB nor plain 8-bit grey, or None if it is."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a camera's file of several views, of which the first is the photograph
+        return f"a sequence of {frames} images"
     if image.mode not in ("RGB", "L"):
         return _MODES.get(image.mode, f"mode {image.mode}")
     tiff_bits = getattr(image, "tag_v2", {}).get(258, (8,))
-    # Byte 24 of a PNG is its bit depth: Pillow opens 16-bit RGB as 8-bit without a word.
-    bits = content[24] if image.format == "PNG" else max(np.ravel(tiff_bits))
+    # Pillow opens 16-bit RGB as 8-bit without a word.
+    bits = content[_PNG_DEPTH] if image.format == "PNG" else max(np.ravel(tiff_bits))
     colour = {"RGB": "RGB", "L": "grey"}[image.mode]
     if bits != 8:
         return f"{bits}-bit {colour}"
-    if "transparency" in image.info:
-        return f"{colour} with a transparent colour"
-    frames = getattr(image, "n_frames", 1)
-    return f"a sequence of {frames} images" if frames > 1 and image.format != "MPO" else None
+    return f"{colour} with a transparent colour" if "transparency" in image.info else None
 
 
 def from_uint8(array: np.ndarray) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,6 +24,19 @@ Render = Callable[[torch.Tensor], torch.Tensor]
 Centre = Literal["mean", "kernel", "quantile"]
 """What the gradient of a randomised defence is taken of: the mean of the draws, an average of those near their median
 in value, or of those near it in rank (a soft quantile)."""
+
+
+_TOLD: list[Callable[[int], object]] = []
+
+
+@contextlib.contextmanager
+def told(tell: Callable[[int], object]) -> Iterator[None]:
+    """Call `tell` with the forward passes of each step of the attacks that run in the block: a sign of life."""
+    _TOLD.append(tell)
+    try:
+        yield
+    finally:
+        _TOLD.remove(tell)
 
 
 class BudgetSpent(Exception):
@@ -258,6 +272,8 @@ class Objective:
 
     def _count(self, forwards: int, backwards: int = 0, queries: int = 0) -> None:
         self._counts[:, self._index] += np.array([[forwards], [backwards], [queries]])
+        for tell in _TOLD:
+            tell(forwards)
 
 
 def near_median(scores: torch.Tensor) -> torch.Tensor:

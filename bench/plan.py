@@ -6,15 +6,17 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from .api import Coverage, DefendedMetric, Direction, Metric, Norm, Threat
 from .build import load_attack, load_defense
 from .datasets import Dataset, load_dataset
-from .errors import Absent, BadData, Incompatible
+from .errors import Absent, AbsentPath, BadData, Incompatible
+from .foresight import Foresight
 from .metrics import load_metric
+from .overlap import Judge, Overlap
 from .registry import checks_digest, code_digest, identity_of, package_versions, registry
 from .spec import parse_spec
 from .store import SCHEMA_VERSION, Store
@@ -62,12 +64,21 @@ class Plan:
     `asked` are the metrics with the defences that the suite names for them, canonical: the undefended metric also has
     cells where it only gives the unit of the gains. None in plans of schema 1, which did not say.
     `datasets` are the data sets with their content hash; empty in older plans.
+    `overlaps` is what is judged on images that it was fitted on.
+    `foreseen` is what will fail, as far as headers of files tell, with the reason.
     """
 
     cells: tuple[Cell, ...]
     skipped: tuple[tuple[str, str], ...]
     asked: tuple[tuple[str, str], ...] | None = None
     datasets: tuple[tuple[str, str], ...] = ()
+    overlaps: tuple[Overlap, ...] = ()
+    foreseen: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know before the work is done, in sentences."""
+        return list(dict.fromkeys(overlap.sentence for overlap in self.overlaps))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `plan_from_json` reads it back."""
@@ -76,6 +87,8 @@ class Plan:
             "asked": self.asked,
             "skipped": self.skipped,
             "datasets": self.datasets,
+            "overlaps": [asdict(overlap) for overlap in self.overlaps],
+            "foreseen": self.foreseen,
             "cells": [dict(vars(c)) for c in self.cells],
         }
 
@@ -109,8 +122,9 @@ def plan_from_json(data: dict[str, Any]) -> Plan:
     """The plan that `Plan.to_json` wrote."""
     cells = [Cell(**{**cell, "eps": tuple(cell["eps"])}) for cell in data["cells"]]
     asked = data.get("asked")
+    overlaps = tuple(Overlap(**overlap) for overlap in data.get("overlaps", ()))
     return Plan(tuple(cells), _pairs(data["skipped"]), None if asked is None else _pairs(asked),
-                _pairs(data.get("datasets", ())))  # fmt: skip
+                _pairs(data.get("datasets", ())), overlaps, _pairs(data.get("foreseen", ())))  # fmt: skip
 
 
 def read_run(store: Store) -> tuple[dict[str, Any], Suite, Plan]:
@@ -163,8 +177,14 @@ def make_plan(suite: Suite) -> Plan:
     skipped: list[tuple[str, str]] = []
     identities = Identities()
     contents: dict[str, str] = {}
+    overlaps: list[Overlap] = []
+    judge = Judge()
+    foreseen: list[tuple[str, str]] = []
+    foresight: dict[str, Foresight] = {}
     for dataset_name, dataset, metric, names in _present(suite, skipped):
         contents[dataset_name] = dataset.content_hash
+        ahead = foresight.get(dataset_name) or foresight.setdefault(dataset_name, Foresight(dataset_name, dataset))
+        foreseen += ahead.files()
         for defense in unique("defense", ("none", *names)):
             what = f"{defense} on {metric.spec}"
             try:
@@ -174,6 +194,8 @@ def make_plan(suite: Suite) -> Plan:
                 continue
             if g is None:
                 continue
+            overlaps += judge.overlaps(g, dataset_name, dataset)
+            foreseen += ahead.sizes(g)
             base = {"metric": metric.spec, "defense": defense, "dataset": dataset_name, "seed": suite.seed}
             for job in _jobs(suite, g, dataset_name, len(dataset), defense in names, skipped):
                 cells += _cut(base | job, suite.chunk, dataset, identities)
@@ -186,6 +208,8 @@ def make_plan(suite: Suite) -> Plan:
         tuple(dict.fromkeys(skipped)),
         tuple((metric, defense) for metric, defenses in combinations(suite).items() for defense in defenses),
         tuple(contents.items()),
+        tuple(overlaps),
+        tuple(dict.fromkeys(foreseen)),
     )
 
 
@@ -210,19 +234,25 @@ def _present(suite: Suite, skipped: list[tuple[str, str]]) -> Iterator[tuple[str
 
 def _built(defense: str, metric: Metric, identities: Identities) -> DefendedMetric:
     """The defended metric; raises `Absent` also where something is not there that the defence leans on only later."""
+    g = load_defense(defense, metric)
     identities.of("defense", defense)
-    return load_defense(defense, metric)
+    return g
 
 
 def _unless_absent(suite: Suite, what: str, load: Callable[[], T], skipped: list[tuple[str, str]]) -> T | None:
     """What `load` gives; None, and the reason in `skipped`, for something absent that the suite says to skip."""
     try:
         return load()
-    except Absent as error:
+    except BadData as error:
         if suite.absent == "error":
             raise
-        skipped.append((what, str(error)))
-        return None
+        if isinstance(error, Absent) and not isinstance(error, AbsentPath):
+            skipped.append((what, str(error)))
+            return None
+        raise BadData(
+            f"{what}: {error}; this is an error in spite of `absent: skip`, which leaves out what is not on this "
+            "machine, but nothing that is given by its path or damaged"
+        ) from error
 
 
 def _jobs(
@@ -280,7 +310,7 @@ def _cut(job: dict[str, Any], chunk: int, dataset: Dataset, identities: Identiti
         "dataset_plugin": identities.of("dataset", job["dataset"]),
         "metric": identities.of("metric", job["metric"]),
         "defense": identities.of("defense", job["defense"]),
-        "attack": identities.of("attack", job["attack"]) if "attack" in job else None,
+        "attack": identities.of("attack", job["attack"]) if job.get("attack") else None,
         "dataset": dataset.content_hash,
     }
     if job["kind"] == "check":  # one judgement of a defended metric, not one of each image
@@ -296,6 +326,11 @@ def _cut(job: dict[str, Any], chunk: int, dataset: Dataset, identities: Identiti
         digest.update(f', "start": {start}, "stop": {stop}}}'.encode())
         name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{slug}-{start}")[:100]
         yield Cell(**(shared | {"start": start, "stop": stop, "id": f"{name}-{digest.hexdigest()[:16]}"}))
+
+
+def job_ids(job: dict[str, Any], chunk: int, dataset: Dataset, identities: Identities) -> list[str]:
+    """Ids that this process gives the cells of a job (what a `Cell` has but start, stop and id)."""
+    return [cell.id for cell in _cut(job, chunk, dataset, identities)]
 
 
 def _slug(job: dict[str, Any]) -> str:

@@ -22,13 +22,13 @@ from typing import Any
 
 import click
 
-from .files import make_folder, write_json
+from .files import make_folder, write_atomically, write_json
 from .hardware import hardware, numerics
 from .plan import Plan
 from .registry import KINDS, PACKAGE, checks_digest, code_digest, identity_of, registry, version_of
 from .store import SCHEMA_VERSION
 from .suite import Suite
-from .trust import TYPED
+from .trust import TYPED, trusted
 
 RECORD = "run.json"
 HISTORY = "runs"
@@ -61,18 +61,20 @@ def run_record(suite: Suite, plan: Plan, device: str, out: Path) -> dict[str, An
         "options": _options(),
         "folder": shown_path(Path.cwd(), out),
         "left_out": [{"what": what, "why": why} for what, why in plan.skipped],
+        "foreseen": [{"what": what, "why": why} for what, why in plan.foreseen],
         "cells": len(plan.cells),
         "seeds": {"base": suite.seed, "streams": "sha256(base, image content, role, ...)"},
         "code": {"digest": code_digest(), "checks": checks_digest(), "git": git_state()},
         "plugins": _plugins(plan, out),
         "plugin_files": [{"file": shown_path(path, out), "digest": digest} for path, digest in registry.files()],
+        "trusted_files": [shown_path(path, out) for path in trusted() if path not in dict(registry.files())],
         "datasets": [_dataset(name, content, plan) for name, content in plan.datasets],
         "packages": _packages(),
         "device": device,
         "hardware": hardware(device),
         "numerics": numerics(),
         "environment": {
-            name: _without_home(value) for name, value in sorted(os.environ.items()) if _ENVIRONMENT.fullmatch(name)
+            name: _without_home(value) for name, value in sorted(os.environ.items()) if decides_numbers(name)
         },
     }
 
@@ -82,6 +84,9 @@ def write_record(root: Path, record: Mapping[str, Any]) -> Path:
     history = root / HISTORY
     make_folder(history)
     taken = [int(path.stem) for path in history.glob("*.json") if path.stem.isdigit()]
+    if not taken and (root / RECORD).is_file():  # of a program that kept the last one only
+        write_atomically(history / "0001.json", (root / RECORD).read_bytes())
+        taken = [1]
     path = history / f"{max(taken, default=0) + 1:04d}.json"
     write_json(path, dict(record))
     write_json(root / RECORD, dict(record))
@@ -94,6 +99,11 @@ def amend_record(root: Path, path: Path, computed: int, failed: int) -> None:
     record |= {"finished": _now(), "computed": computed, "failed": failed}
     write_json(path, record)
     write_json(root / RECORD, record)
+
+
+def decides_numbers(variable: str) -> bool:
+    """Whether an environment variable is among those that can change a number."""
+    return bool(_ENVIRONMENT.fullmatch(variable))
 
 
 def shown_path(path: Path, out: Path) -> str:
@@ -227,10 +237,19 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
         if old.get(name, new[name]) != new[name]:
             yield f"the images or scores of data set {name!r} have changed"
     for part in ("hardware", "numerics"):
-        yield from _named(part, before.get(part, {}), now.get(part, {}), skip=("memory_gb", "cores", "usable_cores"))
-    yield from _named("environment variable", before.get("environment", {}), now.get("environment", {}))
+        unimportant = ("memory_gb", "cores", "usable_cores", "threads", "interop_threads")
+        yield from _named(part, before.get(part, {}), now.get(part, {}), skip=unimportant)
+    yield from _named("number of", {"threads": threads_of(before)}, {"threads": threads_of(now)})
+    # The number of threads is among the numerics, whatever it came from.
+    yield from _named("environment variable", before.get("environment", {}), now.get("environment", {}),
+                      skip=("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"))  # fmt: skip
     if before.get("device") != now.get("device"):
         yield f"device: {before.get('device')}, now {now.get('device')}"
+
+
+def threads_of(record: Mapping[str, Any]) -> int | None:
+    """Threads of what computed the cells: a worker's, or those of the process that planned them where it did it."""
+    return record.get("execution", {}).get("threads") or record.get("numerics", {}).get("threads")
 
 
 def _named(what: str, old: Mapping[str, Any], new: Mapping[str, Any], skip: tuple[str, ...] = ()) -> Iterator[str]:

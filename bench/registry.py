@@ -17,6 +17,8 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import BadParameter, BadPlugin, UnknownName
+from .files import no_file
+from .imports import import_advice, imported_files
 from .spec import Spec, Value, bind, parse_list, parse_spec
 from .trust import check_trusted, trust
 
@@ -90,7 +92,7 @@ class Plugin:
     def source_hash(self) -> str:
         """Digest of the file that defines the plug-in; `code_digest` covers what it leans on."""
         file = inspect.getsourcefile(inspect.unwrap(self.factory))
-        own = _digest(Path(file)) if file else "unknown"
+        own = file_digest(Path(file)) if file else "unknown"
         return own + self.file_digest
 
     def bind(self, spec: Spec) -> dict[str, Value]:
@@ -114,7 +116,23 @@ def code_digest() -> str:
     """
     return _digest_of(
         ("attacks", "bench", "defenses"),
-        {"checks", "cli", "sources", "training", "suites", "__pycache__", "provenance.py", "hardware.py"},
+        {
+            "checks",
+            "cli",
+            "executors",
+            "sources",
+            "training",
+            "suites",
+            "__pycache__",
+            "provenance.py",
+            "hardware.py",
+            "estimate.py",
+            "standin.py",
+            "look.py",
+            "display.py",
+            "status.py",
+            "interrupt.py",
+        },
     )
 
 
@@ -196,7 +214,7 @@ class Registry:
             return self._loaded[kind][name]
         if name in self._broken[kind]:
             raise BadPlugin(self._broken[kind][name])
-        raise UnknownName(kind, name, self.names(kind), "; your own: add --plugin FILE.py")
+        raise UnknownName(kind, name, self.names(kind), "if it is in a file of yours, add --plugin FILE.py")
 
     def resolve(self, kind: str, text: str) -> tuple[Plugin, Spec, dict[str, Value]]:
         """Plug-in, parsed string and full parameters of a plug-in string."""
@@ -208,7 +226,7 @@ class Registry:
         """Run a plug-in file that the user named; its decorators register what it defines. Returns the module."""
         path = Path(path)
         if not path.is_file():
-            raise BadPlugin(f"plug-in file {str(path)!r} does not exist: give the path of a Python file")
+            raise BadPlugin(f"plug-in file {str(path)!r} {no_file(path)}; a plug-in is a Python file")
         trust(path)
         name = f"robustiqa_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
         spec = importlib.util.spec_from_file_location(name, path)
@@ -221,17 +239,26 @@ class Registry:
                 spec.loader.exec_module(module)
         except BadPlugin:
             raise
+        except SystemExit as error:
+            sys.modules.pop(name, None)
+            raise BadPlugin(
+                f"plug-in file {str(path)!r} ends the program (exit code {error.code}) where it should only define "
+                "things: put what it does as a script behind `if __name__ == '__main__':`"
+            ) from error
         except Exception as error:
             sys.modules.pop(name, None)
-            raise BadPlugin(f"plug-in file {str(path)!r} failed with {type(error).__name__}: {error}") from error
-        self._files[path.resolve()] = _digest(path), module
+            advice = import_advice(path, error)
+            raise BadPlugin(
+                f"plug-in file {str(path)!r} failed with {type(error).__name__}: {error}{advice}"
+            ) from error
+        self._files[path.resolve()] = file_digest(path), module
         return module
 
     def module_of(self, path: str | Path) -> ModuleType:
         """The module of a trusted file, which runs once as long as it does not change; raises `BadPlugin`."""
         check_trusted(path, "a Python file")
         held = self._files.get(Path(path).resolve())
-        return held[1] if held and Path(path).is_file() and held[0] == _digest(Path(path)) else self.load_file(path)
+        return held[1] if held and Path(path).is_file() and held[0] == file_digest(Path(path)) else self.load_file(path)
 
     def files(self) -> list[tuple[Path, str]]:
         """The plug-in files that were run, and the digest of each as it was then."""
@@ -240,7 +267,7 @@ class Registry:
     @contextlib.contextmanager
     def _from(self, origin: str, path: Path | None = None) -> Iterator[None]:
         before = self._origin, self._digest
-        self._origin, self._digest = origin, _digest(path) if path else ""
+        self._origin, self._digest = origin, _program_digest(path) if path else ""
         try:
             yield
         finally:
@@ -261,9 +288,15 @@ class Registry:
                     self._broken[kind][point.name] = f"{kind} {point.name!r} of {origin} is broken: {error}"
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """Start of the digest of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _program_digest(path: Path) -> str:
+    """`_digest`, and of a Python file that of the user's files that it imports, in an order that no path decides."""
+    others = imported_files(path) if path.suffix == ".py" else []
+    return _digest(path) + "".join(sorted(map(_digest, others)))
 
 
 def resolve_target(target: str) -> Any:
@@ -389,7 +422,7 @@ def identity_of(kind: str, text: str) -> str:
     plugin, spec, parameters = registry.resolve(kind, text)
     parts = plugin.meta.get("parts", {})
     files = [
-        _digest(Path(value))
+        _program_digest(Path(value))
         for name, value in parameters.items()
         if name not in parts and isinstance(value, str) and _is_file(value)
     ]

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import os
 import sys
-import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
-from .errors import BadData, RobustIQAError
+from .display import Display
+from .errors import BadData
+from .executors.choose import Executor, choose
+from .executors.eventlog import EventLog
+from .executors.job import Job, check_job
+from .executors.slurm import Slurm
 from .files import write_json
+from .interrupt import terminable
 from .plan import Cell, Plan, make_plan
 from .provenance import amend_record, run_record, write_record
 from .registry import PACKAGE, resolve_target
-from .store import Store
+from .store import DEFAULT_OVERWRITE, Overwrite, Store
 from .suite import Suite, load_suite
-from .worker import Worker
 
 COLLECT = f"{PACKAGE}.leaderboard.collect:collect"
 """What turns result files into tables; named here, not imported: bench does not depend on the leaderboard."""
@@ -57,6 +62,16 @@ def run_suite(
     *,
     device: str = "cpu",
     progress: bool = True,
+    executor: str = "inline",
+    workers: int | None = None,
+    threads: int | None = None,
+    scheduler: str | None = None,
+    slurm: Mapping[str, str] | None = None,
+    overwrite: Overwrite = DEFAULT_OVERWRITE,
+    cell_timeout: float | None = None,
+    retries: int = 2,
+    batch: int | None = None,
+    save_images: bool = False,
 ) -> RunResult:
     """Run a suite into a folder, or go on with one that was interrupted, and write its tables.
 
@@ -65,74 +80,134 @@ def run_suite(
         out: folder of the results; completed cells in it are kept if they are the same in every respect.
         device: torch device of the metric and the defences.
         progress: show a bar on a terminal, a line a cell otherwise.
+        executor: "inline" (this process), "local" (processes on this machine), "dask" or "slurm".
+        workers: cells at once; None for as many as there are devices, or CPUs for their threads.
+        threads: of each worker; None divides the CPU's.
+        scheduler: address of a dask scheduler; None starts workers on this machine.
+        slurm: options of `sbatch`.
+        overwrite: what is computed again, see `Store.todo`.
+        cell_timeout: seconds after which a try of a cell is given up; not for "inline".
+        retries: further tries of a cell whose failure may pass: its process died, a file server did not answer.
+        batch: most images at once; results depend on it up to float rounding.
+        save_images: keep attacked images in OUT/images.
 
     Raises:
-        RobustIQAError: the suite cannot be planned, or the folder cannot be written.
+        RobustIQAError: the suite cannot be planned, an option is impossible, or the run had to stop (`RunStopped`).
+        KeyboardInterrupt: Ctrl-C, or SIGTERM (`Terminated`); what is complete is kept.
     """
+    chosen = choose(executor, device=device, workers=workers, threads=threads, scheduler=scheduler, slurm=slurm)
+    how = {"cell_timeout": cell_timeout, "retries": retries, "batch": batch, "save_images": save_images}
+    with _prepared(suite, out, chosen, device, overwrite, how) as run:
+        _execute(chosen, run, progress)
+        tables: dict[str, Path] = resolve_target(COLLECT)(run.store.root)
+        result = _result(run.store, run.plan, run.todo, tables)
+        amend_record(run.store.root, run.record, result.computed, len(result.failed))
+        return result
+
+
+def slurm_script(
+    suite: Suite | str, out: str | Path, *, device: str = "cpu", workers: int | None = None,
+    threads: int | None = None, slurm: Mapping[str, str] | None = None, overwrite: Overwrite = DEFAULT_OVERWRITE,
+    **how: Any,
+) -> str:  # fmt: skip
+    """Plan a run into a folder, and give the script with which `sbatch` computes it; arguments as for `run_suite`.
+
+    `run_suite` writes the tables when its cells are there, and computes those that are not.
+    """
+    chosen = Slurm(workers, threads, device, {**(slurm or {}), "print": ""})
+    with _prepared(suite, out, chosen, device, overwrite, how) as run:
+        return chosen.script(run.job, run.todo, run.store)
+
+
+class _Run(NamedTuple):
+    """A run that is about to begin; `record` is the path of its record."""
+
+    store: Store
+    plan: Plan
+    job: Job
+    todo: list[Cell]
+    record: Path
+
+
+@contextlib.contextmanager
+def _prepared(
+    suite: Suite | str, out: str | Path, executor: Executor, device: str, overwrite: Overwrite, how: Mapping[str, Any]
+) -> Iterator[_Run]:
+    """Hold the folder, with everything in it that workers need."""
+    how = check_job(**how)
     suite = load_suite(suite) if isinstance(suite, str) else suite
-    store = Store(out)
-    plan = make_plan(suite)
+    store, plan = Store(out), make_plan(suite)
     try:
-        with store.locked():
-            return _run(suite, plan, store, device, progress)
+        with store.locked(), terminable():
+            store.create()
+            todo = _todo(plan, store, overwrite, how["save_images"])
+            job = Job.here(
+                run=f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{os.getpid()}",
+                device=device,
+                threads=executor.threads,
+                chunk=suite.chunk,
+                redo=overwrite in ("errors", "all") or how["save_images"],
+                **how,
+            )
+            chosen = {"executor": type(executor).__name__.lower(), "workers": executor.workers}
+            record = run_record(suite, plan, device, store.root)
+            record["execution"] = {**chosen, "threads": executor.threads, **how}
+            kept = write_record(store.root, record)
+            write_json(store.root / "plan.json", plan.to_json())
+            job.write(store.root)
+            yield _Run(store, plan, job, todo, kept)
     except OSError as error:
         raise BadData(
             f"cannot write results to {str(store.root)!r} ({error.strerror}): choose another --out"
         ) from error
 
 
-def _run(suite: Suite, plan: Plan, store: Store, device: str, progress: bool) -> RunResult:
-    """`run_suite` with the folder locked."""
-    store.create()
-    record = write_record(store.root, run_record(suite, plan, device, store.root))
-    write_json(store.root / "plan.json", plan.to_json())
-    for what, why in plan.skipped if progress else ():
-        print(f"left out: {what}: {why}", file=sys.stderr, flush=True)
-    todo = [cell for cell in plan.cells if not store.done(cell.id)]
-    _execute(todo, len(plan.cells), store, device, progress)
-    tables: dict[str, Path] = resolve_target(COLLECT)(store.root)
-    result = _result(store, plan, len(todo), tables)
-    amend_record(store.root, record, result.computed, len(result.failed))
-    return result
+def _todo(plan: Plan, store: Store, overwrite: Overwrite, save_images: bool) -> list[Cell]:
+    """What has to be computed; errors of earlier tries of it are forgotten."""
+    cells = {cell.id: cell for cell in plan.cells}
+    images = [cell.id for cell in plan.cells if save_images and cell.kind == "attack"]
+    todo = store.todo(cells, overwrite, images)
+    for cell in store.snapshot().errors.intersection(todo):
+        store.forget_error(cell)
+    return [cells[cell] for cell in todo]
 
 
-def _execute(todo: list[Cell], planned: int, store: Store, device: str, progress: bool) -> None:
-    """Run cells one by one; a failed one is recorded and the others go on."""
-    terminal = progress and sys.stderr.isatty()
-    done = planned - len(todo)
-    bar = tqdm(total=planned, initial=done, unit="cell", disable=not terminal, dynamic_ncols=True)
-    say: Callable[[str], object] = bar.write if terminal else (lambda text: print(text, file=sys.stderr, flush=True))
-    if progress and done:
-        say(f"resuming: {done} of {planned} cells are complete")
-    worker = Worker(device, store.root / "pools", lambda n, of: bar.set_postfix_str(f"{100 * n // of}% of draws"))
-    with bar:
-        for k, cell in enumerate(todo, start=done + 1):
-            bar.set_description(cell.label)
-            bar.set_postfix_str("")
-            began = time.perf_counter()
-            try:
-                rows = worker.run(cell)
-                store.write_cell(cell.id, rows)
-            except BadData:
-                raise  # the folder itself cannot be written, or the data set is gone: no other cell would fare better
-            except Exception as error:
-                message = str(error) if isinstance(error, RobustIQAError) else f"{type(error).__name__}: {error}"
-                store.write_error(cell.id, {"cell": vars(cell), "error": message, "traceback": traceback.format_exc()})
-                say(f"FAILED {cell.label}: {message}")
-            bar.update()
-            if progress and not terminal:
-                say(f"[{k}/{planned}] {cell.label} ({time.perf_counter() - began:.1f} s)")
+def _execute(executor: Executor, run: _Run, progress: bool) -> None:
+    """Compute the cells and show how it goes."""
+    store, plan, job, todo, _ = run
+    for kind, lines in (("left out", plan.skipped), ("will fail", plan.foreseen)) if progress else ():
+        for what, why in lines:
+            print(f"{kind}: {what}: {why}", file=sys.stderr, flush=True)
+    for sentence in plan.warnings if progress else ():
+        print(f"warning: {sentence}", file=sys.stderr, flush=True)
+    with (
+        EventLog(store.root, job.run, "run") as log,
+        Display(len(plan.cells), todo, progress) as display,
+    ):
+        log.write("run", workers=executor.workers, planned=len(plan.cells), todo=len(todo), pid=os.getpid())
+        how = "failed"
+        try:
+            if todo:
+                executor.execute(job, todo, store, display)
+            how = "complete"
+        except KeyboardInterrupt:
+            how = "interrupted"
+            done = len(store.completed(cell.id for cell in plan.cells))
+            display.say(f"interrupted: {done} of {len(plan.cells)} cells are complete and kept")
+            raise
+        finally:
+            log.write("finished", how=how)
 
 
-def _result(store: Store, plan: Plan, computed: int, tables: dict[str, Path]) -> RunResult:
+def _result(store: Store, plan: Plan, todo: list[Cell], tables: dict[str, Path]) -> RunResult:
     ids = [cell.id for cell in plan.cells]
-    failed = store.failed(ids)
+    failed = store.failed(ids) | {cell.id: store.reason(cell.id) or "" for cell in todo if store.has_error(cell.id)}
     rows = store.read_rows(ids)
     return RunResult(
         out=store.root,
         tables=tables,
-        computed=computed - len(failed),
-        resumed=len(ids) - computed,
+        computed=len(todo) - sum(cell.id in failed for cell in todo),
+        resumed=len(ids) - len(todo),
         failed=failed,
         bad_images=int((rows["status"] != "ok").sum()),
         skipped=plan.skipped,

@@ -17,6 +17,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -42,6 +43,8 @@ DEFAULT_OVERWRITE: Overwrite = "failed"
 
 _MERGED = 64
 """Cells that are joined as they are read: 11 kB each while they are tables of their own, a few kB once joined."""
+_READERS = 4
+"""Threads that read."""
 _PATIENCE = 1.0
 """Seconds for which a run asks for the lock again: `is_locked` holds it for an instant."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -215,28 +218,33 @@ class Store:
 
     def read_cell(self, cell: str) -> pa.Table:
         """The rows of a completed cell; raises `BadData` where it is not there, damaged, or of a newer schema."""
-        path = self.path(cell)
+        return self._read(self.path(cell))
+
+    def _read(self, path: Path) -> pa.Table:
         try:
             return records.decode(path.read_bytes(), str(path))
         except FileNotFoundError:
-            raise BadData(f"{str(self.root)!r} has no result of cell {cell!r}: run the suite again into this folder"
-                          ) from None  # fmt: skip
+            raise BadData(f"there is no result {str(path)!r}: run the suite again into this folder") from None
         except OSError as error:
             raise BadData(f"cannot read {str(path)!r} ({error.strerror}): check the disk, or delete the file and run "
                           "again") from error  # fmt: skip
 
-    def read_rows(self, cells: Iterable[str]) -> pd.DataFrame:
-        """All rows of the cells that have a result, in the order given; a corrupt file is a `BadData` that names it."""
-        there = self.snapshot().results
-        tables: list[pa.Table] = []
-        merged: list[pa.Table] = []
-        for cell in cells:
-            if cell in there:
-                tables.append(self.read_cell(cell))
-            if len(tables) == _MERGED:
-                merged.append(pa.concat_tables(tables).combine_chunks())
-                tables = []
-        return pa.concat_tables([SCHEMA.empty_table(), *merged, *tables]).to_pandas()
+    def read_rows(self, cells: Iterable[str], there: Snapshot | None = None) -> pd.DataFrame:
+        """All rows of the cells that have a result, in the order given; a corrupt file is a `BadData` that names it.
+
+        Args:
+            cells: ids.
+            there: what the store holds, where the caller knows it.
+        """
+        results = (there or self.snapshot()).results
+        names = [results[cell] for cell in cells if cell in results]
+        parts = [names[k : k + _MERGED] for k in range(0, len(names), _MERGED)]
+        with ThreadPoolExecutor(_READERS) as pool:  # a file server answers several at once
+            merged = list(pool.map(self._read_part, parts))
+        return pa.concat_tables([SCHEMA.empty_table(), *merged]).to_pandas()
+
+    def _read_part(self, names: Sequence[str]) -> pa.Table:
+        return pa.concat_tables([self._read(self.cells / name) for name in names]).combine_chunks()
 
     def write_error(self, cell: str, details: Mapping[str, Any]) -> None:
         """Record why a cell failed, a sentence under `error` among the details."""

@@ -183,7 +183,7 @@ def load_suite(text: str) -> Suite:
     elif text in suite_names():
         content = _FOLDER.joinpath(f"{text}.yml").read_bytes()
     else:
-        raise UnknownName("suite", text, suite_names(), "; your own: give the path of a .yml file")
+        raise UnknownName("suite", text, suite_names(), "for one of your own give the path of its .yml file")
     parts = {
         "attacks": AttackEntry,
         "certify": CertifyEntry,

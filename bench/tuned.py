@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .datasets import Dataset, load_dataset
-from .errors import Absent, BadData, BadImage, BadSuite
+from .datasets import load_dataset
+from .errors import Absent, BadData, BadSuite
 from .files import write_json
+from .overlap import Seen, seen_of
 from .plan import canonical
 from .registry import code_digest, identity_of
-from .seeds import image_key
-from .spec import parse_spec
 from .suite import Suite
 from .tune import family_of, tunable
 
@@ -63,15 +62,15 @@ class Tuned(BaseModel):
 def write_tuned(path: Path, suite: Suite, chosen: Mapping[str, str], incomplete: Mapping[str, str], rule: str) -> Path:
     """Write `tuned.json` for the choice of a tuning that was run; returns its path."""
     entry, metric = suite.attacks[0], canonical("metric", suite.metrics[0])
-    development = {canonical("dataset", d): load_dataset(d) for d in suite.datasets}
+    seen = seen_of(canonical("dataset", d) for d in suite.datasets)
     tuned = Tuned(
         metric=metric,
         metric_identity=identity_of("metric", metric),
         code=code_digest(),
         rule=rule,
         threat=f"{entry.attack} at {', '.join(str(t) for t in entry.threats())}",
-        development={name: sorted(references(data)) for name, data in development.items()},
-        images=sorted({key for data in development.values() for key in _keys(data)}),
+        development={name: list(refs) for name, refs in seen.photographs.items()},
+        images=list(seen.images),
         chosen=dict(chosen),
         incomplete=dict(incomplete),
     )
@@ -138,11 +137,6 @@ def tuned_suite(suite: Suite, tuned: Tuned) -> Suite:
     )
 
 
-def references(data: Dataset) -> set[str]:
-    """Photographs that the images of a data set are made from."""
-    return {item.reference for item in data.items}
-
-
 def _point(text: str, tuned: Tuned) -> str:
     return tuned.chosen[family_of(text)] if tunable(text) else text
 
@@ -167,25 +161,8 @@ def _refuse_seen(suite: Suite, name: str, tuned: Tuned) -> None:
         if suite.absent == "skip":
             return  # the plan says so
         raise
-    plugin = parse_spec(name).name
-    same = [refs for known, refs in tuned.development.items() if parse_spec(known).name == plugin]
-    # Names in folders are anybody's: "1.png" in two of them need not be the same photograph.
-    seen = len(references(data) & {r for refs in same for r in refs}) if plugin != "folder" else 0
-    what = f"{seen} photographs"
-    if not seen:
-        seen = len(set(tuned.images).intersection(_keys(data)))
-        what = f"{seen} images"
-    if seen:
+    if what := Seen(tuned.development, tuned.images).among(name, data):
         raise BadSuite(
             f"data set {name!r} has {what} on which the defences were tuned: evaluate on others, for example on the "
             "test split"
         )
-
-
-def _keys(data: Dataset) -> Iterator[str]:
-    """Digests of the images that can be read."""
-    for index in range(len(data)):
-        try:
-            yield image_key(data.load(index))
-        except BadImage:
-            continue

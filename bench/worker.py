@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .api import DefendedMetric, Estimate, Metric, Progress, Threat
+from .api import AttackResult, DefendedMetric, Estimate, Metric, Progress, Threat
 from .build import load_attack, load_defense
 from .checks.examine import examine
 from .datasets import Dataset, Item, load_dataset
 from .errors import RobustIQAError
+from .faults import fault_of
 from .metrics import load_metric
 from .plan import Cell
 from .seeds import Role, Streams, image_key
@@ -29,23 +31,38 @@ class Worker:
         pool: folder that keeps certification draws, so that an interrupted certificate goes on, and methods that only
             differ in the statistic share them; None keeps none.
         progress: told how far the draws of the present certificate are.
+        batch: most images at once; None for all of a cell that have one size.
+        images: whether rows of attacks have the attacked image, (3,H,W) in [0,1], as `adversarial`.
     """
 
-    def __init__(self, device: str = "cpu", pool: Path | None = None, progress: Progress | None = None) -> None:
-        self.device, self.pool, self.progress = device, pool, progress
+    def __init__(
+        self,
+        device: str = "cpu",
+        pool: Path | None = None,
+        progress: Progress | None = None,
+        batch: int | None = None,
+        images: bool = False,
+    ) -> None:
+        self.device, self.pool, self.progress, self.batch, self.images = device, pool, progress, batch, images
         self._datasets: dict[str, Dataset] = {}
         self._metrics: dict[str, Metric] = {}
         self._defended: tuple[tuple[str, str], DefendedMetric] | None = None
         self._clean: dict[tuple[str, str, int, str], tuple[float, float, float]] = {}
         self._clean_of: tuple[str, str, str] | None = None
+        self._fits: dict[tuple[object, ...], int] = {}
 
-    def run(self, cell: Cell) -> list[Row]:
+    def run(self, cell: Cell, limit: int | None = None) -> list[Row]:
         """All rows of a cell, in the order of its images.
 
         Images of one size go together; where a batch fails, its images are run one by one, so that a single bad one
-        costs its own row only.
+        costs its own row only. Where the memory does not suffice, the batch is halved, and the column `batch` has the
+        number of images that were run together.
+
+        Args:
+            cell: what to run.
+            limit: most images at once, where memory is known to be short.
         """
-        dataset = self._dataset(cell.dataset)
+        dataset = self.dataset(cell.dataset)
         g = self._defend(cell.metric, cell.defense)
         if self._clean_of != (cell.metric, cell.defense, cell.dataset):
             # A plan does not come back to them: kept for all defences they would grow with the run.
@@ -55,9 +72,40 @@ class Worker:
             return [_shared(cell, g, dataset) | row for row in _check(cell, g, dataset, self.device)]
         rows: dict[int, list[Row]] = {}
         for indices, x in _load(dataset, range(cell.start, cell.stop), rows, self.device):
-            rows |= self._run_batch(cell, g, dataset, indices, x)
+            rows |= self._run_batches(cell, g, dataset, indices, x, limit)
         shared = _shared(cell, g, dataset)
         return [shared | _described(dataset.items[i]) | row for i in range(cell.start, cell.stop) for row in rows[i]]
+
+    def _run_batches(
+        self,
+        cell: Cell,
+        g: DefendedMetric,
+        dataset: Dataset,
+        indices: Sequence[int],
+        x: torch.Tensor,
+        limit: int | None,
+    ) -> dict[int, list[Row]]:
+        """Rows of images of one size, in batches that fit into the memory."""
+        key = (cell.metric, cell.defense, cell.attack or cell.kind, *x.shape[1:])
+        asked = min(self.batch or len(indices), len(indices))
+        most = min(asked, limit or asked, self._fits.get(key, asked))
+        found: dict[int, list[Row]] = {}
+        while len(found) < len(indices):
+            part, short = slice(len(found), len(found) + most), False
+            try:
+                rows = self._run_batch(cell, g, dataset, indices[part], x[part])
+            except Exception as error:
+                if fault_of(error) != "memory" or len(indices[part]) == 1:
+                    raise
+                rows, short = {}, True
+            if short:  # outside the handler, whose traceback holds what filled the memory
+                most = self._fits[key] = (len(indices[part]) + 1) // 2
+                gc.collect()
+                if self.device.startswith("cuda"):
+                    torch.cuda.empty_cache()
+            recorded = {"batch": most} if most < asked else {}
+            found |= {i: [row | recorded for row in r] for i, r in rows.items()}
+        return found
 
     def _run_batch(
         self, cell: Cell, g: DefendedMetric, dataset: Dataset, indices: Sequence[int], x: torch.Tensor
@@ -66,6 +114,8 @@ class Worker:
         try:
             found = _JOBS[cell.kind](self, cell, g, x)
         except RobustIQAError as error:
+            if fault_of(error) != "deterministic":
+                raise  # what the images did not cause is no error of theirs
             if len(indices) == 1:
                 return {indices[0]: [{"status": "error", "message": str(error), **size}]}
             single: dict[int, list[Row]] = {}
@@ -118,9 +168,8 @@ class Worker:
         assert cell.norm is not None
         assert cell.attack is not None
         assert cell.direction is not None
-        attack = load_attack(cell.attack)
         clean = self.clean(g, x, cell.seed)
-        r = attack(g, x, Threat(cell.norm, cell.eps[0]), cell.direction, cell.seed, clean=clean)
+        r = self.attack(cell.attack)(g, x, Threat(cell.norm, cell.eps[0]), cell.direction, cell.seed, clean=clean)
         columns = {
             "clean": r.clean.score, "clean_lo": r.clean.lo, "clean_hi": r.clean.hi,
             "attacked": r.attacked.score, "attacked_lo": r.attacked.lo, "attacked_hi": r.attacked.hi,
@@ -130,9 +179,18 @@ class Worker:
             "forwards": r.forwards, "backwards": r.backwards, "queries": r.queries,
             "seconds": r.seconds,
         }  # fmt: skip
-        return [[{name: values[i].item() for name, values in columns.items()}] for i in range(len(x))]
+        rows: list[Row] = [{name: values[i].item() for name, values in columns.items()} for i in range(len(x))]
+        if self.images:
+            for row, image in zip(rows, r.adversarial.cpu().numpy(), strict=True):
+                row["adversarial"] = image
+        return [[row] for row in rows]
 
-    def _dataset(self, text: str) -> Dataset:
+    def attack(self, text: str) -> Callable[..., AttackResult]:
+        """What attacks images, for a plug-in string; `Rescorer` has one that remembers."""
+        return load_attack(text)
+
+    def dataset(self, text: str) -> Dataset:
+        """The data set of a plug-in string, loaded once."""
         if text not in self._datasets:
             self._datasets[text] = load_dataset(text)
         return self._datasets[text]
@@ -150,6 +208,8 @@ def _check(cell: Cell, g: DefendedMetric, dataset: Dataset, device: str) -> list
     try:
         findings = examine(g, dataset, cell.images, cell.ladder, cell.seed, device)
     except RobustIQAError as error:
+        if fault_of(error) != "deterministic":
+            raise
         return [{"status": "error", "message": str(error)}]
     return [
         {"status": "ok", "check": f.name, "raised": f.raised, "message": f.skipped or None}
@@ -174,6 +234,8 @@ def _load(
         try:
             image = dataset.load(index)
         except RobustIQAError as error:
+            if fault_of(error) != "deterministic":
+                raise  # a lost file server is no bad image
             rows[index] = [{"status": "error", "message": str(error)}]
             continue
         groups.setdefault(tuple(image.shape), []).append((index, image))

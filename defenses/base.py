@@ -109,6 +109,16 @@ class Transform(DefendedMetric):
         """Height and width of what the metric sees of an image of this size; here the same."""
         return height, width
 
+    def check_takes(self, height: int, width: int) -> None:
+        """Raise `BadImage` when what is left of an image of this size is too small for the metric."""
+        self._check_left(self.output_size(height, width), height, width)
+
+    def _check_left(self, left: tuple[int, int], height: int, width: int) -> None:
+        if left == (height, width):
+            return self.metric.check_takes(height, width)
+        what = f"what {self.spec!r} leaves of {width}x{height} px for the metric {self.metric.spec!r}"
+        return check_size(*left, self.metric.min_size, what)
+
     def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
         """(draws,B) differentiable scores of independent draws; a deterministic transform has one."""
         return self._scores(self.step_surrogate, x, rng, draws if self.randomised else 1)
@@ -129,12 +139,11 @@ class Transform(DefendedMetric):
         One call a draw leaves a network idle on a single small image: up to 1.6 times as long on a CPU core.
         """
         height, width = self.output_size(x.shape[2], x.shape[3])
-        what = f"what {self.spec!r} leaves of {x.shape[3]}x{x.shape[2]} px for the metric {self.metric.spec!r}"
         most = max(1, MAX_PIXELS // (len(x) * height * width))
         parts = []
         for done in range(0, draws, most):
             drawn = torch.cat([step(x, rng) for _ in range(min(most, draws - done))])
-            check_size(drawn.shape[2], drawn.shape[3], self.metric.min_size, what)
+            self._check_left((drawn.shape[2], drawn.shape[3]), x.shape[2], x.shape[3])
             parts.append(self.metric(drawn).reshape(-1, len(x)))
         return torch.cat(parts)
 

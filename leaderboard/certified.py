@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..bench.images import largest_l2, psnr_of_l2, rms_grey_levels
-from ..bench.measures import certified_order, krocc, plcc_logistic, srocc, violation_p
+from ..bench.measures import certified_order, violation_p
 from .empirical import largest_shift
 from .results import Group
 
@@ -51,8 +51,6 @@ def _row(group: Group, eps: float, kind: str, at: pd.DataFrame) -> dict[str, Any
     coverage = str(at["coverage"].iloc[0])
     broken, judged, attacks = _violations(group, eps, kind, at)
     order = _order(group, at)
-    clean = group.clean
-    truth, quality = clean["truth"].to_numpy(dtype=float), clean["quality"].to_numpy()
     smallest = int((at["height"] * at["width"]).to_numpy().argmin())
     height, width = int(at["height"].iloc[smallest]), int(at["width"].iloc[smallest])
     length = largest_l2(norm, eps, height, width)
@@ -80,9 +78,9 @@ def _row(group: Group, eps: float, kind: str, at: pd.DataFrame) -> dict[str, Any
         "certified_pairs": order.pairs,
         "krocc_lower": order.krocc,
         "srocc_lower": order.srocc,
-        "srocc_clean": srocc(quality, truth),
-        "krocc_clean": krocc(quality, truth),
-        "plcc_clean": plcc_logistic(quality, truth),
+        "srocc_clean": group.accuracy.srocc,
+        "krocc_clean": group.accuracy.krocc,
+        "plcc_clean": group.accuracy.fit.plcc,
         "rms": rms_grey_levels(length, height, width),
         "psnr": psnr_of_l2(length, height, width),
         "truth": group.truth_name,
@@ -112,10 +110,9 @@ def outside_bounds(group: Group, eps: float, kind: str, at: pd.DataFrame) -> pd.
         kind: "population" or "deployed".
         at: the certificates of that budget and kind, indexed by image.
     """
-    attacks = group.attacks()
-    same = np.isclose(attacks["eps"], eps, rtol=1e-9) & (attacks["norm"] == at["certified_norm"].iloc[0])
+    attacks = group.under(str(at["certified_norm"].iloc[0]), eps)
     bounds = at[["lo", "hi"]].add_suffix("_bound")
-    joined = attacks[same].set_index("image").join(bounds, how="inner")
+    joined = attacks.set_index("image")[["attacked", "attacked_lo", "attacked_hi"]].join(bounds, how="inner")
     if kind == "population":  # with m < 11 draws the interval is infinite: such an image cannot be judged
         joined = joined[np.isfinite(joined["attacked_lo"]) & np.isfinite(joined["attacked_hi"])]
     low, high = ("attacked_lo", "attacked_hi") if kind == "population" else ("attacked", "attacked")

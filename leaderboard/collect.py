@@ -10,19 +10,25 @@ import pandas as pd
 from tabulate import tabulate
 
 from ..bench.files import write_atomically
+from ..bench.overlap import FLAG
+from ..bench.plan import Plan
+from ..bench.suite import Suite
 from .certified import COLUMNS as CERTIFIED
 from .certified import certified_rows
 from .checks import COLUMNS as CHECKS
 from .checks import check_rows
 from .empirical import COLUMNS as EMPIRICAL
 from .empirical import empirical_rows
-from .results import FEW_SCORES, FEWEST, NO_RANGE, Results, read_results
+from .results import FEW_SCORES, FEWEST, NO_RANGE, FailedImages, read_groups, read_plan
+from .rows import with_rows
 from .summary import FAILED, eps_text, rank, summary_row
 from .threats import COLUMNS as THREATS
 from .threats import threat_rows
 
 SIGNIFICANT = 6
 """Digits in the CSV files: enough for any comparison, few enough to be the same on machines that compute alike."""
+
+_COLUMNS = {"empirical": EMPIRICAL, "threats": THREATS, "certified": CERTIFIED, "checks": CHECKS}
 
 
 def collect(root: str | Path) -> dict[str, Path]:
@@ -41,32 +47,36 @@ def collect(root: str | Path) -> dict[str, Path]:
         BadData: the folder is no run, or a record in it is corrupt.
     """
     root = Path(root)
-    results = read_results(root)
-    empirical = {id(g): empirical_rows(g) for g in results.groups}
-    certified = {id(g): certified_rows(g) for g in results.groups}
-    headline = results.suite.headline
-    tables = {
-        "summary": rank([summary_row(g, headline, empirical[id(g)], certified[id(g)]) for g in results.groups]),
-        "empirical": _frame([row for g in results.groups for row in empirical[id(g)]], EMPIRICAL),
-        "threats": _frame([row for g in results.groups for row in threat_rows(g)], THREATS),
-        "certified": _frame([row for g in results.groups for row in certified[id(g)]], CERTIFIED),
-    }
-    if results.suite.checks:
-        tables["checks"] = _frame([row for g in results.groups for row in check_rows(g)], CHECKS)
+    suite, plan = read_plan(root)
+    failed = FailedImages(plan)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("summary", *_COLUMNS)}
+    for group in read_groups(root, suite, plan, failed):
+        empirical, certified = empirical_rows(group), certified_rows(group)
+        found["summary"].append(summary_row(group, suite.headline, empirical, certified))
+        found["empirical"] += empirical
+        found["threats"] += threat_rows(group)
+        found["certified"] += certified
+        if suite.checks:
+            found["checks"] += check_rows(group)
+    tables = {"summary": rank(found["summary"])}
+    tables |= {name: _frame(found[name], columns) for name, columns in _COLUMNS.items()}
+    if not suite.checks:
+        del tables["checks"]
+    errors = failed.table()
     folder = root / "leaderboard"
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for name, table in tables.items():
         paths[name] = folder / f"{name}.csv"
-        write_atomically(paths[name], _csv(table).encode())
+        write_atomically(paths[name], _csv(with_rows(name, table, suite.seed)).encode())
     for sometimes in ("errors", "checks"):
         if sometimes not in tables:
             (folder / f"{sometimes}.csv").unlink(missing_ok=True)
-    if len(results.errors):
+    if len(errors):
         paths["errors"] = folder / "errors.csv"
-        write_atomically(paths["errors"], _csv(results.errors).encode())
+        write_atomically(paths["errors"], _csv(errors).encode())
     paths["board"] = folder / "board.md"
-    write_atomically(paths["board"], _markdown(results, tables).encode())
+    write_atomically(paths["board"], _markdown(suite, plan, tables, errors).encode())
     return paths
 
 
@@ -95,19 +105,20 @@ _CERTIFIED = {
 }  # fmt: skip
 
 
-def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
+def _markdown(suite: Suite, plan: Plan, tables: dict[str, pd.DataFrame], errors: pd.DataFrame) -> str:
     """The board for people: one block a data set and metric."""
-    lines = [f"# {results.suite.name}", "", results.suite.description.strip(), ""]
+    lines = [f"# {suite.name}", "", suite.description.strip(), ""]
     summary, certified = tables["summary"], tables["certified"]
     for (dataset, metric), block in summary.groupby(["dataset", "metric"], sort=False) if len(summary) else ():
         lines += [
             f"## {metric} on {dataset}",
             "",
-            _introduction(block, results),
+            _introduction(block, suite, errors),
             "",
             _table(_readable(block), _SUMMARY),
             "",
             *_without_plcc(block),
+            *_overlapping(plan, dataset, metric),
         ]
         if not certified.empty:
             mine = certified[(certified["dataset"] == dataset) & (certified["metric"] == metric)]
@@ -115,16 +126,18 @@ def _markdown(results: Results, tables: dict[str, pd.DataFrame]) -> str:
             counts = {column: mine[column].astype("Int64") for column in ("n", "violations")}
             mine = mine.assign(budget=budget, **counts)
             lines += ["Certified bounds against attacks at the same budget:", "", _table(mine, _CERTIFIED), ""]
-    if results.plan.skipped:
-        lines += ["Left out: " + "; ".join(f"{what} ({why})" for what, why in results.plan.skipped), ""]
+    if plan.skipped:
+        lines += ["Left out: " + "; ".join(f"{what} ({why})" for what, why in plan.skipped), ""]
+    lines += ["Each row of the CSV files has an id, in column `row`: `robustiqa reproduce ID --from OUT` computes it "
+              "again.", ""]  # fmt: skip
     return "\n".join(lines)
 
 
-def _introduction(block: pd.DataFrame, results: Results) -> str:
+def _introduction(block: pd.DataFrame, suite: Suite, errors: pd.DataFrame) -> str:
     """What the figures of a block are in, and of; or that there are none."""
     first = block.iloc[0]
     if (block["flags"].str.split().str[0] == FAILED).all():
-        mine = results.errors[(results.errors[["metric", "dataset"]] == first[["metric", "dataset"]]).all(axis=1)]
+        mine = errors[(errors[["metric", "dataset"]] == first[["metric", "dataset"]]).all(axis=1)]
         reasons = [f"{count} x {message}" for message, count in Counter(mine["message"]).most_common(3)]
         found = f": {'; '.join(reasons)} (all of them in `errors.csv`)" if reasons else ", see the folder `errors`"
         return f"**Every image failed**, behind every defence; there is no figure to give{found}."
@@ -139,7 +152,7 @@ def _introduction(block: pd.DataFrame, results: Results) -> str:
     return (
         f"{truth} {unit} Worst gain: per image the strongest attack at {first['threat']}, upwards{_standard(block)}. "
         f"Certified delta: bound on the exact smoothed score (population) at l2 "
-        f"{results.suite.headline.certified_eps:g}."
+        f"{suite.headline.certified_eps:g}."
     )
 
 
@@ -158,6 +171,13 @@ def _without_plcc(block: pd.DataFrame) -> list[str]:
     missing = block[block["truth"].notna() & (block["plcc_note"] != "")]
     notes = [f"behind `{row['defense']}`, {row['plcc_note']}" for row in missing.to_dict("records")]
     return ["Columns of `summary.csv` without a logistic fit: " + "; ".join(notes), ""] if notes else []
+
+
+def _overlapping(plan: Plan, dataset: Any, metric: Any) -> list[str]:
+    """A line that says what is judged on images which it was fitted on."""
+    mine = [overlap for overlap in plan.overlaps if (overlap.dataset, overlap.metric) == (dataset, metric)]
+    sentences = dict.fromkeys(overlap.sentence for overlap in mine)
+    return [f"Flag `{FLAG}`: {'; '.join(sentences)}.", ""] if sentences else []
 
 
 def _readable(block: pd.DataFrame) -> pd.DataFrame:

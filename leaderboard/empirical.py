@@ -36,9 +36,8 @@ def empirical_rows(group: Group) -> list[dict[str, Any]]:
     """
     found = []
     cells = dict.fromkeys((c.attack, c.norm, c.eps[0], c.direction) for c in group.cells if c.kind == "attack")
-    attacks = group.attacks()
     for attack, norm, eps, direction in cells:
-        under = attacks[(attacks["norm"] == norm) & (attacks["eps"] == eps) & (attacks["direction"] == direction)]
+        under = group.under(norm, eps, direction)
         at = under[under["attack"] == attack]
         gain = at["gain"].to_numpy() / group.unit
         label = f"{attack}|{norm}|{eps!r}|{direction}|{group.dataset}"
@@ -107,8 +106,7 @@ def worst_case(group: Group, norm: str, eps: float, direction: str = "up") -> pd
         a row an image, indexed by image id: `attacked` (metric units), `gain` (units of R, signed), `reference`,
         `truth`, `clean`; empty if no attack ran there.
     """
-    at = group.attacks()
-    at = at[(at["norm"] == norm) & np.isclose(at["eps"], eps, rtol=1e-9) & (at["direction"] == direction)]
+    at = group.under(norm, eps, direction)
     if at.empty:
         return at.assign(gain=[]).set_index("image")
     strength = at["gain"] if direction == "up" else -at["gain"]
@@ -120,8 +118,7 @@ def worst_case(group: Group, norm: str, eps: float, direction: str = "up") -> pd
 
 def largest_shift(group: Group, eps: float, norm: str) -> pd.DataFrame:
     """Per image the largest |shift| over attacks and directions at one threat, indexed by image (metric units)."""
-    at = group.attacks()
-    at = at[(at["norm"] == norm) & np.isclose(at["eps"], eps, rtol=1e-9)]
+    at = group.under(norm, eps)
     return at.assign(shift=(at["attacked"] - at["clean"]).abs()).groupby("image", sort=False)[["shift"]].max()
 
 

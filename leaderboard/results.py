@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ..bench.measures import score_range
+from ..bench.logistic import LogisticFit, fit_logistic
+from ..bench.measures import krocc, score_range, srocc
 from ..bench.plan import Cell, Plan, read_run
 from ..bench.store import Store
 from ..bench.suite import Suite
@@ -20,6 +22,14 @@ NO_RANGE = "unknown"
 FEWEST = 10
 """Images below which percentiles of their scores say nothing about the range."""
 FEW_SCORES = "p99-p1 of only"
+
+
+class Accuracy(NamedTuple):
+    """How well scores follow the ground truth; `fit` is the logistic one with four parameters."""
+
+    srocc: float
+    krocc: float
+    fit: LogisticFit
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,7 @@ class Group:
         rows: all ok rows of attack and certify cells.
         cells: the planned cells of the group.
         truth_name: what the ground truth is.
+        overlaps: what the metric or the defence was fitted on and is judged on, in sentences.
     """
 
     metric: str
@@ -47,6 +58,7 @@ class Group:
     rows: pd.DataFrame
     cells: tuple[Cell, ...]
     truth_name: str | None = None
+    overlaps: tuple[str, ...] = ()
 
     @property
     def unit(self) -> float:
@@ -74,25 +86,62 @@ class Group:
         """The identifying columns of every table."""
         return {"metric": self.metric, "defense": self.defense, "dataset": self.dataset}
 
+    @cached_property
+    def accuracy(self) -> Accuracy:
+        """Of the clean scores, to the ground truth."""
+        quality, truth = self.clean["quality"].to_numpy(), self.clean["truth"].to_numpy(dtype=float)
+        return Accuracy(srocc(quality, truth), krocc(quality, truth), fit_logistic(quality, truth))
+
+    @cached_property
+    def _kinds(self) -> dict[str, pd.DataFrame]:
+        return {str(kind): part for kind, part in self.rows.groupby("kind", sort=False)}
+
+    def _of_kind(self, kind: str) -> pd.DataFrame:
+        return self._kinds.get(kind, self.rows.iloc[:0])
+
     def attacks(self) -> pd.DataFrame:
         """Ok rows of the attack cells."""
-        return self.rows[self.rows["kind"] == "attack"]
+        return self._of_kind("attack")
 
     def checks(self) -> pd.DataFrame:
         """Ok rows of the check cells."""
-        return self.rows[self.rows["kind"] == "check"]
+        return self._of_kind("check")
 
     def certificates(self) -> pd.DataFrame:
         """Ok rows of the certify cells."""
-        return self.rows[self.rows["kind"] == "certify"]
+        return self._of_kind("certify")
+
+    @cached_property
+    def _threats(self) -> dict[Any, pd.DataFrame]:
+        return dict(iter(self.attacks().groupby(["norm", "eps", "direction"], sort=False)))
+
+    def under(self, norm: str | None, eps: float, direction: str | None = None) -> pd.DataFrame:
+        """Ok rows of the attacks at one threat, in their order; of both directions without one.
+
+        eps counts as the same up to rounding.
+        """
+        parts = [
+            part
+            for (n, e, d), part in self._threats.items()
+            if n == norm and (direction is None or d == direction) and np.isclose(e, eps, rtol=1e-9, atol=0)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return pd.concat(parts).sort_index() if parts else self.attacks().iloc[:0]
+
+    @cached_property
+    def _planned(self) -> dict[tuple[tuple[str, Any], ...], int]:
+        """Images by what is planned for them: a few jobs, each cut into many cells."""
+        found: dict[tuple[tuple[str, Any], ...], int] = {}
+        for cell in self.cells:
+            job = tuple((name, getattr(cell, name)) for name in ("kind", "attack", "norm", "eps", "direction"))
+            found[job] = found.get(job, 0) + cell.stop - cell.start
+        return found
 
     def n_planned(self, kind: str, **where: Any) -> int:
-        """Images planned in the cells of a kind, narrowed by cell attributes."""
-        return sum(
-            cell.stop - cell.start
-            for cell in self.cells
-            if cell.kind == kind and all(getattr(cell, k) == v for k, v in where.items())
-        )
+        """Images planned in the cells of a kind, narrowed by attack, norm, eps or direction."""
+        wanted = {"kind": kind, **where}.items()
+        return sum(images for job, images in self._planned.items() if wanted <= dict(job).items())
 
 
 @dataclass(frozen=True)
@@ -105,34 +154,78 @@ class Results:
     errors: pd.DataFrame
 
 
-def read_results(root: Path) -> Results:
-    """Read a run's folder; raises `BadData` when it is not one or a file is corrupt."""
+def read_plan(root: Path) -> tuple[Suite, Plan]:
+    """What was asked of a run and planned; raises `BadData` when the folder is none."""
     store = Store(root)
     _, suite, plan = read_run(store)
-    rows = store.read_rows(cell.id for cell in plan.cells)
-    columns = ["metric", "defense", "dataset", "kind", "attack", "norm", "eps", "direction", "image", "message", "cell"]
-    errors = rows[rows["status"] != "ok"][columns].reset_index(drop=True)
-    return Results(suite, plan, tuple(_groups(suite, plan, rows)), errors)
+    return suite, plan
 
 
-def _groups(suite: Suite, plan: Plan, rows: pd.DataFrame) -> Iterator[Group]:
-    wanted = dict.fromkeys((c.metric, c.defense, c.dataset) for c in plan.cells)
+def read_results(root: Path) -> Results:
+    """Read a run's folder, all of it; raises `BadData` when it is not one or a file is corrupt."""
+    suite, plan = read_plan(root)
+    failed = FailedImages(plan)
+    groups = tuple(read_groups(root, suite, plan, failed))
+    return Results(suite, plan, groups, failed.table())
+
+
+class FailedImages:
+    """Collects the rows of images that failed inside completed cells."""
+
+    _COLUMNS = (
+        "metric",
+        "defense",
+        "dataset",
+        "kind",
+        "attack",
+        "norm",
+        "eps",
+        "direction",
+        "image",
+        "message",
+        "cell",
+    )
+
+    def __init__(self, plan: Plan) -> None:
+        self._place = {cell.id: k for k, cell in enumerate(plan.cells)}
+        self._found: list[pd.DataFrame] = []
+
+    def take(self, rows: pd.DataFrame) -> None:
+        """Keep the error rows among these."""
+        self._found.append(rows.loc[rows["status"] != "ok", list(self._COLUMNS)])
+
+    def table(self) -> pd.DataFrame:
+        """A row an image, in the order of the plan."""
+        found = pd.concat(self._found) if self._found else pd.DataFrame(columns=list(self._COLUMNS))
+        order = found["cell"].map(self._place).to_numpy(dtype=int).argsort(kind="stable")
+        return found.iloc[order].reset_index(drop=True)
+
+
+def read_groups(root: Path, suite: Suite, plan: Plan, failed: FailedImages) -> Iterator[Group]:
+    """The groups one after the other, for boards that do not fit into memory as a whole; `failed` is told its rows."""
+    store = Store(root)
+    there = store.snapshot()
     asked = set(plan.all_asked(suite))
-    for metric, defense, dataset in wanted:
-        cells = tuple(c for c in plan.cells if (c.metric, c.defense, c.dataset) == (metric, defense, dataset))
+    parts: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in plan.cells:
+        parts.setdefault((cell.metric, cell.defense, cell.dataset), []).append(cell)
+    for (metric, defense, dataset), cells in parts.items():
+        rows = store.read_rows([cell.id for cell in cells], there)
+        failed.take(rows)
         if defense == "none" and (metric, defense) not in asked:
             continue  # planned for the unit only
-        here = rows[(rows["metric"] == metric) & (rows["dataset"] == dataset)]
-        plain = _ok(here[(here["defense"] == "none") & (here["kind"] == "score")])
-        all_of_mine = here[here["defense"] == defense]
-        named = all_of_mine["truth_name"].dropna()  # rows of failed images have it, too
-        mine = _ok(all_of_mine)
+        named = rows["truth_name"].dropna()  # rows of failed images have it, too
+        mine = _ok(rows)
         sign = -1.0 if len(mine) and bool(mine["lower_better"].iloc[0]) else 1.0
         clean = mine[mine["kind"] == "score"].copy()
         clean["quality"] = sign * clean["clean"]
+        undefended = [c.id for c in parts.get((metric, "none", dataset), ()) if c.kind == "score"]
+        plain = clean if defense == "none" else _ok(store.read_rows(undefended, there))
         ends, source = _unit(plain, sign)
         rest, truth = mine[mine["kind"] != "score"], None if named.empty else str(named.iloc[0])
-        yield Group(metric, defense, dataset, ends, source, sign, clean, rest, cells, truth)
+        line = (metric, defense, dataset)
+        overlaps = tuple(o.sentence for o in plan.overlaps if (o.metric, o.defense, o.dataset) == line)
+        yield Group(*line, ends, source, sign, clean, rest, tuple(cells), truth, overlaps)
 
 
 def _unit(plain: pd.DataFrame, sign: float) -> tuple[tuple[float, float], str]:

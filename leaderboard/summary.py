@@ -9,7 +9,8 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from ..bench.logistic import LogisticFit, fit_logistic
-from ..bench.measures import bootstrap_mean, krocc, plcc, r_score, srocc
+from ..bench.measures import bootstrap_mean, plcc, r_score, srocc
+from ..bench.overlap import FLAG
 from ..bench.suite import Headline
 from .checks import check_flags
 from .empirical import is_standard, name_of, worst_case
@@ -36,7 +37,7 @@ def summary_row(
     attacked = group.sign * worst["attacked"].to_numpy(dtype=float)
     before = group.sign * worst["clean"].to_numpy(dtype=float)
     attacked_truth = worst["truth"].to_numpy(dtype=float)
-    fits = {"plcc_clean": fit_logistic(quality, truth), "plcc5_clean": fit_logistic(quality, truth, 5)}
+    fits = {"plcc_clean": group.accuracy.fit, "plcc5_clean": fit_logistic(quality, truth, 5)}
     if len(worst):
         fits["plcc_attacked"] = fit_logistic(attacked, attacked_truth)
     population = [
@@ -52,13 +53,15 @@ def summary_row(
     flags += _unit_flags(group) if n_ok else []
     if _reversed(quality, truth):
         flags.append("reversed")
+    if group.overlaps:
+        flags.append(FLAG)
     return (
         {"rank": pd.NA}
         | group.key
         | {
-            "srocc_clean": srocc(quality, truth),
+            "srocc_clean": group.accuracy.srocc,
             "plcc_clean": fits["plcc_clean"].plcc,
-            "krocc_clean": krocc(quality, truth),
+            "krocc_clean": group.accuracy.krocc,
             "srocc_attacked": srocc(attacked, attacked_truth),
             "plcc_attacked": fits["plcc_attacked"].plcc if len(worst) else np.nan,
             "worst_gain_mean": gain.mean,

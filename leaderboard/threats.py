@@ -47,12 +47,11 @@ def threat_rows(group: Group) -> list[dict[str, Any]]:
     than 10 images), and `adaptive_gain_own_mean` the adaptive gain in units of the defended range. `standard` says
     whether `auto-iqa` has a result for every image.
     """
-    attacks = group.attacks()
     cells = [cell for cell in group.cells if cell.kind == "attack"]
     found = []
     for norm, eps, direction in dict.fromkeys((c.norm, c.eps[0], c.direction) for c in cells):
         planned = [c for c in cells if (c.norm, c.eps[0], c.direction) == (norm, eps, direction)]
-        at = attacks[(attacks["norm"] == norm) & (attacks["eps"] == eps) & (attacks["direction"] == direction)]
+        at = group.under(norm, eps, direction)
         at = at.assign(toward=at["gain"] * (1.0 if direction == "up" else -1.0) / group.unit)
         naive_cells = [c for c in planned if name_of(c.attack) == NAIVE]
         adaptive_cells = [c for c in planned if is_adaptive(c.attack or "")]

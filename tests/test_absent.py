@@ -9,7 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from robustiqa.bench.cli.main import cli
-from robustiqa.bench.errors import Absent, BadData, BadSuite
+from robustiqa.bench.errors import Absent, BadData, BadSuite, UnknownName
 from robustiqa.bench.plan import make_plan
 from robustiqa.bench.registry import registry
 from robustiqa.bench.suite import Suite, load_suite
@@ -123,6 +123,37 @@ def test_what_is_broken_stays_an_error(tmp_path: Path, plugin: Path, change: dic
     with pytest.raises(BadData, match="damaged") as found:
         make_plan(suite(tmp_path, **change))
     assert not isinstance(found.value, Absent)
+
+
+@pytest.mark.parametrize("change", [
+    {"datasets": ["clive[root=/no/such]", "noise"]},
+    {"datasets": ["folder[root=/no/such]", "noise"]},
+    {"metrics": ["onnx[path=/no/such.onnx]", "linear"]},
+    {"metrics": ["linear", "aligned[metric=linear,calibration=clive[root=/no/such]]"]},
+    {"defenses": ["dms-iqa[denoiser=/no/such.safetensors]", "none"]},
+])  # fmt: skip
+def test_what_is_given_by_its_path_is_an_error_that_says_why(
+    tmp_path: Path, plugin: Path, change: dict[str, object]
+) -> None:
+    given = suite(tmp_path, **({"metrics": ["linear"], "datasets": ["noise"]} | change))
+    with pytest.raises(BadData, match=r"/no/such.*an error in spite of `absent: skip`.*given by its path") as found:
+        make_plan(given)
+    assert not isinstance(found.value, Absent)
+    with pytest.raises(BadData, match="/no/such") as found:
+        make_plan(given.model_copy(update={"absent": "error"}))
+    assert "absent" not in str(found.value)
+
+
+@pytest.mark.parametrize(("name", "first"), [
+    ("my-own-net", "unknown metric 'my-own-net': if it is in a file of yours, add --plugin FILE.py; known are "),
+    ("Tiny-IQA", "unknown metric 'Tiny-IQA': did you mean 'tiny-iqa'? known are aligned, "),
+])  # fmt: skip
+def test_a_metric_that_nobody_knows(name: str, first: str) -> None:
+    """Advice comes first where no known name is near, and last where one is."""
+    with pytest.raises(UnknownName) as found:
+        registry.get("metric", name)
+    assert str(found.value).startswith(first)
+    assert str(found.value).count("if it is in a file of yours, add --plugin FILE.py") == 1
 
 
 @pytest.mark.parametrize(("change", "words"), [

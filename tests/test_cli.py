@@ -163,9 +163,15 @@ def test_a_bad_image_costs_itself_only(photo: Path, tmp_path: Path, command: str
     (["--metric", "linear", "--defense", "jpg"], "did you mean 'jpeg'"),
     (["--metric", "linear", "--defense", "median-smoothing[sigma=-1]"], "sigma"),
     (["--metric", "linear", "--device", "warp"], "device 'warp'"),
+    (["--metric", "linear", "--device", "meta"], "device 'meta' cannot be used here"),
     (["--metric", "linear", "--plugin", "absent.py"], "does not exist"),
+    (["--metric", "linear", "--plugin", "."], "'.' is a folder: give a file"),
+    (["--metric", "torchscript[path=.]"], "'.' is a folder: give a file"),
+    (["--metric", f"module[file={PLUGIN},class=Linear,weights=.]"], "'.' are a folder: give a file"),
     (["--metric", "bright-nan"], "NaN"),
     (["--metric", "two-outputs"], "one score each"),
+    (["--metric", "liar"], "declared bounded in [0, 1] and gives a score of 3."),
+    (["--metric", "half-liar"], "declared bounded in [4, inf] and gives a score of 3."),
 ])  # fmt: skip
 def test_bad_arguments_get_one_sentence(tmp_path: Path, command: str, arguments: list[str], words: str) -> None:
 

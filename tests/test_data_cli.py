@@ -13,12 +13,15 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from releases import photo
 from robustiqa.bench.cli.main import cli
+from robustiqa.bench.sources.places import RECEIPT
+from robustiqa.bench.sources.verify import Finding
 from test_fetch import COUNT, koniq, pin
 from test_sources_table import ABOUT
 from test_unpack import pack
@@ -47,12 +50,21 @@ def lab(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         {"name": "koniq10k", "kind": "dataset", **ABOUT, "licence": "for science", "files": files},
         {"name": "net", "kind": "weights", **ABOUT, "below": "torch", "folder": "hub/pyiqa", "files": [net],
          "needed_by": ["tiny-iqa"]},
-        {"name": "clive", "kind": "dataset", **ABOUT, "by_hand": "ask for it", "page": "https://example.org/clive"},
+        {"name": "nips2017", "kind": "dataset", **ABOUT, "by_hand": "ask for it", "page": "https://example.org/nips2017"},
         {"name": "loose", "kind": "dataset", **ABOUT, "files": [{"save": "a", "urls": [web.add("/a", b"a")]}]},
     ]  # fmt: skip
     path = tmp_path / "lab.yml"
     path.write_text(yaml.safe_dump({"schema": 1, "sources": sources}))
     return path
+
+
+def make_nips(folder: Path) -> list[Path]:
+    """A small release of the NIPS 2017 images, which `lab` can only have by hand; its images."""
+    paths = [folder / "images" / f"{number}.png" for number in range(4)]
+    for path in paths:
+        photo(path, 32, 32)
+    (folder / "images.csv").write_text("ImageId\n" + "".join(f"{path.stem}\n" for path in paths))
+    return paths
 
 
 def data(*words: Any) -> Result:
@@ -76,8 +88,8 @@ def test_fetch_verify_list(lab: Path, tmp_path: Path) -> None:
     rows = {row["name"]: row for row in json.loads(data("list", "--sources", lab, "--json").output)}
     assert rows["koniq10k"]["here"] == str(tmp_path / "data" / "koniq10k")
     assert rows["koniq10k"]["how"] == "pinned"
-    assert rows["clive"]["here"] is None
-    assert rows["clive"]["how"] == "by hand"
+    assert rows["nips2017"]["here"] is None
+    assert rows["nips2017"]["how"] == "by hand"
     assert rows["loose"]["how"] == "not pinned"
     assert rows["net"]["bytes"] == 3
     assert rows["kadid10k"]["citation"], "the built-in ones are listed, too"
@@ -108,13 +120,13 @@ def test_licences_have_to_be_acknowledged(lab: Path, tmp_path: Path, web: Web, m
 
 
 def test_by_hand_and_unknown(lab: Path) -> None:
-    by_hand = data("fetch", "clive", "net", "--sources", lab, "--yes")
+    by_hand = data("fetch", "nips2017", "net", "--sources", lab, "--yes")
     assert by_hand.exit_code == 1
-    assert "clive has to be got by hand: ask for it (https://example.org/clive)" in by_hand.output
+    assert "nips2017 has to be got by hand: ask for it (https://example.org/nips2017)" in by_hand.output
     assert "net: complete" in by_hand.output, "what can be fetched is fetched"
     assert "did you mean 'koniq10k'" in data("fetch", "koniq", "--sources", lab).output
     assert "nothing to fetch is named" in data("fetch").output
-    assert data("verify", "clive", "--sources", lab).exit_code == 1
+    assert data("verify", "nips2017", "--sources", lab).exit_code == 1
 
 
 def test_not_pinned_is_said(lab: Path) -> None:
@@ -145,18 +157,50 @@ def test_fetch_for_a_suite(lab: Path, tmp_path: Path) -> None:
     """Everything it needs; what is there already in any way does not count as lacking."""
     suite = tmp_path / "mine.yml"
     content = {"schema": 1, "name": "mine", "metrics": ["tiny-iqa"], "defenses": ["none"],
-               "datasets": ["koniq10k", "clive[split=test]", "photos"]}  # fmt: skip
+               "datasets": ["koniq10k", "nips2017[limit=2]", "photos"]}  # fmt: skip
     suite.write_text(yaml.safe_dump(content))
     got = data("fetch", "--suite", suite, "--sources", lab, "--yes")
     assert got.exit_code == 1
     for text in ("data set koniq10k needs koniq10k", "metric tiny-iqa needs net", "net: complete", "koniq10k: complete",
-                 "clive has to be got by hand"):  # fmt: skip
+                 "nips2017 has to be got by hand"):  # fmt: skip
         assert text in got.output
-    (tmp_path / "data" / "clive").mkdir()
-    (tmp_path / "data" / "clive" / "mine.txt").touch()
+    make_nips(tmp_path / "data" / "nips2017")
     again = data("fetch", "--suite", suite, "--sources", lab)
     assert again.exit_code == 0, again.output
-    assert "put by hand: robustiqa data verify clive checks it" in again.output
+    assert "put by hand: looked through; robustiqa data verify nips2017 also reads it" in again.output
+
+
+def test_fetch_looks_through_what_was_put_by_hand(lab: Path, tmp_path: Path) -> None:
+    """Nothing, or a part of it, is not enough; a folder of empty folders is nothing, too."""
+    (tmp_path / "data" / "nips2017" / "pictures").mkdir(parents=True)
+    empty = data("fetch", "nips2017", "--sources", lab)
+    assert empty.exit_code == 1
+    assert "robustiqa: nips2017: incomplete: no NIPS 2017 development set in" in empty.output
+    images = make_nips(tmp_path / "data" / "nips2017")
+    assert data("fetch", "nips2017", "--sources", lab).exit_code == 0
+    images[-1].unlink()
+    partial = data("fetch", "nips2017", "--sources", lab)
+    assert partial.exit_code == 1
+    assert f"nips2017: incomplete: {len(images) - 1} of {len(images)} images of its table are there" in partial.output
+    data("fetch", "koniq10k", "--sources", lab, "--yes")
+    (tmp_path / "data" / "koniq10k" / RECEIPT).unlink()
+    assert data("fetch", "koniq10k", "--sources", lab).exit_code == 0
+    (tmp_path / "data" / "koniq10k" / "512x384" / "0.jpg").unlink()
+    partial = data("fetch", "koniq10k", "--sources", lab)
+    assert partial.exit_code == 1
+    assert f"koniq10k: incomplete: {COUNT - 1} of {COUNT} images" in partial.output
+
+
+def test_a_suite_that_needs_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROBUSTIQA_DATA", raising=False)
+    got = data("fetch", "--suite", "quick")
+    assert got.exit_code == 0
+    assert got.output == "suite 'quick' needs nothing that has to be fetched\n"
+
+
+def test_help_explains_what_verify_says() -> None:
+    shown = data("verify", "--help").output
+    assert all(f"\n  {status}  " in shown for status in get_args(get_type_hints(Finding)["status"]))
 
 
 def test_to_another_folder(lab: Path, tmp_path: Path) -> None:
@@ -214,7 +258,7 @@ def test_verify_says_when_nothing_could_be_checked(lab: Path, tmp_path: Path) ->
     got = CliRunner().invoke(
         cli, ["data", "verify", "hub", "--sources", str(lab)], env={"HF_HUB_CACHE": str(tmp_path / "hub")}
     )
-    assert "wrong: not in" in got.output
+    assert "hub: absent: nothing in" in got.output
     (tmp_path / "hub" / "models--x").mkdir(parents=True)
     (tmp_path / "hub" / "models--x" / "a").touch()
     got = CliRunner().invoke(

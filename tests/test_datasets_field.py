@@ -15,7 +15,7 @@ from PIL import Image
 from robustiqa.bench.datasets import Dataset, load_dataset
 from robustiqa.bench.datasets.koniq import SCORES, SETS, Koniq10k
 from robustiqa.bench.datasets.spaq import TABLE, Spaq
-from robustiqa.bench.datasets.split import split_of
+from robustiqa.bench.datasets.split import order, split_of
 from robustiqa.bench.errors import Absent, BadData, BadImage, BadParameter, UnknownName
 
 COUNT = 40
@@ -78,6 +78,16 @@ def test_koniq_takes_the_authors_split(koniq: Path) -> None:
         assert data.official_split
         assert truths(data).keys() == set(names) - {NAMES[-1]}
         assert data.n_absent == (NAMES[-1] in names)
+
+
+def test_with_a_limit_only_the_absent_images_that_others_stand_in_for_are_counted(koniq: Path) -> None:
+    listed = sorted(NAMES, key=order)
+    before = listed.index(NAMES[-1])  # the one that is absent
+    assert 0 < before < COUNT - 1
+    for limit in range(1, COUNT + 1):
+        data = Koniq10k(str(koniq), split="all", limit=limit)
+        assert data.n_absent == (limit > before)
+        assert [item.id for item in data.items] == [name for name in listed if name != NAMES[-1]][:limit]
 
 
 def test_koniq_without_it_splits_by_name_and_says_so(koniq: Path) -> None:

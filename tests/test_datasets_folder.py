@@ -10,6 +10,7 @@ import torch
 from releases import photo
 from robustiqa.bench.datasets import load_dataset
 from robustiqa.bench.datasets.folder import Folder
+from robustiqa.bench.datasets.split import order
 from robustiqa.bench.errors import BadData, BadImage, BadParameter, UnknownName
 from robustiqa.bench.training.pool import held_out
 
@@ -102,12 +103,74 @@ def test_a_training_is_watched_on_the_split_val() -> None:
     ("A2.PNG", "../t.csv", BadData, "outside the folder"),
     ("30;2.5;train", "30;2.5;test", BadData, "has 'A' in the splits 'train' and 'test'"),
     ("dmos", "mos", UnknownName, "did you mean 'mos'"),
+    ("file;photo;dmos;sd", "file;photo;dmos;dmos", BadData, "several columns 'dmos'"),
+    ("file;photo;dmos;sd", "file;photo;dmos ;Dmos", BadData, "has the columns 'dmos ' and 'Dmos'"),
+    ("dmos", "DMOZ", UnknownName, "did you mean 'DMOZ'"),
     ("test\n", "final\n", UnknownName, "unknown split of t.csv 'test'"),
 ])  # fmt: skip
 def test_wrong_tables(root: Path, old: str, new: str, error: type[Exception], words: str) -> None:
     (root / "t.csv").write_text(TABLE.replace(old, new, 1))
     with pytest.raises(error, match=words):
         folder(root, split="test" if "split" in words else "all")
+
+
+def test_names_of_columns_may_differ_in_case(root: Path) -> None:
+    before = folder(root).items
+    (root / "t.csv").write_text(TABLE.replace("file;photo;dmos", "File; Photo;DMOS"))
+    assert folder(root).items == before
+    (root / "t.csv").write_text(TABLE.replace("dmos;sd", "dmos;DMOS"))
+    assert folder(root, std="").items == before, "the one that is written so"
+    (root / "u.csv").write_text("Image,MOS\na1,3\n")
+    assert load_dataset(f"folder[root={root},table=u.csv,images=pictures]").items[0].truth == 3
+
+
+@pytest.mark.parametrize("option", ["image=file", "score=mos", "reference=photo", "std=sd", "split_column=part",
+                                    "lower_better=true"])  # fmt: skip
+def test_options_of_a_table_need_one(root: Path, option: str) -> None:
+    with pytest.raises(BadParameter, match=f"{option.split('=')[0]}= would have no effect: name the CSV"):
+        load_dataset(f"folder[root={root},images=pictures,{option}]")
+    assert len(load_dataset(f"folder[root={root},images=pictures,score=,lower_better=false]")) == 4
+
+
+def test_a_limit_takes_a_fair_sample_in_the_order_of_the_table(root: Path) -> None:
+    for number in range(40):
+        photo(root / "many" / f"{number:02}.png", 20, 20)
+    whole = [item.id for item in load_dataset(f"folder[root={root},images=many]").items]
+    parts = [[item.id for item in load_dataset(f"folder[root={root},images=many,limit={n}]").items] for n in (10, 20)]
+    assert [len(part) for part in parts] == [10, 20]
+    assert all(part == [name for name in whole if name in part] for part in parts)
+    assert set(parts[0]) < set(parts[1])
+    assert parts[0] != whole[:10]
+    assert parts[0] == sorted(sorted(whole, key=order)[:10])
+    assert len(folder(root, limit=9)) == 4
+    with pytest.raises(BadParameter, match=r"folder\[limit=-1\]: expected 0"):
+        folder(root, limit=-1)
+
+
+def test_a_table_outside_the_folder_or_not_there(root: Path) -> None:
+    (root / "x.csv").write_text("image,mos\na1,3\n")
+    pictures = root / "pictures"
+    for name in ("../x.csv", str(root / "x.csv"), "a/../../x.csv"):
+        with pytest.raises(BadData, match=r"outside the folder .*give as root= a folder that holds both, and as"):
+            load_dataset(f"folder[root={pictures},table={name}]")
+    (pictures / "linked.csv").symlink_to(root / "x.csv")
+    assert len(load_dataset(f"folder[root={pictures},table=linked.csv]")) == 1
+    with pytest.raises(BadData, match=r"no table 'nofile\.csv': there are t\.csv, x\.csv; give table= relative"):
+        folder(root, table="nofile.csv")
+    with pytest.raises(BadData, match=r"no table 'pictures'"):
+        folder(root, table="pictures")
+
+
+def test_a_root_that_is_no_folder(root: Path) -> None:
+    with pytest.raises(BadData, match=r"t\.csv' is a file: give the folder that holds it"):
+        load_dataset(f"folder[root={root / 't.csv'}]")
+    with pytest.raises(BadData, match=r"root=\] names no folder"):
+        load_dataset("folder[root=]")
+    (root / "empty").mkdir()
+    with pytest.raises(BadData, match=r"holds no image files \(\.bmp"):
+        load_dataset(f"folder[root={root / 'empty'}]")
+    with pytest.raises(BadParameter, match="names no column"):
+        folder(root, image="")
 
 
 def test_wrong_options(root: Path) -> None:
@@ -119,6 +182,9 @@ def test_wrong_options(root: Path) -> None:
         folder(root, images="..")
     with pytest.raises(BadData, match=r"nowhere.* does not exist"):
         folder(root, images="nowhere")
+    for named, words in (("t.csv", "is a file: give the folder"), ("nowhere", "does not exist: give the folder")):
+        with pytest.raises(BadData, match=words):
+            load_dataset(f"folder[root={root / named}]")
     with pytest.raises(UnknownName, match=r"column of t\.csv"):
         folder(root, std="spread")
     (root / "t.csv").write_text(TABLE.split("\n")[0] + "\n")

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +254,38 @@ def test_silent_server(web: Web, tmp_path: Path) -> None:
     with pytest.raises(BadData, match=r"did not answer for 0\.2 s"):
         download(pinned(url), tmp_path / "a.bin", Patience(tries=1, silence=0.2))
     assert (tmp_path / "a.bin.part").stat().st_size > 0
+
+
+DRIPS = Patience(tries=2, first=0.001, longest=0.002, silence=5, span=0.4, least=2**15)
+
+
+@pytest.mark.parametrize(("file", "headers"), [(pinned, {}), (pinned, {"Content-Length": ""}), (unpinned, {})])
+def test_server_that_drips(web: Web, tmp_path: Path, file: Callable[..., File], headers: dict[str, str]) -> None:
+    """A byte now and then ends no timeout between two of them; a later call goes on where it stopped."""
+    url = web.add("/a", CONTENT, etag='"one"', cuts=[HALF, 0], drip=0.02, headers=headers)
+    with pytest.raises(BadData, match=r"was too slow \(less than 32\.8 kB in 0\.4 s\) \(tried 2 times\)"):
+        download(file(url), tmp_path / "a.bin", DRIPS)
+    assert (tmp_path / "a.bin.part").stat().st_size >= HALF
+    assert len(web.log) == 2
+    web.files["/a"].drip = 0
+    web.log.clear()
+    assert get(file(url), tmp_path) == CONTENT
+    (asked,) = web.ranges()
+    assert HALF <= int(str(asked).removeprefix("bytes=").removesuffix("-")) < HALF + 2000
+
+
+def test_headers_that_drip(web: Web, tmp_path: Path) -> None:
+    url = web.add("/a", CONTENT, drip=0.02, drip_headers=True)
+    with pytest.raises(BadData, match="was too slow"):
+        download(pinned(url), tmp_path / "a.bin", DRIPS)
+    assert len(web.log) == 2
+
+
+def test_a_slow_server_is_waited_for(web: Web, tmp_path: Path) -> None:
+    """More than the least in every span, for several spans."""
+    url = web.add("/a", CONTENT, cuts=[HALF] * 3, drip=0.001)
+    slow = Patience(tries=2, first=0.001, longest=0.002, silence=5, span=0.2, least=10)
+    assert download(pinned(url), tmp_path / "a.bin", slow).url == url
 
 
 def test_disk_too_small(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import sys
 import tarfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def get(what: Source, roots: Roots, keep: bool = False) -> Fetched:
 
 
 def statuses(what: Source, roots: Roots) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {"ok": [], "wrong": [], "unknown": []}
+    found: dict[str, list[str]] = defaultdict(list)
     for status, text in verify(what, roots, lambda indices, count: indices):
         found[status].append(text)
     return found
@@ -96,7 +97,7 @@ def test_fetched_data_set_is_verified_and_loads(release: Source, roots: Roots, w
     assert sorted(p.name for p in roots.data.iterdir()) == [OURS, "koniq10k"]
     assert [p.name for p in (roots.data / OURS).iterdir()] == ["koniq10k.lock"], "archives are removed"
     found = statuses(release, roots)
-    assert found["wrong"] == found["unknown"] == []
+    assert found.keys() == {"ok"}
     assert any(f"{COUNT} of {COUNT} images of its table are there and can be read; content hash" in t
                for t in found["ok"])  # fmt: skip
     web.log.clear()
@@ -154,12 +155,12 @@ def test_interrupted_and_gone_on_with(release: Source, roots: Roots, web: Web) -
     with pytest.raises(BadData, match="are kept"):
         get(release, roots)
     assert not (roots.data / "koniq10k").exists()
-    assert statuses(release, roots)["wrong"]
+    assert statuses(release, roots)["absent"]
     table.cuts.clear()
     web.log.clear()
     get(release, roots)
     assert [(path, asked) for path, asked, _ in web.log] == [("/t", f"bytes={2**16}-")]
-    assert statuses(release, roots)["wrong"] == []
+    assert statuses(release, roots).keys() == {"ok"}
 
 
 @pytest.mark.parametrize("name", ["../../x", "koniq10k/../../../x"])
@@ -438,8 +439,9 @@ def test_verify_finds_every_change(release: Source, roots: Roots) -> None:
     assert any(f"1 of {COUNT + 1} files changed since they were unpacked: '512x384/3.jpg'" in text for text in wrong)
     image.write_bytes(b"not an image")
     other.unlink()
-    wrong = " ".join(statuses(release, roots)["wrong"])
-    assert "files missing: '512x384/4.jpg'" in wrong
+    found = statuses(release, roots)
+    assert "files are missing: '512x384/4.jpg'" in found["incomplete"][0]
+    wrong = " ".join(found["wrong"])
     assert f"{COUNT - 1} of {COUNT} images of its table are there, 1 of them cannot be read ('3.jpg')" in wrong
     (folder / RECEIPT).write_text("{}")
     assert "receipt" in statuses(release, roots)["wrong"][0]
@@ -455,9 +457,12 @@ def test_verify_of_what_was_unpacked_by_hand(release: Source, roots: Roots) -> N
     assert "put there by hand" in found["unknown"][0]
     assert "can be read" in found["ok"][0]
     (folder / "512x384" / "0.jpg").unlink()
-    assert f"{COUNT - 1} of {COUNT}" in statuses(by_hand, roots)["wrong"][0]
+    assert f"{COUNT - 1} of {COUNT}" in statuses(by_hand, roots)["incomplete"][0]
+    assert statuses(by_hand, roots)["wrong"] == []
+    shutil.rmtree(folder / "512x384")
+    assert "expected 512x384/" in statuses(by_hand, roots)["incomplete"][0]
     shutil.rmtree(folder)
-    assert "not in" in statuses(by_hand, roots)["wrong"][0]
+    assert "nothing in" in statuses(by_hand, roots)["absent"][0]
 
 
 def test_verify_of_a_data_set_without_a_loader(web: Web, roots: Roots) -> None:
@@ -491,9 +496,9 @@ def test_verify_names_what_is_missing_and_what_was_added(web: Web, roots: Roots)
         added = [text for text in statuses(weights, roots)["unknown"] if "added" in text]
         assert added == ([] if weights.below == "torch" else ["1 files were added to what was unpacked: 'c'"])
         (folder / "a").unlink()
-        (wrong,) = statuses(weights, roots)["wrong"]
-        assert "missing" in wrong
-        assert "a'" in wrong
+        (missing,) = statuses(weights, roots)["incomplete"]
+        assert "missing" in missing
+        assert "a'" in missing
 
 
 def test_two_files_of_one_name(web: Web, roots: Roots, tmp_path: Path) -> None:

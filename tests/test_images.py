@@ -24,6 +24,28 @@ def test_bad_image_gets_one_clear_sentence(tmp_path: Path, kind: str) -> None:
     assert ":" in message
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_header_says_what_loading_would(tmp_path: Path, kind: str) -> None:
+    path, _ = bad_images(tmp_path)[kind]
+    with pytest.raises(BadImage) as loaded:
+        images.load_image(path)
+    if kind == "cut":  # only decoding shows it
+        assert images.file_size(path) == (32, 32)
+        return
+    with pytest.raises(BadImage) as read:
+        images.file_size(path)
+    assert str(read.value) == str(loaded.value)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tif", "jp2"])
+def test_size_by_the_header(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (40, 20)).save(path)
+    assert images.file_size(path) == images.load_image(path).shape[1:] == (20, 40)
+    Image.new("L", (40, 20)).save(tmp_path / "grey.png")
+    assert images.file_size(tmp_path / "grey.png", grey=True) == (20, 40)
+
+
 def test_round_trip_is_exact(tmp_path: Path) -> None:
     array = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     path = images.save_png(images.from_uint8(array), tmp_path / "deep" / "a.png")
@@ -54,6 +76,26 @@ def test_grey_files_are_taken_where_that_is_asked(tmp_path: Path) -> None:
         if kind != "grey":
             with pytest.raises(BadImage, match=word):
                 images.load_image(path, grey=True)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tiff"])
+def test_several_images_in_a_file_are_told_before_their_colours(tmp_path: Path, suffix: str) -> None:
+    """A palette's advice, to convert it, would take the first image without a word."""
+    rng = np.random.default_rng(4)
+    frames = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(3)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    with pytest.raises(BadImage, match="is a sequence of 3 images: expected 8-bit RGB; save the one that you mean"):
+        images.load_image(tmp_path / f"a.{suffix}")
+
+
+def test_an_image_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    Image.new("RGB", (80, 60)).save(tmp_path / "b.png")
+    for name in ("a.png", "b.png"):  # Pillow warns of the former
+        with pytest.raises(BadImage, match=r"too large to be read safely \(Image size .*\): reduce it") as caught:
+            images.load_image(tmp_path / name)
+        assert "bomb" not in str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])

@@ -65,10 +65,10 @@ def test_normalisation_is_exact() -> None:
     ], dim=1)  # fmt: skip
     assert torch.equal(given(x, mean="imagenet", std="imagenet"), imagenet)
     assert torch.equal(given(x, mean="0.5", std="0.25"), (x - 0.5) / 0.25)
-    assert torch.equal(given(x, std="2"), x / 2)
-    assert torch.equal(given(x, mean="0.1;0.2;0.3")[:, 2], x[:, 2] - 0.3)
+    assert torch.equal(given(x, mean="0", std="2"), x / 2)
+    assert torch.equal(given(x, mean="0.1;0.2;0.3", std="1")[:, 2], x[:, 2] - 0.3)
     # In this order: bytes, then the order of colours, then Caffe's means for BGR.
-    caffe = given(x, pixels="bytes", colours="bgr", mean="103.939;116.779;123.68")
+    caffe = given(x, pixels="bytes", colours="bgr", mean="103.939;116.779;123.68", std="1")
     for k, mean in enumerate((103.939, 116.779, 123.68)):
         assert torch.equal(caffe[:, k], x[:, 2 - k] * 255 - mean)
 
@@ -109,6 +109,10 @@ def test_one_score_an_image_in_any_shape(shape: tuple[int, ...]) -> None:
     assert torch.equal(Interface().metric(Returns(lambda _: values.reshape(shape)), "n")(photos()), values)
 
 
+def unfit() -> torch.Tensor:
+    raise AssertionError("expected 224x224")
+
+
 @pytest.mark.parametrize(("answer", "options", "error", "words"), [
     (lambda x: x.mean(), {}, BadScore, r"returned \(1,\) for 3 images: expected one score each"),
     (lambda x: torch.zeros(3, 10), {}, BadScore, r"returned \(3, 10\) .* output=probabilities"),
@@ -117,7 +121,9 @@ def test_one_score_an_image_in_any_shape(shape: tuple[int, ...]) -> None:
     (lambda x: torch.full((3, 4), 0.3), {"output": "probabilities"}, BadScore, "sum 1.2.: is it output=logits"),
     (lambda x: torch.tensor([[1.5, -0.5]] * 3), {"output": "probabilities"}, BadScore, "no probabilities"),
     (lambda x: {"score": x.mean((1, 2, 3))}, {}, BadScore, "returned a dict: expected one tensor"),
+    (lambda x: torch.zeros(3, dtype=torch.complex64), {}, BadScore, "complex numbers"),
     (lambda x: torch.zeros(3, 5) @ torch.zeros(6), {}, BadImage, "fails on an input of shape .* give size="),
+    (lambda x: unfit(), {}, BadImage, r"fails on an input of shape .* \(expected 224x224\): .* give size="),
 ])  # fmt: skip
 def test_what_is_no_score_is_said(answer: Callable, options: dict[str, Any], error: type, words: str) -> None:
     with pytest.raises(error, match=words):
@@ -220,6 +226,8 @@ def test_an_image_does_not_depend_on_its_batch(options: dict[str, Any]) -> None:
     ({"std": "0.5;0;0.5"}, "expected numbers above 0"),
     ({"std": "-1"}, "expected numbers above 0"),
     ({"mean": "imagenet", "pixels": "bytes"}, "of RGB pixels in"),
+    ({"mean": "imagenet"}, "mean=imagenet without std: give both; std=1 divides by nothing"),
+    ({"std": "0.5"}, "std=0.5 without mean: give both; mean=0 subtracts nothing"),
     ({"std": "imagenet", "colours": "bgr"}, "of RGB pixels in"),
     ({"low": 3.0, "high": 1.0}, "low < high"),
     ({"bounded": True}, "bounded without a score_range"),

@@ -117,9 +117,6 @@ def renamed(state: State, old: str, new: str) -> State:
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        ([1, 2], "table of tensors"),
-        ({"state_dict": weights()}, "table of tensors"),
-        ({}, "0 layers"),
         (weights(layers=1), "1 layers"),
         (weights(channels=2), "2 channels to 2"),
         (weights() | {"model.6.weight": torch.zeros(3, 6, 3, 3), "model.6.bias": torch.zeros(3)}, "1 channels to 3"),
@@ -127,7 +124,6 @@ def renamed(state: State, old: str, new: str) -> State:
         (weights() | {"model.2.weight": torch.zeros(6, 5, 3, 3)}, "layer 1"),
         (weights() | {"model.2.bias": torch.zeros(5)}, "layer 1"),
         (weights() | {"model.0.weight": torch.zeros(6)}, "layer 0"),
-        (weights() | {"model.4.bias": torch.full((6,), torch.nan)}, "not finite"),
         (renamed(weights(), "model.2.bias", "model.3.running_mean"), "'model.2.bias' is missing"),
         ({k: v for k, v in weights().items() if k != "model.0.bias"}, "missing|unknown"),
     ],
@@ -137,6 +133,29 @@ def test_other_networks_are_refused(tmp_path: Path, content: object, word: str) 
         load_kair(save(tmp_path, content), 0.1)
     assert "dncnn_25.pth" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ([1, 2], "no table of tensors .* a list"),
+        ({}, "no table of tensors"),
+        ({"a": weights(), "b": weights()}, "several networks"),
+        (weights() | {"model.4.bias": torch.full((6,), torch.nan)}, "'model.4.bias' holds values that are not finite"),
+        (weights() | {"model.4.bias": torch.zeros(6).to_sparse()}, "'model.4.bias' is sparse"),
+        (weights() | {"model.4.bias": torch.zeros(6, dtype=torch.int64)}, "'model.4.bias' is torch.int64"),
+    ],
+)
+def test_the_file_is_read_as_other_weights_are(tmp_path: Path, content: object, word: str) -> None:
+    with pytest.raises(BadData, match=word) as caught:
+        load_kair(save(tmp_path, content), 0.1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_inside_a_checkpoint_is_found(tmp_path: Path) -> None:
+    state, x = weights(), noisy(16, 24)
+    nets = [load_kair(save(tmp_path, content), 0.1) for content in (state, {"epoch": 3, "params": state})]
+    assert torch.equal(nets[0](x), nets[1](x))
 
 
 def test_bad_files_and_levels_are_named(tmp_path: Path) -> None:

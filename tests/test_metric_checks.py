@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from robustiqa.bench import Metric, load_metric
 from robustiqa.bench.checks.examine import examine
 from robustiqa.bench.checks.metric import metric_contract, sameness
 from robustiqa.bench.datasets import load_dataset
+from robustiqa.bench.errors import BadScore
 from robustiqa.bench.registry import register_metric
 from robustiqa.defenses import load_defense
 from torch import nn
@@ -117,12 +119,21 @@ def test_half_of_a_gradient_is_seen_only_along_the_other_half(images: torch.Tens
     assert not slope.raised
 
 
-def test_a_bounded_range_is_left_by_any_amount(images: torch.Tensor) -> None:
-    top = float(images.square().mean((1, 2, 3)).max()) - 1e-3
-    for bounded in (False, True):
-        metric = Metric(Smooth(sound), "tight", score_range=(0, top), bounded=bounded)
+def test_a_range_is_left_by_more_than_a_tenth(images: torch.Tensor) -> None:
+    scores = images.square().mean((1, 2, 3))
+    for beyond, raised in ((0.05, False), (0.2, True)):
+        top = float(scores.max()) / (1 + beyond)
+        metric = Metric(Smooth(sound), "tight", score_range=(0, top))
         (found,) = [f for f in metric_contract(metric, images) if f.name == "range-left"]
-        assert found.raised == bounded
+        assert found.raised == raised
+
+
+def test_a_bounded_range_is_left_by_rounding_only(images: torch.Tensor) -> None:
+    scores = images.square().mean((1, 2, 3))
+    for beyond, refused in ((1e-6, False), (1e-3, True)):
+        metric = Metric(Smooth(sound), "tight", score_range=(0, float(scores.max()) / (1 + beyond)), bounded=True)
+        with pytest.raises(BadScore, match="is declared bounded") if refused else contextlib.nullcontext():
+            metric_contract(metric, images)
 
 
 def test_they_come_with_the_undefended_metric_only() -> None:

@@ -126,6 +126,12 @@ def test_an_image_that_a_defence_makes_too_small_names_both(defense: str, left: 
         g.estimate(torch.full((1, 3, 33, 40), 0.5))
 
 
+def test_an_image_that_is_too_small_already_is_told_of_the_metric() -> None:
+    for defense in ("none", "flip", "random-flip"):
+        with pytest.raises(BadImage, match=r"^an image for the metric 'tiny-iqa' is 40x33 px: expected at least 64x64"):
+            load_defense(defense, load_metric("tiny-iqa")).estimate(torch.full((1, 3, 33, 40), 0.5))
+
+
 def test_a_folder_that_cannot_be_written_is_found_before_the_attack(photos: list[Path]) -> None:
     words = ("--metric", "linear", "--attack", "fgsm", "--save", photos[1] / "x")
     result = call("attack", photos[0], *words)

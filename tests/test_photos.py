@@ -60,7 +60,19 @@ def test_same_pixels_every_time_and_a_subset_is_a_subset() -> None:
     assert len({load_dataset(f"photos[{p}]").content_hash for p in ("size=128", "size=256", "subset=quick")}) == 3
 
 
-@pytest.mark.parametrize("text", ["photos[size=100]", "photos[subset=some]"])
+def test_a_limit_takes_some_versions_as_they_are() -> None:
+    whole = load_dataset("photos[subset=quick]")
+    part = load_dataset("photos[subset=quick,limit=6]")
+    assert len(part) == 6
+    where = [whole.items.index(item) for item in part.items]
+    assert where == sorted(where)
+    assert where != list(range(6))
+    assert torch.equal(part.load(3), whole.load(where[3]))
+    assert len(load_dataset("photos[subset=quick,limit=99]")) == len(whole)
+    assert part.content_hash != whole.content_hash
+
+
+@pytest.mark.parametrize("text", ["photos[size=100]", "photos[subset=some]", "photos[limit=-1]"])
 def test_bad_parameters(text: str) -> None:
     with pytest.raises(BadParameter, match="expected"):
         load_dataset(text)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.datasets import load_dataset
 from robustiqa.bench.plan import make_plan, plan_from_json
-from robustiqa.bench.provenance import differences, found_path, git_state, shown_path
+from robustiqa.bench.provenance import differences, found_path, git_state, shown_path, write_record
 from robustiqa.bench.registry import checks_digest, code_digest, version_of
 from robustiqa.bench.suite import Suite
 
@@ -59,6 +59,15 @@ def test_every_run_into_a_folder_keeps_its_record(runs: Path) -> None:
     assert [record["suite"]["defenses"] for record in (first, second)] == [["none"], ["gaussian-blur"]]
     assert [(record["computed"], record["failed"]) for record in (first, second)] == [(2, 0), (2, 0)]
     assert first["started"] <= first["finished"] <= second["started"] <= second["finished"]
+
+
+def test_a_record_from_before_there_was_a_history_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"schema": 1}')
+    path = write_record(tmp_path, {"schema": 2})
+    assert path == tmp_path / "runs" / "0002.json"
+    assert [read(tmp_path / name) for name in ("runs/0001.json", "runs/0002.json", "run.json")] == [
+        {"schema": 1}, {"schema": 2}, {"schema": 2}
+    ]  # fmt: skip
 
 
 def test_the_record_plans_the_same_cells_again(runs: Path) -> None:
@@ -171,7 +180,9 @@ def test_what_has_changed_between_two_records_is_named(runs: Path) -> None:
     ]
     assert after("hardware", "processor", value="Z80")[0].endswith("now Z80")
     assert after("hardware", "memory_gb", value=1) == []
-    assert after("numerics", "threads", value=64)[0].endswith("now 64")
+    assert after("numerics", "threads", value=64)[0].startswith("number of threads: ")
+    assert after("execution", "threads", value=64)[0].endswith("now 64")
+    assert after("numerics", "default_dtype", value="torch.float64")[0].endswith("now torch.float64")
     assert after("environment", value={})[0].startswith(
         "environment variable CUBLAS_WORKSPACE_CONFIG: :4096:8, now none"
     )

@@ -16,6 +16,7 @@ import torch
 from robustiqa.attacks import Linf, load_attack
 from robustiqa.bench import load_dataset
 from robustiqa.bench.api import Metric
+from robustiqa.bench.cache import FOLDER
 from robustiqa.bench.errors import (
     Absent,
     BadData,
@@ -28,7 +29,10 @@ from robustiqa.bench.errors import (
 )  # fmt: skip
 from robustiqa.bench.images import load_image
 from robustiqa.bench.metrics import load_metric
+from robustiqa.bench.metrics.pyiqa.names import NAMES as KNOWN
+from robustiqa.bench.metrics.pyiqa.needs import Need
 from robustiqa.bench.metrics.pyiqa.scores import Scores
+from robustiqa.bench.metrics.pyiqa.traits import _TABLE, Traits
 from robustiqa.bench.plan import unique
 from robustiqa.bench.registry import identity_of
 from robustiqa.defenses import load_defense
@@ -191,6 +195,95 @@ def test_an_open_end_is_measured_on_photographs(pyiqa: Callable[..., None]) -> N
     assert (given.score_range, given.empirical_range) == ((0.0, 2.5), False)
     with pytest.raises(BadParameter, match="expected LOW;HIGH"):
         load_metric("pyiqa:brisque[score_range=3;2]")
+
+
+@pytest.fixture
+def measured(pyiqa: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A known network with an open end and a cache; the brightness of every image that it scores, as it does."""
+    seen: list[float] = []
+
+    class Told(FakeNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(float(x.detach().mean()))
+            return super().forward(x) * float(self.options.get("gain", 1.0))  # type: ignore[arg-type]
+
+    traits = Traits("fake", min_size=16)
+    monkeypatch.setitem(_TABLE, "Fake", traits)
+    monkeypatch.setattr("robustiqa.bench.metrics.pyiqa_adapter.needs", lambda about, **options: NEEDS)
+    monkeypatch.setattr("robustiqa.bench.metrics.pyiqa.build.needs", lambda about, **options: [])
+    monkeypatch.setattr("robustiqa.bench.metrics.pyiqa.build.missing", lambda about, **options: [])
+    monkeypatch.setattr("robustiqa.bench.metrics.pyiqa_adapter.parse_options", lambda about, text: OPTIONS)
+    monkeypatch.setenv(FOLDER, str(tmp_path / "cache"))
+    NEEDS.clear()
+    OPTIONS.clear()
+    WEIGHT[0] = 2.0
+
+    def create(name: str, **options: object) -> nn.Module:
+        net = Told(name, options)
+        net.scale.data.fill_(WEIGHT[0])
+        return net
+
+    pyiqa(create)
+    return seen
+
+
+NEEDS: list[Need] = []
+OPTIONS: dict[str, object] = {}
+WEIGHT = [2.0]
+
+
+def test_a_measured_range_is_measured_once_for_the_same_metric(
+    measured: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again for other weights, options, files, or versions; a damaged entry is measured again."""
+
+    def load() -> tuple[tuple[float, float] | None, bool]:
+        measured.clear()
+        found = load_metric("pyiqa:brisque").score_range
+        return found, bool(measured)
+
+    first = load()
+    assert first[1]
+    assert load() == (first[0], False), "to the last bit"
+    WEIGHT[0] = 4.0
+    other, again = load()
+    assert again
+    assert other == pytest.approx([2 * end for end in first[0] or ()])
+    WEIGHT[0] = 2.0
+    assert load() == (first[0], False)
+    OPTIONS["gain"] = 3.0
+    assert load()[1]
+    OPTIONS.clear()
+    file = tmp_path / "forest.mat"
+    file.write_bytes(b"one")
+    NEEDS.append(Need("https://x.org/forest.mat", file, True))
+    assert [load()[1], load()[1]] == [True, False]
+    file.write_bytes(b"two")
+    assert load()[1]
+    NEEDS.clear()
+    versions = "robustiqa.bench.metrics.pyiqa.ranges.version_of"
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, lambda name: "9.9")
+        assert load()[1]
+    for entry in (tmp_path / "cache").rglob("*.npy"):
+        content = bytearray(entry.read_bytes())
+        content[-12] ^= 1  # a digit of the upper end
+        entry.write_bytes(content)
+    assert load() == first
+    assert load() == (first[0], False)
+    monkeypatch.delenv(FOLDER)
+    assert load() == first, "without a cache it is the same, and measured"
+
+
+def test_the_range_of_a_network_that_nobody_knows_is_measured_each_time(
+    measured: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may read any file."""
+    monkeypatch.delitem(_TABLE, "Fake")
+    for _ in range(2):
+        measured.clear()
+        load_metric("pyiqa:brisque")
+        assert len(measured) >= 25
 
 
 class Odd(FakeNet):
@@ -361,3 +454,22 @@ def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     with pytest.raises(Absent, match=r"package 'pyiqa', which is not installed: pip install 'robustiqa\[pyiqa\]'"):
         load_metric("pyiqa:niqe")
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("topiq_nrr", "no metric of one image called 'topiq_nrr': did you mean 'topiq_nr'?"),
+    ("topiq-nr", "did you mean 'topiq_nr'?"),
+    ("qwertz", "no metric of one image called 'qwertz': docs/pyiqa.md lists them"),
+    ("fid", "no metric of one image called 'fid'"),
+])  # fmt: skip
+def test_not_installed_and_mistyped(monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    with pytest.raises(Absent, match=r"not installed: pip install") as found:
+        load_metric(f"pyiqa:{name}")
+    assert words in str(found.value)
+
+
+def test_the_names_are_those_of_the_page() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "pyiqa.md").read_text().split("## Every no-reference metric")[1]
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+    assert {row[1].strip(" `") for row in rows if "not a metric of one image" not in row[-2]} == KNOWN

@@ -185,7 +185,7 @@ def test_needs_of_the_paper_suite() -> None:
 
 
 def test_needs_inside_other_plugins(tmp_path: Path) -> None:
-    """Of attacks, of metrics that an attack or a defence names, and of pairs; a user's own files need nothing."""
+    """Of attacks, of metrics that an attack or a defence names, and of pairs; a user's own data set needs nothing."""
     table = load_table()
     attacks = [{"attack": name, "l2": [0.1]} for name in ("transfer[source=pyiqa:musiq]", "zhang-dists")]
     assert needed(tmp_path, table, attacks=attacks) == {
@@ -194,8 +194,35 @@ def test_needs_inside_other_plugins(tmp_path: Path) -> None:
     }
     pairs = [{"metric": "pyiqa:cnniqa", "defense": "none"}]
     assert needed(tmp_path, table, pairs=pairs) == {"metric pyiqa:cnniqa": ["pyiqa-cnniqa"]}
-    own = {"datasets": ["clive[root=/mine]"], "metrics": ["pyiqa:musiq[weights=/mine.pth]"]}
-    assert needed(tmp_path, table, **own) == {}
+    assert needed(tmp_path, table, datasets=["clive[root=/mine]"]) == {}
+
+
+def test_needs_of_a_metric_that_is_given_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table's weights are not needed, a backbone is; only the plug-in itself knows."""
+
+    class Backboned(nn.Module):
+        def __init__(self, weights: str = "") -> None:
+            super().__init__()
+
+    class Named(Backboned):
+        pass
+
+    registry.register("metric", "backboned", 1, ("pyiqa",), lambda weights: ["clip-rn50"] if weights else ["eonss"])(
+        Backboned
+    )
+    registry.register("metric", "named", 1, ("pyiqa",))(Named)
+    table = load_table()
+    table["eonss"] = table["eonss"].model_copy(update={"needed_by": ("named",)})
+    assert needed(tmp_path, table, metrics=["backboned"]) == {"metric backboned": ["eonss"]}
+    assert needed(tmp_path, table, metrics=["backboned[weights=/mine.pth]"]) == {"metric backboned": ["clip-rn50"]}
+    inside = {"metrics": ["tiny-iqa"], "defenses": ["ensemble[others=backboned[weights=/mine.pth]]"]}
+    assert needed(tmp_path, table, **inside) == {"metric backboned": ["clip-rn50"]}
+    assert needed(tmp_path, table, metrics=["named"]) == {"metric named": ["eonss"]}
+    assert needed(tmp_path, table, metrics=["named[weights=/mine.pth]"]) == {}
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    (need,) = needs_of(suite(tmp_path, metrics=["pyiqa:musiq[weights=/mine.pth]"]), table)
+    assert not need.sources
+    assert "what it needs besides its weights is not known here: metrics of pyiqa need the package" in need.unknown
 
 
 def test_needs_of_what_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +272,7 @@ PLACES = {
         "",
         "pinned by first digits",
     ),
+    "digest in the address": (f"https://x.org/w/{'0123abcd' * 8}/ViT.pt", "hub/pyiqa/ViT.pt", "", "pinned"),
     "no digits": ("https://x.org/w/net.mat", "hub/pyiqa/net.mat", "", "by hand"),
     "no https": ("http://x.org/w/net-0123abcd.pth", "hub/pyiqa/net-0123abcd.pth", "", "by hand"),
     "elsewhere": ("https://x.org/w/net-0123abcd.pth", "../clip/net-0123abcd.pth", "", "by hand"),
@@ -260,7 +288,7 @@ def test_source_of_a_file_that_a_package_loads(case: str, tmp_path: Path, monkey
     assert source.how == how
     if source.files:
         assert folder_of(source, find_roots("/data")) == tmp_path / "torch" / "hub" / "pyiqa"
-        assert source.files[0].sha256 == "0123abcd"
+        assert source.files[0].sha256 == "0123abcd" * (8 if how == "pinned" else 1)
     else:
         assert "where there is a network" in source.by_hand
 
@@ -284,6 +312,17 @@ def test_declared_file_of_the_table_is_taken_from_there(tmp_path: Path, monkeypa
     assert needed(tmp_path, load_table(), metrics=["loads"]) == {
         "metric loads": ["pyiqa-musiq", "timm-resnet50", "new-0123abcd-pth"]
     }
+
+
+def test_declared_file_without_digits_is_no_other_source_by_hand(tmp_path: Path) -> None:
+    """It was taken for the last data set of the table that is got by hand."""
+
+    class ByHand(nn.Module):
+        pass
+
+    lacking = loaded_by("by-hand", "https://x.org/net.mat", tmp_path / "net.mat")
+    registry.register("metric", "by-hand", 1, sources=lambda: [lacking])(ByHand)
+    assert needed(tmp_path, load_table(), metrics=["by-hand"]) == {"metric by-hand": ["net-mat"]}
 
 
 def test_one_plugin_with_other_parameters_is_another_need(tmp_path: Path) -> None:

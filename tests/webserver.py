@@ -6,6 +6,7 @@ import contextlib
 import re
 import resource
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 @dataclass
 class Served:
     """A file and how it is served: `codes` are answered first, `cuts` end a connection after so many bytes each, a
-    range begins `shift` bytes beside the one that was asked for."""
+    range begins `shift` bytes beside the one that was asked for; `drip` seconds lie between any two bytes of what comes
+    after `cuts` (or of the headers, with `drip_headers`), and the connection stays open."""
 
     content: bytes
     etag: str | None = None
@@ -27,6 +29,8 @@ class Served:
     shift: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     hold: threading.Event | None = None
+    drip: float = 0.0
+    drip_headers: bool = False
 
 
 @dataclass
@@ -79,12 +83,24 @@ class _Handler(BaseHTTPRequestHandler):
             if value:
                 headers[name] = value
         cut = file.cuts.pop(0) if file.cuts else None
+        if file.drip and file.drip_headers:
+            self._drip(b"X-Slow: ".ljust(2000, b"."), file.drip)
         self._end({"Content-Length": str(file.length or len(body)), "Connection": "close", **headers})
         self.wfile.write(body if cut is None else body[:cut])
         self.wfile.flush()
+        if file.drip and cut is not None:
+            self._drip(body[cut : cut + 2000], file.drip)
         if file.hold:
             file.hold.wait(20)
         self.close_connection = True
+
+    def _drip(self, content: bytes, seconds: float) -> None:
+        """Send byte by byte, until the client hangs up."""
+        self.flush_headers()
+        for byte in content:
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            time.sleep(seconds)
 
     def _end(self, headers: dict[str, str]) -> None:
         for name, value in headers.items():

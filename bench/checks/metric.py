@@ -59,14 +59,14 @@ def _refused(metric: Metric, seed: int) -> float:
 
 
 def _beyond(metric: Metric, x: torch.Tensor) -> Finding:
-    """Check 20: how far scores lie outside the declared range, in its width."""
+    """Check 20: how far scores lie outside the declared range, in its width; outside a bounded one they are errors."""
     if metric.score_range is None:
         return Finding("range-left", skipped="the metric declares no range")
     low, high = metric.score_range
     with torch.inference_mode():
         scores = metric(x).double()
     out = torch.maximum(low - scores, scores - high).clamp_min(0.0).max()
-    return above("range-left", float(out) / (high - low), 0.0 if metric.bounded else BEYOND)
+    return above("range-left", float(out) / (high - low), BEYOND)
 
 
 def _changed(metric: Metric, x: torch.Tensor) -> float:

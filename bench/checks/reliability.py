@@ -111,8 +111,8 @@ RULES: dict[str, Rule] = {
         "images of some sizes become errors, and count as such", "declare a larger `min_size`, or crop the data set",
     ),
     "range-left": Rule(
-        20, "a clean score lies outside the declared range by more than a tenth of its width, or at all where the "
-        "metric is declared bounded",
+        20, "a clean score lies outside the declared range by more than a tenth of its width (a score outside a range "
+        "that is declared bounded is an error everywhere)",
         "gains and certificates in units of the range mislead", "declare the range of the scores as they are",
     ),
     "input-changed": Rule(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import BadParameter, RobustIQAError
-from ..sources.places import find_roots, folder_of, human, is_here
+from ..sources.places import Roots, find_roots, folder_of, human, is_here
 from ..sources.table import Source, choose, load_table
 from ..suite import load_suite
 from .options import with_plugins
@@ -85,14 +85,21 @@ def _row(source: Source, to: str) -> dict[str, Any]:
 def fetch_(
     names: tuple[str, ...], suite: str | None, yes: bool, keep_archives: bool, own: tuple[str, ...], to: str
 ) -> None:
-    """Download data sets and weights, or go on with an interrupted download."""
-    from ..sources.fetch import Fetched, fetch
+    """Download data sets and weights, or go on with an interrupted download.
+
+    What was put in its place by hand is not touched, and looked through: are all files there? `data verify` also reads
+    them. The exit code is 1 if anything that is named, or that the suite is known to need, is not there or not whole.
+    """
+    from ..sources.fetch import fetch
 
     table = load_table(own)
     wanted, unknown = choose(table, names), []
     if suite:
         more, unknown = _of_suite(suite, table)
         wanted = list({source.name: source for source in (*wanted, *more)}.values())
+        if not (wanted or unknown):
+            click.echo(f"suite {suite!r} needs nothing that has to be fetched")
+            return
     elif not names:
         raise BadParameter("nothing to fetch is named: give names of `robustiqa data list`, or --suite")
     roots = find_roots(to)
@@ -101,9 +108,10 @@ def fetch_(
     for source in wanted:
         try:
             if source.files:
-                _say(source, fetch(source, roots, keep_archives, lambda text: click.echo(text, err=True)))
+                got = fetch(source, roots, keep_archives, lambda text: click.echo(text, err=True))
+                lacking += _say(source, got) if got.ours else _by_hand(source, roots)
             elif is_here(source, roots):
-                _say(source, Fetched(folder_of(source, roots), True, False))
+                lacking += _by_hand(source, roots)
             else:
                 lacking.append(f"{source.name} has to be got by hand: {source.by_hand} ({source.page})")
         except RobustIQAError as error:
@@ -113,16 +121,30 @@ def fetch_(
     sys.exit(1 if lacking else 0)
 
 
-def _say(source: Source, got: Fetched) -> None:
-    """What a fetch did, and the digests of what was not pinned."""
+def _by_hand(source: Source, roots: Roots) -> list[str]:
+    """Say what is there of a source that was not fetched, and give what is lacking of it."""
+    from ..sources.verify import look
+
+    click.echo(f"{source.name}: {str(folder_of(source, roots))!r} is there, put by hand: looked through; "
+               f"robustiqa data verify {source.name} also reads it")  # fmt: skip
+    lacking = []
+    for finding in look(source, roots):
+        text = f"{source.name}: {finding.status}: {finding.text}"
+        if finding.lacking:
+            lacking.append(text)
+        else:
+            click.echo(text)
+    return lacking
+
+
+def _say(source: Source, got: Fetched) -> list[str]:
+    """Say what a fetch did, and the digests of what was not pinned; nothing is lacking."""
     where = repr(str(got.folder))
-    if not got.ours:
-        click.echo(f"{source.name}: {where} is there, put by hand: robustiqa data verify {source.name} checks it")
-    else:
-        click.echo(f"{source.name}: {'complete in' if not got.before else 'was fetched before, is in'} {where}")
+    click.echo(f"{source.name}: {'complete in' if not got.before else 'was fetched before, is in'} {where}")
     for download in got.downloads:
         if not download.pinned:
             click.echo(f"{source.name}: {download.save} was not wholly pinned; it has the SHA-256 {download.sha256}")
+    return []
 
 
 def _of_suite(text: str, table: dict[str, Source]) -> tuple[list[Source], list[str]]:
@@ -164,18 +186,28 @@ def _on_terminal() -> bool:
 @_common
 @with_plugins
 def verify_(names: tuple[str, ...], own: tuple[str, ...], to: str) -> None:
-    """Check what is on this machine: digests, and whether a data set is complete; the exit code says so."""
+    """Check what is on this machine: digests, and whether a data set is complete.
+
+    \b
+    ok          it is as it should be
+    absent      nothing is there
+    incomplete  something is there, and files of it are missing
+    wrong       a file is there that is not the right one, or cannot be read
+    unknown     there is nothing to check it against
+
+    The exit code is 0 if, of every source, something is ok and nothing absent, incomplete or wrong.
+    """
     from ..sources.verify import verify
 
     roots, good = find_roots(to), True
     for source in choose(load_table(own), names):
         findings = verify(source, roots, _bar)
-        for status, text in findings:
-            click.echo(f"{source.name}: {status}: {text}")
+        for finding in findings:
+            click.echo(f"{source.name}: {finding.status}: {finding.text}")
         statuses = {finding.status for finding in findings}
         if statuses == {"unknown"}:
             click.echo(f"{source.name}: nothing of it could be checked, which counts as not in order")
-        good &= "ok" in statuses and "wrong" not in statuses
+        good &= "ok" in statuses and not any(finding.lacking for finding in findings)
     sys.exit(0 if good else 1)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..errors import RobustIQAError, UnknownName
+from ..interrupt import Terminated
 from ..trust import TYPED
 
 _COMMANDS = {
@@ -21,8 +22,12 @@ _COMMANDS = {
     "transfer-matrix": ("sets:transfer_matrix", "Attack each of several metrics, score on all."),
     "plan": ("plan:plan", "Show what a suite would run."),
     "run": ("runs:run", "Run a suite, or go on with an interrupted run."),
+    "reproduce": ("reproduce:reproduce", "Compute a row of a board again, and compare."),
+    "status": ("status:status_", "Show how far a run is."),
+    "work": ("work:work", "Compute one bundle of a run, in a job of a cluster."),
     "collect": ("results:collect", "Write the tables of a run again, or unite several runs."),
     "report": ("report:report", "Write the page of a run: boards, plots and pictures in one file."),
+    "rescore": ("results:rescore", "Score the images of a run again, without attacking."),
     "tune": ("tune:tune", "Choose the strength of defences on development images."),
     "compare": ("compare:compare", "Accuracy of a run's defences with intervals, paired against a baseline."),
     "check": ("check:check", "Reliability checks: can robustness figures of a defence be believed?"),
@@ -66,11 +71,11 @@ class _Lazy(click.Group):
         except RobustIQAError as error:
             click.echo(f"robustiqa: {error}", err=True)
             ctx.exit(1)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             goes_on = ctx.invoked_subcommand in ("run", "train", "tune", "data")
             promise = "; the same command goes on where a run, a training or a download stopped" if goes_on else ""
             click.echo(f"robustiqa: interrupted{promise}", err=True)
-            ctx.exit(130)
+            ctx.exit(143 if isinstance(error, Terminated) else 130)
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

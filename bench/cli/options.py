@@ -10,7 +10,9 @@ import click
 import numpy as np
 
 from ..errors import BadParameter
+from ..executors.choose import EXECUTORS
 from ..registry import registry
+from ..store import DEFAULT_OVERWRITE, OVERWRITE
 from ..suite import parse_eps
 from ..trust import trust, trust_named
 
@@ -93,6 +95,32 @@ def suite_options(command: Command) -> Command:
     ):
         command = decorate(command)
     return command
+
+
+def execution(command: Command) -> Command:
+    """Add the options that say where and how cells are computed; they are `run_suite`'s keyword arguments."""
+    for decorate in (
+        click.option("--save-images", is_flag=True, help="Keep the attacked images in OUT/images."),
+        click.option("--batch", type=int, help="Most images at once (default: all of a cell)."),
+        click.option("--retries", default=2, show_default=True, help="Further tries after a failure that may pass."),
+        click.option("--cell-timeout", type=float, metavar="S", help="Seconds after which a try is given up."),
+        click.option("--overwrite", type=click.Choice(OVERWRITE), default=DEFAULT_OVERWRITE, show_default=True,
+                     help="What is computed again."),
+        click.option("--slurm", multiple=True, callback=_pairs, metavar="K=V,...", help="Options of sbatch; or print."),
+        click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786."),
+        click.option("--threads", type=int, help="Threads of each worker (default: the CPU's, divided)."),
+        click.option("--workers", type=int, help="Cells at once (default: one a device)."),
+        click.option("--executor", type=click.Choice(EXECUTORS), default="inline", show_default=True,
+                     help="Where cells are computed."),
+    ):  # fmt: skip
+        command = decorate(command)
+    return command
+
+
+def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """`k=v,k=v` as a dictionary; a word alone, such as `print`, has an empty value."""
+    parts = [part.strip() for value in values for part in value.split(",") if part.strip()]
+    return {name.strip(): value.strip() for name, _, value in (part.partition("=") for part in parts)}
 
 
 def single_image(command: Command | None = None, *, defense: str = "none") -> Any:

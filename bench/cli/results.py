@@ -1,13 +1,18 @@
-"""`robustiqa collect`."""
+"""`robustiqa collect` and `rescore`."""
 
 from __future__ import annotations
 
+import sys
+
 import click
+from tabulate import tabulate
+from tqdm import tqdm
 
 from ..agreement import TOLERANCE
 from ..errors import BadParameter
 from ..merge import merge_runs
 from ..registry import resolve_target
+from ..rescore import rescore as rescore_run
 from ..run import COLLECT
 from .options import with_plugins
 
@@ -26,9 +31,9 @@ def collect(runs: tuple[str, ...], out: str | None, tolerance: float) -> None:
     plug-in is needed.
     """
     if out is None:
-        if len(runs) > 1:
+        out, *more = runs
+        if more:
             raise BadParameter(f"{len(runs)} runs: say with --out where the united one goes")
-        out = runs[0]
     else:
         merged = merge_runs(runs, out, tolerance)
         for note in merged.notes:
@@ -38,3 +43,39 @@ def collect(runs: tuple[str, ...], out: str | None, tolerance: float) -> None:
             click.echo(f"robustiqa: cell {cell} failed: {why}", err=True)
     for table in resolve_target(COLLECT)(out).values():
         click.echo(str(table))
+
+
+@click.command()
+@click.argument("run", type=click.Path(file_okay=False), metavar="RUN")
+@click.option("--out", type=click.Path(file_okay=False), help="New folder for a run with the new figures.")
+@click.option("--device", default="cpu", show_default=True, help="Torch device.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@with_plugins
+def rescore(run: str, out: str | None, device: str, as_csv: bool) -> None:
+    """Score the images of a finished run with the present code, without attacking again, and compare.
+
+    Needs the images that `robustiqa run --save-images` keeps. RUN is not changed; with --out, a run with the new
+    figures is written there, and its tables.
+    """
+    bar = tqdm(unit="cell", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+
+    def tell(label: str) -> None:
+        bar.set_description(label)
+        bar.update()
+
+    with bar:
+        found = rescore_run(run, out, device, tell)
+    if as_csv:
+        click.echo(found.table.to_csv(index=False, float_format="%.9g"), nl=False)
+    else:
+        click.echo(tabulate(found.table.to_numpy().tolist(), list(found.table.columns), "github", floatfmt=".6g"))
+    click.echo(f"{found.equal} cells as stored, {found.rounded} up to rounding, {found.changed} changed, "
+               f"{len(found.failed)} failed", err=True)  # fmt: skip
+    for note in found.notes:
+        click.echo(f"robustiqa: note: {note}", err=True)
+    for cell, why in found.failed.items():
+        click.echo(f"robustiqa: cell {cell} cannot be scored again: {why}", err=True)
+    if found.out:
+        for table in resolve_target(COLLECT)(found.out).values():
+            click.echo(str(table), err=as_csv)
+    sys.exit(1 if found.failed else 0)

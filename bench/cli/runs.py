@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 import pandas as pd
 
-from ..run import run_suite
+from ..run import run_suite, slurm_script
 from ..suite import load_suite
 from ..tuned import outdated, read_tuned, tuned_suite
-from .options import suite_options, with_plugins
+from .options import execution, suite_options, with_plugins
 
 
 @click.command()
@@ -20,17 +21,24 @@ from .options import suite_options, with_plugins
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the results.")
 @click.option("--device", default="cpu", show_default=True, help="Torch device.")
 @click.option("--tuned", type=click.Path(), help="Outcome of `robustiqa tune`: its folder or tuned.json.")
-@click.option("--executor", type=click.Choice(["inline"]), default="inline", show_default=True)
+@execution
 @with_plugins
-def run(suite: str, out: str, device: str, tuned: str | None, executor: str, **lists: tuple[str, ...]) -> None:
+def run(
+    suite: str, out: str, device: str, tuned: str | None, metrics: tuple[str, ...], defenses: tuple[str, ...],
+    datasets: tuple[str, ...], attacks: tuple[str, ...], **how: Any,
+) -> None:  # fmt: skip
     """Run a suite and write its tables; run it again to go on where it was interrupted."""
-    asked = load_suite(suite).override(**lists)
+    asked = load_suite(suite).override(metrics, defenses, datasets, attacks)
     if tuned:
         found = read_tuned(Path(tuned))
         asked = tuned_suite(asked, found)
         for text in outdated(found):
             click.echo(f"robustiqa: warning: {text}", err=True)
-    result = run_suite(asked, out, device=device)
+    if "print" in how["slurm"] and how["executor"] == "slurm":
+        how = {name: value for name, value in how.items() if name not in ("executor", "scheduler")}
+        click.echo(slurm_script(asked, out, device=device, **how), nl=False)
+        return
+    result = run_suite(asked, out, device=device, **how)
     click.echo(Path(result.tables["board"]).read_text(encoding="utf-8"))
     click.echo(f"{result.computed} cells computed, {result.resumed} already complete, {len(result.failed)} failed")
     for table in result.tables.values():

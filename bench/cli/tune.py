@@ -15,11 +15,12 @@ from ..datasets import load_dataset
 from ..errors import BadParameter
 from ..files import write_atomically
 from ..measures import FEW_GROUPS
+from ..overlap import references
 from ..plan import canonical
 from ..registry import PACKAGE, resolve_target
 from ..run import run_suite
 from ..tune import chosen_of, grid, incomplete_of, strength_of, tuning_suite
-from ..tuned import FILE, references, write_tuned
+from ..tuned import FILE, write_tuned
 from .options import Eps, with_plugins
 
 _SHOWN = {"family": "family", "defense": "point", "srocc": "SROCC", "gain_mean": "worst gain", "gain_lo": "from",

@@ -55,6 +55,16 @@ class Dataset(ABC):
     def load(self, index: int) -> torch.Tensor:
         """Image `index` as float32 (3,H,W) in [0,1]; raises `BadImage` when its file is unusable."""
 
+    def image_size(self, index: int) -> tuple[int, int] | None:
+        """Height and width of image `index`, in either order, if that is known without decoding it, else None.
+
+        A plan asks it, to tell beforehand which images will be errors.
+
+        Raises:
+            BadImage: its file is unusable, as far as that can be told.
+        """
+        return None
+
     @cached_property
     def content_hash(self) -> str:
         """Digest of items and pixels; a subclass with files on disk can hash these instead, which is faster."""

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ..errors import BadParameter
-from ..images import MIN_SIDE, check_size, from_uint8, load_image, to_uint8
+from ..images import MIN_SIDE, check_size, file_size, from_uint8, load_image, to_uint8
 from .base import Dataset, Item
 
 
@@ -84,17 +84,34 @@ class FieldDataset(Dataset):
         image = self._reduced(load_image(path, grey=self.grey))
         if not self.crop:
             return image
-        check_size(image.shape[1], image.shape[2], self.crop, f"image {str(path)!r}")
+        self._check_crop(image.shape[1], image.shape[2], path)
         top, left = ((length - self.crop) // 2 for length in image.shape[1:])
         return image[:, top : top + self.crop, left : left + self.crop].contiguous()
 
-    def _reduced(self, image: torch.Tensor) -> torch.Tensor:
-        height, width = image.shape[1:]
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Height and width of image `index` by its header, as it is loaded; raises `BadImage` as far as that tells."""
+        path = self._paths[index]
+        height, width = self._reduced_size(*file_size(path, grey=self.grey))
+        if not self.crop:
+            return height, width
+        self._check_crop(height, width, path)
+        return self.crop, self.crop
+
+    def _check_crop(self, height: int, width: int, path: Path) -> None:
+        check_size(height, width, self.crop, f"image {str(path)!r}")
+
+    def _reduced_size(self, height: int, width: int) -> tuple[int, int]:
         shorter = min(height, width)
         if not 0 < self.side < shorter:
+            return height, width
+        return height * self.side // shorter, width * self.side // shorter
+
+    def _reduced(self, image: torch.Tensor) -> torch.Tensor:
+        height, width = self._reduced_size(image.shape[1], image.shape[2])
+        if (height, width) == tuple(image.shape[1:]):
             return image
-        size = (width * self.side // shorter, height * self.side // shorter)
-        return from_uint8(np.asarray(Image.fromarray(to_uint8(image)).resize(size, Image.Resampling.BICUBIC)))
+        small = Image.fromarray(to_uint8(image)).resize((width, height), Image.Resampling.BICUBIC)
+        return from_uint8(np.asarray(small))
 
     @cached_property
     def content_hash(self) -> str:

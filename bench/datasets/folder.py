@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,12 @@ from ..errors import BadData, BadParameter, UnknownName
 from ..registry import register_dataset
 from .field import FieldDataset, Rating
 from .names import SUFFIXES, Finder
-from .tables import read_csv
+from .split import sample
+from .tables import check_once, read_csv
+
+
+class _Usual(str):
+    """The name of a column that the user has not given: one that was given needs a table."""
 
 
 @register_dataset("folder")
@@ -23,7 +29,8 @@ class Folder(FieldDataset):
         table: CSV inside the folder (comma, semicolon or tab; BOM and line ends do not matter), with a row an image;
             "" for all images of the folder, without ground truth.
         image: column with the file name, relative to the folder of the images; its case may differ from the file's, and
-            the suffix may be missing. An image that is not there fails when it is loaded.
+            the suffix may be missing. An image that is not there fails when it is loaded, and `plan` says so. Names of
+            columns may differ in case, too.
         score: column with the score; "" for none.
         reference: column that says which photograph an image was made from; "" if each is its own.
         lower_better: whether the column is a DMOS, which is then negated.
@@ -33,10 +40,13 @@ class Folder(FieldDataset):
         split: the rows to take, by that column; all takes every row.
         crop: see `FieldDataset`.
         side: see `FieldDataset`.
+        limit: take only so many of these images, the first in the order of the digests of their names, which stay in
+            the table's order; 0 takes all.
 
     Raises:
-        BadData: the folder or a usable table is not there, an image is named twice, or versions of one photograph are
-            in two splits.
+        BadData: the folder or a usable table is not there or not inside it, a column or an image is there twice, or
+            versions of one photograph are in two splits.
+        BadParameter: options that need a table or a column, without it; limit, crop or side out of range.
         UnknownName: a column or split that does not exist.
     """
 
@@ -44,8 +54,8 @@ class Folder(FieldDataset):
         self,
         root: str,
         table: str = "",
-        image: str = "image",
-        score: str = "mos",
+        image: str = _Usual("image"),
+        score: str = _Usual("mos"),
         reference: str = "",
         lower_better: bool = False,
         images: str = "",
@@ -54,22 +64,25 @@ class Folder(FieldDataset):
         split: str = "all",
         crop: int = 0,
         side: int = 0,
+        limit: int = 0,
     ) -> None:
-        folder = Path(root)
-        if not folder.is_dir():
-            raise BadData(f"folder {root!r} does not exist: give the folder that holds the images")
+        folder = _existing(root)
+        given = {"image": image, "score": score, "reference": reference, "std": std, "split_column": split_column}
+        _check_options(table, given, lower_better)
         inside = _confined(folder, images, "images")
         if not inside.is_dir():
             raise BadData(f"folder {str(inside)!r} does not exist: name a folder of {root!r} that holds the images")
         if split != "all" and not (table and split_column):
             raise BadParameter(f"folder[split={split}] needs the column that says so: give table= and split_column=")
         if table:
-            rows = _read(folder / table, image, score, reference, std, split_column, lower_better)
-            rows = _of_split(rows, split, folder / table)
+            path = _table(folder, table)
+            rows = _read(path, image, score, reference, std, split_column, lower_better)
+            rows = _of_split(rows, split, path)
         else:
             rows = [Rating(p.name, None) for p in sorted(inside.iterdir()) if _is_image(p)]
             if not rows:
                 raise BadData(f"folder {str(inside)!r} holds no image files ({', '.join(sorted(SUFFIXES))})")
+        rows = [rows[index] for index in sample([row.image for row in rows], limit, "folder")]
         truth = None if not (table and score) else "DMOS (negated)" if lower_better else "MOS"
         super().__init__(rows, _paths(inside, rows, table), truth, crop, side)
 
@@ -79,12 +92,53 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
 
 
-def _confined(folder: Path, name: str, what: str) -> Path:
-    """A path inside the folder; raises `BadData` for one that leads out of it."""
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise BadData(f"{what} names {name!r}, which is outside the folder: use names inside it")
-    return path
+def _existing(root: str) -> Path:
+    """The folder of the images; raises `BadData` if it is none."""
+    if not root:
+        raise BadData("folder[root=] names no folder: give the one that holds the images (root=. for the present one)")
+    folder = Path(root)
+    if folder.exists() and not folder.is_dir():
+        raise BadData(f"{root!r} is a file: give the folder that holds it as root=, and a CSV as table=")
+    if not folder.is_dir():
+        raise BadData(f"folder {root!r} does not exist: give the folder that holds the images")
+    return folder
+
+
+def _check_options(table: str, columns: dict[str, str], lower_better: bool) -> None:
+    """Raise `BadParameter` for options that would not be looked at."""
+    if not table:
+        given = [f"{name}=" for name, column in columns.items() if column and not isinstance(column, _Usual)]
+        given += ["lower_better="] * lower_better
+        if given:
+            raise BadParameter(f"folder without table= has no scores, and {', '.join(given)} would have no effect: "
+                               "name the CSV in the folder as table=, or leave that out")  # fmt: skip
+    elif not columns["image"]:
+        raise BadParameter("folder[image=] names no column: give the one with the files' names")
+
+
+def _confined(folder: Path, name: str, what: str, advice: str = "use names inside it") -> Path:
+    """A path inside the folder, by its name: a link in the folder may lead anywhere.
+
+    Raises:
+        BadData: the name leads out of the folder.
+    """
+    path = Path(os.path.normpath(name))
+    if path.is_absolute() or path.drive or ".." in path.parts:
+        raise BadData(f"{what} names {name!r}, which is outside the folder {str(folder)!r}: {advice}")
+    return folder / path
+
+
+def _table(folder: Path, name: str) -> Path:
+    """The file of the table; raises `BadData` if there is none."""
+    path = _confined(
+        folder, name, "table", "put the table there, or give as root= a folder that holds both, and as images= the one "
+        "of the images in it",
+    )  # fmt: skip
+    if path.is_file():
+        return path
+    there = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in (".csv", ".tsv", ".txt"))
+    found = f"there are {', '.join(there[:5])}" if there else "there is no .csv in it"
+    raise BadData(f"folder {str(folder)!r} has no table {name!r}: {found}; give table= relative to the folder")
 
 
 def _paths(folder: Path, rows: list[Rating], table: str) -> list[Path]:
@@ -105,9 +159,7 @@ def _read(path: Path, image: str, score: str, reference: str, std: str, split: s
         frame = read_csv(path)
     except (OSError, ValueError) as error:
         raise BadData(f"table {str(path)!r} cannot be read as CSV: {error}") from error
-    for column in filter(None, (image, score, reference, std, split)):
-        if column not in frame:
-            raise UnknownName(f"column of {path.name}", column, map(str, frame.columns))
+    image, score, reference, std, split = (_column(frame, name, path) for name in (image, score, reference, std, split))
     if frame.empty:
         raise BadData(f"table {str(path)!r} has no rows: expected one an image")
     sign = -1.0 if lower_better else 1.0
@@ -121,6 +173,26 @@ def _read(path: Path, image: str, score: str, reference: str, std: str, split: s
         )
         for row in frame.to_dict("records")
     ]
+
+
+def _column(frame: pd.DataFrame, name: str, path: Path) -> str:
+    """The column of a name as the table writes it, in whatever case; "" for none.
+
+    Raises:
+        UnknownName: there is none.
+        BadData: there are several, and none or more than one is written exactly so.
+    """
+    if not name or name in frame:
+        found = [name]
+    else:
+        found = [column for column in frame.columns if column.strip().casefold() == name.strip().casefold()]
+    if not found:
+        raise UnknownName(f"column of {path.name}", name, map(str, frame.columns))
+    if len(set(found)) > 1:
+        several = " and ".join(map(repr, found))
+        raise BadData(f"{path.name} has the columns {several}: write {name!r} as the one you mean")
+    check_once(frame, found[0], path)
+    return found[0]
 
 
 def _number(path: Path, image: str, value: object, what: str) -> float:

@@ -24,6 +24,7 @@ from ..images import from_uint8, ssim
 from ..registry import register_dataset
 from ..seeds import derive_seed
 from .base import Dataset, Item
+from .split import sample
 
 _CROPS = {
     "astronaut": ("astronaut.png", (20, 150)),
@@ -47,6 +48,7 @@ class Photos(Dataset):
             photographs themselves).
         split: "dev" (two of the photographs), "test" (the other three) or "all": what is chosen on the first has not
             seen the second.
+        limit: take only so many of these versions, the first in the order of the digests of their ids; 0 takes all.
     """
 
     truth_name = "pseudo-MOS (SSIM)"
@@ -56,7 +58,7 @@ class Photos(Dataset):
         "rocket": "public domain (SpaceX)",
     })  # fmt: skip
 
-    def __init__(self, size: int = 128, subset: str = "full", split: str = "all") -> None:
+    def __init__(self, size: int = 128, subset: str = "full", split: str = "all", limit: int = 0) -> None:
         if size not in (128, 256):
             raise BadParameter(f"photos[size={size}]: expected 128 or 256")
         if subset not in ("full", "quick", "references"):
@@ -64,9 +66,10 @@ class Photos(Dataset):
         if split not in ("all", "dev", "test"):
             raise BadParameter(f"photos[split={split}]: expected all, dev or test")
         self.size, self.subset, self.split = size, subset, split
+        versions = self._all_versions()
+        self._versions = [versions[index] for index in sample([name for name, *_ in versions], limit, "photos")]
 
-    @cached_property
-    def _versions(self) -> list[tuple[str, str, str, int]]:
+    def _all_versions(self) -> list[tuple[str, str, str, int]]:
         """(id, photograph, distortion type, level); level 0 is the reference itself."""
         versions = []
         for p, photo in enumerate(_CROPS):
@@ -106,6 +109,10 @@ class Photos(Dataset):
     def load(self, index: int) -> torch.Tensor:
         """Image `index` as float32 (3,H,W) in [0,1]."""
         return from_uint8(self._arrays[index])
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Height and width of every image."""
+        return self.size, self.size
 
     @cached_property
     def content_hash(self) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import Absent, BadData, BadParameter, UnknownName
+from ..errors import Absent, AbsentPath, BadData, UnknownName
 from .field import FieldDataset, Rating
 from .names import Finder
-from .split import SPLITS, order, pinned, split_of
+from .split import SPLITS, check_limit, order, pinned, split_of
 from .tables import AGAIN
 
 
@@ -33,7 +33,7 @@ class Release(FieldDataset):
         root: folder of the data set, or of the folder that its archive unpacks to; empty means `$ROBUSTIQA_DATA/NAME`.
         split: train, val, test or all. It is by reference content: the release's own if it has one, else
             `splits/NAME.csv` where there is such a file, else `split_of` the name of the reference.
-        limit: take only the first images; 0 takes all.
+        limit: take only the first images that are on disk; 0 takes all.
         crop: see `FieldDataset`.
         side: see `FieldDataset`.
 
@@ -45,10 +45,11 @@ class Release(FieldDataset):
         unpacked: folders that the archive unpacks to.
         truth: what its scores are.
         pinned_split: whether `splits/NAME.csv` has the split of every reference.
-        n_absent: images of the split that the table lists and that are not on disk.
+        n_absent: images of the split that the table lists and that are not on disk; with `limit`, those in whose place
+            later ones were taken.
 
     Raises:
-        Absent: the release or all of its images are not there.
+        Absent: the release or all of its images are not there; `AbsentPath` with `root`.
         BadData: a table is unreadable, or lists an image twice.
         UnknownName: a split that does not exist.
         BadParameter: limit, crop or side out of range.
@@ -64,23 +65,24 @@ class Release(FieldDataset):
     grey = True
 
     def __init__(self, root: str = "", split: str = "test", limit: int = 0, crop: int = 0, side: int = 0) -> None:
+        self._absent = AbsentPath if root else Absent
         if split not in SPLITS:
             raise UnknownName(f"split of {self.name!r}", split, SPLITS)
-        if limit < 0:
-            raise BadParameter(f"{self.name}[limit={limit}]: expected 0 (all images) or a positive number")
+        check_limit(limit, self.name)
         ratings, folders = self._read(self._base(root))
         twice = [image for image, count in Counter(row.image for row in ratings).items() if count > 1]
         if twice:
             raise BadData(f"the table of {self.title} lists {twice[0]!r} twice: {AGAIN}")
         chosen = sorted(self._of(split, ratings), key=lambda row: order(row.image))
         files = _located(chosen, folders)
-        self.n_absent = len(chosen) - len(files)
         if not files:
             where = ", ".join(repr(str(folder)) for folder in folders)
-            raise Absent(
+            raise self._absent(
                 f"none of the {len(chosen)} images of split {split!r} is in {where}: unpack the official archive there"
             )
         present = [row for row in chosen if row.image in files][: limit or None]
+        reached = chosen.index(present[-1]) + 1 if limit and len(present) == limit else len(chosen)
+        self.n_absent = reached - len(present)
         super().__init__(present, [files[row.image] for row in present], self.truth, crop, side)
 
     def _read(self, base: Path) -> Contents:
@@ -115,7 +117,7 @@ class Release(FieldDataset):
         raise self._missing(given)
 
     def _missing(self, base: Path) -> Absent:
-        return Absent(
+        return self._absent(
             f"no {self.title} in {str(base)!r}: expected {self.holds} in it; unpack the official archives there"
         )
 

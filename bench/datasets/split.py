@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+
+from ..errors import BadParameter
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -22,6 +25,28 @@ def split_of(content: str) -> str:
 def order(name: str) -> int:
     """A fixed number that has nothing to do with what the name says: the images in its order are well mixed."""
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
+
+
+def check_limit(limit: int, given: str) -> None:
+    """Raise `BadParameter` for a negative `limit` of the data set called `given`."""
+    if limit < 0:
+        raise BadParameter(f"{given}[limit={limit}]: expected 0 (all images) or a positive number")
+
+
+def sample(names: Sequence[str], limit: int, given: str) -> list[int]:
+    """Which of some images a `limit` takes: the indices of the first in the `order` of their names, as they come.
+
+    Args:
+        names: of the images, as the table has them.
+        limit: how many; 0 takes all.
+        given: name of the data set, for the error.
+
+    Raises:
+        BadParameter: a negative limit.
+    """
+    check_limit(limit, given)
+    first = sorted(range(len(names)), key=lambda index: order(names[index]))[: limit or None]
+    return sorted(first)
 
 
 def pinned(name: str) -> dict[str, str]:

@@ -50,7 +50,14 @@ def read_table(path: Path, *columns: str, sheet: str | None = None) -> pd.DataFr
         if column not in frame:
             found = ", ".join(map(str, frame.columns))
             raise BadData(f"table {str(path)!r} has no column {column!r}, only {found}: {AGAIN}")
+        check_once(frame, column, path)
     return frame
+
+
+def check_once(frame: pd.DataFrame, column: str, path: Path) -> None:
+    """Raise `BadData` where several columns have this name: nobody can tell which one is meant."""
+    if list(frame.columns).count(column) > 1:
+        raise BadData(f"table {str(path)!r} has several columns {column!r}: give each a name of its own")
 
 
 def read_csv(path: Path, *, header: bool = True) -> pd.DataFrame:
@@ -60,20 +67,24 @@ def read_csv(path: Path, *, header: bool = True) -> pd.DataFrame:
         path: the file.
         header: whether its first line names the columns.
 
+    Returns:
+        the table; its columns are called as in the file, so that two may have one name.
+
     Raises:
         OSError, ValueError: it cannot be read, or a row has more values than there are names.
     """
+    names: list[str] = []
     try:
         with path.open(encoding="utf-8-sig") as file:
             separator = max(",;\t", key=file.readline().count)
         if header:
-            _check_lengths(path, separator)
+            names = _names(path, separator)
     except UnicodeDecodeError as error:
         raise ValueError("it is not in UTF-8: save it again as CSV in UTF-8") from error
     with warnings.catch_warnings():
         # What is lost are the empty ends of the rows.
         warnings.simplefilter("ignore", pd.errors.ParserWarning)
-        return pd.read_csv(
+        frame = pd.read_csv(
             path,
             encoding="utf-8-sig",
             sep=separator,
@@ -82,10 +93,12 @@ def read_csv(path: Path, *, header: bool = True) -> pd.DataFrame:
             keep_default_na=False,  # and "NA" may be one
             index_col=False,  # a separator at the end of the rows makes no index
         )
+    # pandas calls the second column of a name "mos.1".
+    return frame.set_axis(names, axis=1) if header else frame
 
 
-def _check_lengths(path: Path, separator: str) -> None:
-    """Raise `ValueError` for a row that is longer than the header: pandas drops its end, and 3,5 would become 3."""
+def _names(path: Path, separator: str) -> list[str]:
+    """The header; raises `ValueError` for a row that is longer: pandas drops its end, and 3,5 would become 3."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, delimiter=separator)
         names = next((row for row in rows if row), [])
@@ -95,6 +108,7 @@ def _check_lengths(path: Path, separator: str) -> None:
                     f"line {rows.line_num} has {len(row)} values for {len(names)} columns: write numbers with a point, "
                     f"and names that hold {separator!r} in quotes"
                 )
+    return names
 
 
 def _below_header(cells: pd.DataFrame, columns: Sequence[str], path: Path) -> pd.DataFrame:

@@ -35,7 +35,7 @@ def check_device(device: str) -> torch.device:
     """The torch device of that name, if it can be used here."""
     try:
         found = torch.device(device)
-        torch.zeros(1, device=found)
+        torch.zeros(1, device=found).cpu()  # `meta` holds nothing that could come back
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise BadParameter(f"device {device!r} cannot be used here ({first_line(error)}): try --device cpu") from error
     return found

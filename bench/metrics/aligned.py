@@ -26,12 +26,16 @@ class Aligned(nn.Module):
         inner: the metric.
         data: the images that the map is fitted on.
         kind: of the map.
-        calibration: what the user called the data, for messages.
+        calibration: plug-in string of the data.
+
+    Attributes:
+        fitted_on: that string: what the board must not judge it on (`bench.overlap`).
     """
 
     def __init__(self, inner: Metric, data: Dataset, kind: AnyMap, calibration: str) -> None:
         super().__init__()
         self.inner, self.data, self.calibration = inner, data, calibration
+        self.fitted_on = (calibration,)
         self.kind: AnyMap = kind
         truth = [item.truth for item in data.items if item.truth is not None]
         if truth and len(truth) < len(data):
@@ -76,7 +80,8 @@ def aligned(metric: str, calibration: str, map: str = "logistic") -> Metric:
 
     Args:
         metric: as plug-in string.
-        calibration: data set, as plug-in string, with at least 20 images; not the one that the run is judged on.
+        calibration: data set, as plug-in string, with at least 20 images; not those that a run is
+            judged on: the board flags that, as `calibration-seen`.
         map: "logistic" (smooth, 4 parameters and a least slope), "isotonic" (centred isotonic regression) or "quantile"
             (decile on decile).
 

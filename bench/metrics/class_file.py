@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
 from ..errors import BadParameter, BadPlugin, RobustIQAError, UnknownName
 from ..foreign_weights import load_foreign
+from ..imports import import_advice
 from ..registry import register_metric, registry
 from .interface import with_interface
 
@@ -41,9 +44,11 @@ def module(file: str, class_: str, weights: str = "", key: str = "", prefix: str
     except RobustIQAError:
         raise
     except Exception as error:
+        advice = import_advice(Path(file), error) or (
+            ": write a function in the file that returns it, and give its name as class"
+        )
         raise BadPlugin(
-            f"{class_} of {file!r} cannot be built without arguments ({type(error).__name__}: {error}): write a "
-            "function in the file that returns it, and give its name as class"
+            f"{class_} of {file!r} cannot be built without arguments ({type(error).__name__}: {error}){advice}"
         ) from error
     if not isinstance(net, nn.Module):
         raise BadPlugin(f"{class_} of {file!r} gives a {type(net).__name__}: expected a torch.nn.Module")

@@ -44,7 +44,7 @@ class Interface:
         pixels: what the network takes: "unit" [0,1], "signed" [-1,1], "bytes" [0,255].
         colours: order of its channels, "rgb" or "bgr".
         mean, std: what is subtracted and divided by afterwards, in these units and in this order of channels: one
-            number or three with `;` between them, or "imagenet".
+            number or three with `;` between them, or "imagenet"; both or neither.
         size: the only input that the network takes, in pixels: 224, or height x width as 384x512; empty takes any.
         fit: how an image gets that size: "stretch" (antialiased bilinear resizing, both sides on their own), "crop"
             (from the middle; nothing outside is seen), "shorter" (resizing so that it just covers, then the crop).
@@ -81,6 +81,11 @@ class Interface:
         if not all(value > 0 for value in self.channels("std")):
             raise BadParameter(f"std={self.std}: expected numbers above 0")
         self.channels("mean")
+        # Mostly half a normalisation that was forgotten, and scores are then wrong without a word.
+        if self.mean and not self.std:
+            raise BadParameter(f"mean={self.mean} without std: give both; std=1 divides by nothing")
+        if self.std and not self.mean:
+            raise BadParameter(f"std={self.std} without mean: give both; mean=0 subtracts nothing")
 
     def channels(self, name: str) -> tuple[float, ...]:
         """The numbers of `mean` or `std`: three, one for all channels, or none."""
@@ -144,7 +149,7 @@ class Foreign(nn.Module):
             found = [self.net(part.clone() if shared else part) for part in parts]
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise BadImage(
                 f"metric {self.name!r} fails on an input of shape {tuple(seen.shape)} ({_reason(error)}): if it takes "
                 "one size, give size=; if it takes one image at a time, give single=true"
@@ -154,6 +159,8 @@ class Foreign(nn.Module):
                 raise BadScore(f"metric {self.name!r} returned a {type(part).__name__}: expected one tensor; wrap the "
                                "network so that it returns the score alone")  # fmt: skip
         y = torch.cat([part.reshape(1) if part.ndim == 0 else part for part in found])
+        if y.is_complex():
+            raise BadScore(f"metric {self.name!r} returned complex numbers: expected real ones")
         # Whole numbers would round whatever is computed from them in their own type.
         return self.reduced(y if y.is_floating_point() else y.to(x.dtype), len(x))
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import Absent, BadData, BadScore
+from ..files import no_file
 from ..registry import register_metric
 from .interface import with_interface
 
@@ -63,7 +64,7 @@ def onnx(path: str) -> nn.Module:
     """
     runtime, reader = (_import(name) for name in ("onnxruntime", "onnx"))
     if not Path(path).is_file():
-        raise BadData(f"ONNX file {path!r} does not exist: check the path")
+        raise BadData(f"ONNX file {path!r} {no_file(path)}")
     try:
         model = reader.load(path, load_external_data=False)
         outside = any(tensor.data_location == tensor.EXTERNAL for tensor in _tensors(model, reader.TensorProto))

@@ -5,6 +5,10 @@ pyiqa is under a noncommercial licence; nothing of it is part of this package.
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -14,11 +18,12 @@ from ..registry import register_metric
 from ..sources.declared import loaded_by
 from ..sources.table import Source
 from .pyiqa.build import build, create
-from .pyiqa.needs import missing
+from .pyiqa.needs import missing, needs
 from .pyiqa.options import parse_options
-from .pyiqa.package import declared
-from .pyiqa.ranges import choose_range
+from .pyiqa.package import Declared, declared
+from .pyiqa.ranges import choose_range, measured_range, remembered_range
 from .pyiqa.scores import Found, Scores, picture, probe
+from .pyiqa.traits import UNKNOWN
 
 
 def _lacking(name: str, weights: str = "", options: str = "", **_: object) -> list[Source]:
@@ -67,8 +72,18 @@ def pyiqa_metric(name: str, weights: str = "", options: str = "", score_range: s
                     differentiable=found.gradient)  # fmt: skip
     if weights and known.weights != "state":
         _check_file(metric, weights)
-    metric.score_range, metric.empirical_range = choose_range(metric, about.score_range, score_range)
+    measure = partial(_range, about, chosen, weights)
+    metric.score_range, metric.empirical_range = choose_range(metric, about.score_range, score_range, measure)
     return metric
+
+
+def _range(about: Declared, options: dict[str, Any], weights: str, metric: Metric) -> tuple[float, float]:
+    """The measured range of a metric; anew each time for a network that is not known, which may read any file."""
+    if about.traits is UNKNOWN:
+        return measured_range(metric)
+    files = [Path(weights)] if weights else []
+    files += [need.path for need in needs(about, **options) if need.path.is_file()]
+    return remembered_range(metric, str(sorted(options.items())), files)
 
 
 def _check_file(metric: Metric, weights: str) -> None:

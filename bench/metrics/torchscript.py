@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import BadData, BadParameter, first_line
+from ..files import no_file
 from ..registry import register_metric
 from ..trust import check_trusted
 from .interface import with_interface
@@ -60,7 +61,7 @@ def torchscript(path: str) -> nn.Module:
     if other := _EXPORTED.get(file.suffix):
         raise BadParameter(f"torchscript[path={path}]: expected TorchScript, as torch.jit.save writes; this is {other}")
     if not file.is_file():
-        raise BadData(f"TorchScript file {path!r} does not exist: check the path")
+        raise BadData(f"TorchScript file {path!r} {no_file(path)}")
     check_trusted(file, "a TorchScript file")
     if not _is_archive(file):
         raise BadData(f"TorchScript file {path!r} is cut off or something else: expected what torch.jit.save writes")

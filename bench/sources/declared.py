@@ -10,13 +10,16 @@ from .places import torch_root
 from .table import File, Source, secure
 
 _DIGITS = re.compile(r"-([0-9a-f]{8,64})\.[^.]+")
+_WHOLE = re.compile(r"/([0-9a-f]{64})/[^/]+")
+"""How the addresses of OpenAI's CLIP end: .../models/SHA256/RN50.pt; its loader holds the file against it."""
 
 
 def loaded_by(plugin: str, url: str, path: Path, repository: str = "") -> Source:
     """The source of a file that a package would download when a plug-in is built, and that is not on this machine.
 
-    It can be fetched if it belongs into torch's cache and its name ends in the first digits of its SHA-256, as torch
-    has it (`resnet50-0676ba61.pth`): weights are not fetched without. Otherwise the source says what to do by hand.
+    It can be fetched if it belongs into torch's cache, and its name ends in the first digits of its SHA-256, as torch
+    has it (`resnet50-0676ba61.pth`), or its address has the digest as the last folder, as CLIP has it: weights are not
+    fetched without. Otherwise the source says what to do by hand.
 
     Args:
         plugin: the plug-in string, for the texts: "pyiqa:musiq".
@@ -38,7 +41,7 @@ def loaded_by(plugin: str, url: str, path: Path, repository: str = "") -> Source
         page = f"https://huggingface.co/{repository}"
         return Source.model_validate({**about, "page": page, "below": "hub", "folder": folder, "by_hand": by_hand})
     page = f"https://{urlsplit(url).netloc}{urlsplit(url).path}"
-    digits = _DIGITS.search(path.name)
+    digits = _DIGITS.search(path.name) or _WHOLE.search(urlsplit(url).path)
     if digits and secure(url) and path.is_relative_to(torch_root()):
         file = File(save=path.name, urls=(url,), sha256=digits[1])
         folder = path.parent.relative_to(torch_root()).as_posix()

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ..errors import BadData
 from ..files import no_os_errors, write_json, writing
+from .pace import Pace
 from .places import digest_of, human
 from .ranges import Answer, Answered, Cut, Refused, request_headers
 from .space import check_space
@@ -43,6 +44,8 @@ class Patience:
         first: seconds before the second try; doubled for each further one.
         longest: most seconds between tries, also where a server asks for more.
         silence: seconds without an answer or a byte after which a connection is given up.
+        span: seconds in which the answer, and then every `least` bytes of the file, have to arrive.
+        least: by default about 1 kB/s, at which a gigabyte takes eleven days.
     """
 
     tries: int = 5
@@ -50,6 +53,8 @@ class Patience:
     first: float = 1.0
     longest: float = 60.0
     silence: float = 60.0
+    span: float = 60.0
+    least: int = _PROGRESS
 
 
 PATIENCE = Patience()
@@ -77,12 +82,14 @@ def download(file: File, path: Path, patience: Patience = PATIENCE) -> Got:
     part = _Part(path)
     failures = []
     with requests.Session() as session:
+        session.mount("http://", pace := Pace(patience.least, patience.span))
+        session.mount("https://", pace)
         for url in file.urls:
             # Bytes of an earlier run or another mirror may be the wrong ones: then once more, from the first byte.
             for again in (False, True):
                 try:
                     begun = part.usable(url, file)
-                    _from_mirror(session, url, file, part, patience)
+                    _from_mirror(session, pace, url, file, part, patience)
                     digest = digest_of(part.path)
                     if file.fits(digest):
                         part.finish(path)
@@ -101,14 +108,15 @@ def download(file: File, path: Path, patience: Patience = PATIENCE) -> Got:
     )
 
 
-def _from_mirror(session: requests.Session, url: str, file: File, part: _Part, patience: Patience) -> None:
+def _from_mirror(session: requests.Session, pace: Pace, url: str, file: File, part: _Part, patience: Patience) -> None:
     """Make `part` whole from one mirror; raises `Refused` when this mirror will not do it."""
     failed, reached = 0, False
     while True:
         before = part.size
         try:
             if file.bytes is None or part.usable(url, file) < file.bytes:
-                _receive(session, url, file, part, patience)
+                with pace.kept():
+                    _receive(session, pace, url, file, part, patience)
             return
         except Cut as cut:
             failed = 1 if part.size >= before + _PROGRESS else failed + 1
@@ -118,7 +126,7 @@ def _from_mirror(session: requests.Session, url: str, file: File, part: _Part, p
             time.sleep(min(max(cut.wait, patience.first * 2 ** (failed - 1)), patience.longest))
 
 
-def _receive(session: requests.Session, url: str, file: File, part: _Part, patience: Patience) -> None:
+def _receive(session: requests.Session, pace: Pace, url: str, file: File, part: _Part, patience: Patience) -> None:
     """One connection: go on behind what is there, or from the first byte where the server will have it so."""
     have = part.usable(url, file)
     headers = request_headers(have, part.validator(url))
@@ -136,7 +144,8 @@ def _receive(session: requests.Session, url: str, file: File, part: _Part, patie
             if answer.kind is Answered.BODY:
                 if file.sha256 is None and not _marks_its_end(response):
                     raise Refused("does not say where the file ends: a part could not be told from the whole")
-                _write(response, answer, url, file, part)
+                pace.answered()
+                _write(response, answer, url, file, part, pace)
     except (requests.TooManyRedirects, requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
         raise Refused(f"cannot be used ({type(error).__name__})") from error
     except requests.RequestException as error:
@@ -148,7 +157,7 @@ def _receive(session: requests.Session, url: str, file: File, part: _Part, patie
         raise Refused(f"cannot be used ({' '.join(str(error).split())})") from error
 
 
-def _write(response: requests.Response, answer: Answer, url: str, file: File, part: _Part) -> None:
+def _write(response: requests.Response, answer: Answer, url: str, file: File, part: _Part, pace: Pace) -> None:
     """Add the body of an answer to what is there; raises `Cut` where it ends too early."""
     total = answer.total if answer.total is not None else file.bytes
     check_space(part.path.parent, 0 if total is None else total - answer.start, file.save)
@@ -159,6 +168,7 @@ def _write(response: requests.Response, answer: Answer, url: str, file: File, pa
             if file.bytes is not None and end > file.bytes:
                 raise Refused(f"sends more than the {file.bytes} bytes of the pinned file")
             write(chunk)
+            pace.arrived(len(chunk))
             bar.update(len(chunk))
     if total is not None and part.size < total:
         raise Cut(f"ended after {part.size} of {total} bytes")

@@ -9,10 +9,8 @@ from ..errors import Absent
 from ..registry import SELF, Plugin, registry
 from ..spec import Value, parse_list, parse_spec
 from ..suite import Suite
+from .places import folder_below
 from .table import Source, choose
-
-_OWN_FILES = ("root", "weights")
-"""Parameters by which a user names files of their own: then nothing has to be fetched."""
 
 
 class Need(NamedTuple):
@@ -27,7 +25,9 @@ def needs_of(suite: Suite, table: Mapping[str, Source]) -> list[Need]:
     """What the plug-ins of a suite need of the table, and those of which that is not known; each plug-in once.
 
     A plug-in's needs are what its `sources` declares when it is registered, and the sources of the table that say in
-    `needed_by` that they are for it; for a data set the source of its name.
+    `needed_by` that they are for it; for a data set the source of its name. Of a plug-in that is given weights of the
+    user (`weights=`) only its `sources` can know what else it needs, such as a backbone; a data set that is given its
+    folder (`root=`) needs nothing.
 
     Raises:
         UnknownName, BadParameter, BadPlugin: a metric, defence or attack of the suite that cannot be resolved.
@@ -42,16 +42,16 @@ def needs_of(suite: Suite, table: Mapping[str, Source]) -> list[Need]:
 def _needs(kind: str, text: str, table: Mapping[str, Source]) -> Iterator[Need]:
     """The needs of a plug-in, and of those that it names in its parameters."""
     spec = parse_spec(text)
-    if any(spec.params.get(parameter) for parameter in _OWN_FILES):
-        return
     if kind == "dataset":
         # Not resolved: a data set may be fetched before the version that has its loader is installed.
-        if (source := table.get(spec.name)) and source.kind == "dataset":
+        source = None if spec.params.get("root") else table.get(spec.name)
+        if source and source.kind == "dataset":
             yield Need(f"data set {spec.name}", (source,))
         return
     plugin, spec, parameters = registry.resolve(kind, text)
     declared, unknown = _declared(plugin, parameters, table)
-    named = [source for source in table.values() if spec.name in source.needed_by]
+    own = bool(parameters.get("weights"))
+    named = [source for source in table.values() if spec.name in source.needed_by and not own]
     sources = tuple({source.name: source for source in (*declared, *named)}.values())
     if sources:
         yield Need(f"{kind} {spec.name}", sources)
@@ -70,8 +70,9 @@ def _declared(plugin: Plugin, parameters: Mapping[str, Value], table: Mapping[st
         try:
             return [source for one in plugin.sources(**parameters) for source in _sources(one, table)], ""
         except Absent as error:
-            unknown = f"what it needs is not known here: {error}"
-    elif plugin.kind == "metric" and plugin.packages:
+            besides = " besides its weights" if parameters.get("weights") else ""
+            unknown = f"what it needs{besides} is not known here: {error}"
+    elif plugin.kind == "metric" and plugin.packages and not parameters.get("weights"):
         unknown = (
             f"which weights it loads through {plugin.packages[0]} is not in the table: score one image with it where "
             "there is a network, and copy that machine's caches ($TORCH_HOME, $HF_HOME)"
@@ -90,6 +91,5 @@ def _sources(declared: Source | str, table: Mapping[str, Source]) -> list[Source
 
 def _places(source: Source) -> set[tuple[str, ...]]:
     """Where its files go; for one without files, its folder."""
-    return {(source.below, source.folder, file.into, file.save) for file in source.files} or {
-        (source.below, source.folder)
-    }
+    folder = source.below, folder_below(source)
+    return {(*folder, file.into, file.save) for file in source.files} or {folder}

@@ -82,8 +82,12 @@ def base_of(source: Source, roots: Roots) -> Path:
 
 def folder_of(source: Source, roots: Roots) -> Path:
     """Where the source's files are, or will be."""
-    default = source.name if source.kind == "dataset" else f"weights/{source.name}"
-    return base_of(source, roots) / (source.folder or default)
+    return base_of(source, roots) / folder_below(source)
+
+
+def folder_below(source: Source) -> str:
+    """The source's folder, relative to the root below which it lies."""
+    return source.folder or (source.name if source.kind == "dataset" else f"weights/{source.name}")
 
 
 def is_here(source: Source, roots: Roots) -> bool:

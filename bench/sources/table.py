@@ -185,5 +185,5 @@ def choose(table: Mapping[str, Source], names: Iterable[str]) -> list[Source]:
     """The sources of these names, each once; raises `UnknownName` with the nearest one."""
     for name in names:
         if name not in table:
-            raise UnknownName("source", name, table, "; your own: add --sources FILE.yml")
+            raise UnknownName("source", name, table, "for one of your own add --sources FILE.yml")
     return [table[name] for name in dict.fromkeys(names)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..datasets import Dataset, load_dataset
-from ..errors import BadImage, RobustIQAError
+from ..errors import Absent, BadImage, RobustIQAError
 from ..registry import registry
 from ..spec import Spec
 from .places import RECEIPT, Receipt, Roots, digest_of, folder_of, is_filled, is_of, read_receipt, readable
@@ -19,13 +19,27 @@ MOST_NAMED = 3
 
 
 class Finding(NamedTuple):
-    """One thing that was checked: "ok", "wrong", or "unknown" where there is nothing to check against."""
+    """One thing that was checked.
 
-    status: Literal["ok", "wrong", "unknown"]
+    Attributes:
+        status: "ok"; "absent": nothing is there; "incomplete": something is, and files of it are missing; "wrong": a
+            file is there and not the right one, or cannot be read; "unknown": there is nothing to check it against.
+        text: what was checked, and what was found.
+    """
+
+    status: Literal["ok", "absent", "incomplete", "wrong", "unknown"]
     text: str
 
+    @property
+    def lacking(self) -> bool:
+        """Whether the source cannot be used, or not all of it."""
+        return self.status in ("absent", "incomplete", "wrong")
 
-def verify(source: Source, roots: Roots, progress: Callable[[Iterator[int], int], Iterator[int]]) -> list[Finding]:
+
+Progress = Callable[[Iterator[int], int], Iterator[int]]
+
+
+def verify(source: Source, roots: Roots, progress: Progress) -> list[Finding]:
     """Check a source on this machine, and say what was found.
 
     Fetched files are compared with the digests taken when they were unpacked, those of the receipt with the pins; plain
@@ -38,12 +52,12 @@ def verify(source: Source, roots: Roots, progress: Callable[[Iterator[int], int]
         progress: wraps the indices of images, given their number, to show how far it is.
 
     Returns:
-        findings; the source is in order if none is "wrong" and some are "ok".
+        findings; the source is in order if none is `lacking` and some are "ok".
     """
     folder = folder_of(source, roots)
     try:
         if not is_filled(folder):
-            return [Finding("wrong", f"not in {str(folder)!r}")]
+            return [Finding("absent", f"nothing in {str(folder)!r}")]
         receipt = read_receipt(folder) if source.below == "data" else None
         with readable(folder):
             findings = list(_by_receipt(source, folder, receipt) if receipt else _by_pins(source, folder))
@@ -52,6 +66,18 @@ def verify(source: Source, roots: Roots, progress: Callable[[Iterator[int], int]
     if source.kind == "dataset":
         findings.append(_by_loader(source, folder, progress))
     return findings
+
+
+def look(source: Source, roots: Roots) -> list[Finding]:
+    """What `verify` finds of a source that was put there by hand, without decoding images: quick enough to be asked
+    whenever it is needed."""
+    folder = folder_of(source, roots)
+    try:
+        with readable(folder):
+            findings = list(_by_pins(source, folder))
+    except RobustIQAError as error:
+        return [Finding("wrong", str(error))]
+    return [*findings, _by_loader(source, folder, None)] if source.kind == "dataset" else findings
 
 
 def _by_receipt(source: Source, folder: Path, receipt: Receipt) -> Iterator[Finding]:
@@ -70,9 +96,11 @@ def _by_receipt(source: Source, folder: Path, receipt: Receipt) -> Iterator[Find
         if name not in missing
         and ((folder / name).stat().st_size != content.bytes or digest_of(folder / name) != content.sha256)
     ]
-    for names, what in ((missing, "missing"), (changed, "changed since they were unpacked")):
-        if names:
-            yield Finding("wrong", f"{len(names)} of {len(receipt.files)} files {what}: {_some(names)}")
+    if missing:
+        yield Finding("incomplete", f"{len(missing)} of {len(receipt.files)} files are missing: {_some(missing)}")
+    if changed:
+        yield Finding("wrong", f"{len(changed)} of {len(receipt.files)} files changed since they were unpacked: "
+                               f"{_some(changed)}")  # fmt: skip
     if not (missing or changed):
         yield Finding("ok", f"{len(receipt.files)} files are as they were unpacked ({RECEIPT})")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
@@ -86,7 +114,7 @@ def _by_pins(source: Source, folder: Path) -> Iterator[Finding]:
     for file in plain:
         path = folder / file.into / file.save
         if not path.is_file():
-            yield Finding("wrong", f"{str(path)!r} is missing")
+            yield Finding("incomplete", f"{str(path)!r} is missing")
         elif file.fits(digest := digest_of(path)):
             yield Finding("ok", f"{file.save} has the pinned SHA-256")
         else:
@@ -95,8 +123,8 @@ def _by_pins(source: Source, folder: Path) -> Iterator[Finding]:
         yield Finding("unknown", "was put there by hand: no digests of its files to compare with")
 
 
-def _by_loader(source: Source, folder: Path, progress: Callable[[Iterator[int], int], Iterator[int]]) -> Finding:
-    """How much of a data set its own loader finds and can read."""
+def _by_loader(source: Source, folder: Path, progress: Progress | None) -> Finding:
+    """How much of a data set its own loader finds and, given `progress`, can read."""
     if source.name not in registry.names("dataset"):
         return Finding("unknown", "this version has no loader for it: its layout is not checked")
     try:
@@ -104,15 +132,17 @@ def _by_loader(source: Source, folder: Path, progress: Callable[[Iterator[int], 
         options = {"root": str(folder), "split": "all"}
         text = str(Spec(source.name, {key: value for key, value in options.items() if key in accepted}))
         dataset = load_dataset(text)
+        found = f"{len(dataset)} of {len(dataset) + dataset.n_absent} images of its table are there"
+        if progress is None:
+            return Finding("incomplete" if dataset.n_absent else "ok", found)
         indices = progress(iter(range(len(dataset))), len(dataset))
         unreadable = [dataset.items[index].id for index in indices if _bad(dataset, index)]
-        absent = int(getattr(dataset, "n_absent", 0))
-        total = len(dataset) + absent
-        found = f"{len(dataset)} of {total} images of its table are there"
-        if absent or unreadable:
-            some = f", {len(unreadable)} of them cannot be read ({_some(unreadable)})" if unreadable else ""
-            return Finding("wrong", f"{found}{some}; content hash {dataset.content_hash}")
-        return Finding("ok", f"{found} and can be read; content hash {dataset.content_hash}")
+        some = f", {len(unreadable)} of them cannot be read ({_some(unreadable)})" if unreadable else ""
+        read = "" if dataset.n_absent or unreadable else " and can be read"
+        status = "wrong" if unreadable else "incomplete" if dataset.n_absent else "ok"
+        return Finding(status, f"{found}{some}{read}; content hash {dataset.content_hash}")
+    except Absent as error:  # some of it is: the folder is not empty
+        return Finding("incomplete", str(error))
     except (RobustIQAError, OSError) as error:
         return Finding("wrong", str(error))
 

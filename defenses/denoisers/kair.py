@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...bench.errors import BadData, BadParameter, first_line
+from ...bench.errors import BadData, BadParameter
+from ...bench.foreign_weights import fill, read_state
 
 _EXPECTED = "expected the plain DnCNN of KAIR, e.g. dncnn_25.pth: convolutions with biases, a ReLU between them"
 
@@ -79,10 +80,8 @@ def load_kair(path: Path, sigma: float) -> KairDnCNN:
     """
     if not 0 < sigma < float("inf"):
         raise BadParameter(f"DnCNN: got sigma {sigma:g}, expected a positive number (pixels in [0,1])")
-    state = _read(path)
-    net = KairDnCNN(_shapes(path, state), level_of_name(path), sigma)
-    net.load_state_dict(state)
-    return net.eval().requires_grad_(False)
+    state = read_state(path)
+    return fill(KairDnCNN(_shapes(path, state), level_of_name(path), sigma), state, path, prefix="")
 
 
 def level_of_name(path: Path) -> float | None:
@@ -93,20 +92,6 @@ def level_of_name(path: Path) -> float | None:
     match = re.search(r"[_-](\d+)$", path.stem)
     grey_levels = int(match[1]) if match else 0
     return grey_levels / 255 if 1 <= grey_levels <= 255 else None
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise BadData(f"denoiser weights {str(path)!r} do not exist: check the path")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the bytes of another format can raise nearly anything here
-        raise BadData(f"denoiser weights {str(path)!r} cannot be read ({first_line(error)}): {_EXPECTED}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise _foreign(path, "it is not a table of tensors")
-    if not all(bool(torch.isfinite(value).all()) for value in state.values()):
-        raise _foreign(path, "it holds values that are not finite")
-    return {str(key): value for key, value in state.items()}
 
 
 def _shapes(path: Path, state: Mapping[str, torch.Tensor]) -> list[tuple[int, ...]]:

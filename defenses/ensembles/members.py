@@ -34,6 +34,7 @@ class Members(DefendedMetric):
     Attributes:
         name: how the defence is called.
         others: the other members, on the device of the metric.
+        fitted_on: the data sets that the maps are fitted on: what the board must not judge it on (`bench.overlap`).
     """
 
     name: str
@@ -53,11 +54,18 @@ class Members(DefendedMetric):
         self._align: Align | None = align
         self._calibration = calibration
         self._maps: list[MonotoneMap] | None = None
+        self.fitted_on = (calibration,) if align else ()
 
     @property
     def size(self) -> int:
         """Number of members, the defended metric included."""
         return 1 + len(self.others)
+
+    def check_takes(self, height: int, width: int) -> None:
+        """Raise `BadImage` when an image of this size is too small for a member."""
+        for member in (self.metric, *self.others):
+            assert isinstance(member, Metric)
+            member.check_takes(height, width)
 
     def score(self, k: int, x: torch.Tensor) -> torch.Tensor:
         """Scores (B,) of member k on the scale and in the direction of the defended metric, which is member 0."""

@@ -160,3 +160,5 @@ class NanGradient(Linear):
 
 register_metric("linear-64", min_size=64)(Linear)
 register_metric("half-open", score_range=(0, float("inf")))(Linear)
+register_metric("liar", score_range=(0, 1), bounded=True)(Linear)
+register_metric("half-liar", score_range=(4, float("inf")), bounded=True)(Linear)

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from robustiqa.bench import load_metric
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.errors import Absent, BadData, UnknownName
+from robustiqa.bench.metrics.pyiqa.names import NAMES
 from robustiqa.bench.metrics.pyiqa.needs import files_of
 from robustiqa.bench.metrics.pyiqa.package import MANY_IMAGES, declared, names
 from robustiqa.bench.metrics.pyiqa.ranges import declared_range
@@ -36,6 +37,7 @@ def cached(offline: Path, random_weights) -> Iterator[Path]:
 def test_every_network_of_one_image_is_known() -> None:
     assert set(names()) >= MANY_IMAGES.keys()
     single = set(names()) - MANY_IMAGES.keys()
+    assert single == NAMES
     assert len(single) == 69
     assert [name for name in single if declared(name).traits is UNKNOWN] == []
     with pytest.raises(UnknownName, match="fid"):

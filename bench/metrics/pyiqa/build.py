@@ -20,6 +20,7 @@ from urllib.parse import urlparse
 import torch
 
 from ...errors import Absent, BadData, BadParameter, BadPlugin, RobustIQAError
+from ...files import no_file
 from .needs import Need, missing, needs
 from .package import Declared, import_pyiqa, module_of
 from .weights import check_pickle, fill, read_state
@@ -52,7 +53,7 @@ def build(about: Declared, options: dict[str, Any], weights: str = "") -> Any:
         return create(about.name, absent, used, options, hint=hint)
     path = Path(weights)
     if not path.is_file():
-        raise BadData(f"weights {weights!r} of pyiqa:{about.name} do not exist: check the path")
+        raise BadData(f"weights {weights!r} of pyiqa:{about.name} {no_file(path, plural=True)}")
     absent = partial(missing, about, own_weights=True, **options)
     if about.traits.weights == "state":
         return _filled(about, options, path, absent)

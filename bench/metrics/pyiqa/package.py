@@ -7,8 +7,9 @@ import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import Absent, BadPlugin, UnknownName
+from ...errors import Absent, BadPlugin, UnknownName, did_you_mean
 from ...registry import version_of
+from .names import NAMES, VERSION
 from .traits import UNKNOWN, Traits, traits_of
 
 INSTALL = "pip install 'robustiqa[pyiqa]', or '.[pyiqa]' in a clone"
@@ -70,8 +71,17 @@ def names() -> list[str]:
 
 
 def declared(name: str) -> Declared:
-    """What pyiqa declares of a metric of one image; raises `UnknownName` for others."""
-    known = set(names()) - MANY_IMAGES.keys()
+    """What pyiqa declares of a metric of one image; raises `UnknownName` for others.
+
+    Where pyiqa is not installed, `Absent` also says whether the name is one of its names.
+    """
+    try:
+        known = set(names()) - MANY_IMAGES.keys()
+    except Absent as error:
+        if name in NAMES:
+            raise
+        raise Absent(f"{error}; besides, pyiqa {VERSION} has no metric of one image called {name!r}: "
+                     f"{did_you_mean(name, NAMES) or 'docs/pyiqa.md lists them'}") from error  # fmt: skip
     if name not in known:
         raise UnknownName("metric of pyiqa", name, known)
     entry = dict(importlib.import_module("pyiqa.default_model_configs").DEFAULT_CONFIGS[name])

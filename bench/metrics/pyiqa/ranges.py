@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from ...api import Metric
+from ...cache import remembered
+from ...calibration import content_digest
 from ...datasets import load_dataset
 from ...errors import BadData, BadImage, BadParameter
+from ...registry import code_digest, package_versions, version_of
+from ...sources.places import digest_of
 
 Range = tuple[float, float]
 EMPIRICAL = "empirical"
@@ -51,13 +57,35 @@ def measured_range(metric: Metric) -> Range:
     return low, high
 
 
-def choose_range(metric: Metric, declared: str, asked: str) -> tuple[Range, bool]:
+def remembered_range(metric: Metric, settings: str, files: Sequence[Path]) -> Range:
+    """`measured_range`, measured once where there is a cache (`ROBUSTIQA_CACHE`): it may take minutes.
+
+    What is kept belongs to the very network and weights, in memory and in the files, the settings, the photographs, and
+    the versions of the code and of the packages that score.
+
+    Args:
+        metric: the metric.
+        settings: text that says how it was built.
+        files: what it reads besides what is in its state dict.
+    """
+    packages = [f"{name} {version_of(name)}" for name in ("pyiqa", "torchvision", "timm", "transformers")]
+    photographs = load_dataset(PHOTOGRAPHS).content_hash
+    weights = [content_digest(metric), *map(digest_of, files)]
+    parts = [settings, *weights, photographs, PERCENTILES, code_digest(), *packages, *package_versions()]
+    low, high = remembered("|".join(map(str, parts)), lambda: measured_range(metric))
+    return low, high
+
+
+def choose_range(
+    metric: Metric, declared: str, asked: str, measure: Callable[[Metric], Range] = measured_range
+) -> tuple[Range, bool]:
     """The range of a metric, and whether it was measured.
 
     Args:
         metric: the metric, whose own range is not looked at.
         declared: what pyiqa declares, as text.
         asked: what the user asks for: "", "empirical", or "LOW;HIGH".
+        measure: gives what has to be measured.
 
     Raises:
         BadParameter: the user's range cannot be read.
@@ -69,4 +97,4 @@ def choose_range(metric: Metric, declared: str, asked: str) -> tuple[Range, bool
             raise BadParameter(f"{metric.spec}[score_range={asked}]: expected LOW;HIGH with LOW < HIGH, or {EMPIRICAL}")
         return given, False
     found = None if asked else declared_range(declared)
-    return (measured_range(metric), True) if found is None else (found, False)
+    return (measure(metric), True) if found is None else (found, False)

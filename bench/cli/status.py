@@ -1,0 +1,39 @@
+"""`robustiqa status`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import click
+from tabulate import tabulate
+
+from ..display import duration
+from ..status import Status, status
+
+
+@click.command("status")
+@click.argument("out", type=click.Path(file_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status_(out: str, as_json: bool) -> None:
+    """Show how far the run in OUT is, and what its workers do."""
+    found = status(out)
+    click.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else _text(found))
+
+
+def _text(found: Status) -> str:
+    counts = ("done", "failed", "running", "left")
+    rows = [[g.metric, g.defense, g.done, g.failed, g.running, g.left] for g in found.groups]
+    rows.append(["all", "", *(found.total(what) for what in counts)])
+    lines = [tabulate(rows, headers=["metric", "defence", *counts], tablefmt="github"), ""]
+    ended = "no run is active" + (f"; the last one was {found.ended}" if found.ended else "")
+    lines.append("a run is active" if found.active else ended)
+    if found.cells_per_hour:
+        lines.append(f"{found.cells_per_hour:.0f} cells an hour")
+    if found.seconds_left and (found.total("left") or found.total("running")):
+        lines.append(f"about {duration(found.seconds_left)} left")
+    for worker in found.workers:
+        state = f"{worker.label}, since {duration(worker.seconds)}" if worker.cell else "between two cells"
+        text = f"{state}{worker.progress and ': '}{worker.progress}" if worker.alive else f"lost, with {state}"
+        lines.append(f"{worker.name}: {text}")
+    return "\n".join(lines)

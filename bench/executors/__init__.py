@@ -1,0 +1,1 @@
+"""Executors: where the cells of a run are computed, and what happens when one of them fails."""

@@ -1,0 +1,61 @@
+"""What an adversarial image did, judged on draws that no attack has seen."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .api import DefendedMetric, Estimate
+from .images import compare, quantise
+from .seeds import Role, Streams, image_key
+
+
+class Judged(NamedTuple):
+    """The part of `AttackResult` that follows from the images; fields as there."""
+
+    clean: Estimate
+    attacked: Estimate
+    attacked_8bit: Estimate
+    gain: np.ndarray
+    gain_8bit: np.ndarray
+    linf: np.ndarray
+    l2: np.ndarray
+    psnr: np.ndarray
+    ssim: np.ndarray
+
+
+def judge(
+    g: DefendedMetric, x: torch.Tensor, adversarial: torch.Tensor, seed: int, clean: Estimate | None = None
+) -> Judged:
+    """Scores and distances of adversarial images (B,3,H,W) of clean ones x.
+
+    Args:
+        g: defended metric.
+        x: clean images.
+        adversarial: attacked ones, in [0,1].
+        seed: base seed of all streams.
+        clean: evaluation-stream estimate of x if it is known already; it is computed otherwise.
+    """
+    keys = [image_key(image) for image in x]
+
+    def score(images: torch.Tensor) -> Estimate:
+        # The same streams for clean and attacked images: at eps 0 the gain is exactly 0.
+        return g.estimate(images, Streams.create(keys, Role.EVALUATION, seed))
+
+    clean = clean or score(x)
+    attacked, attacked_8bit = score(adversarial), score(quantise(adversarial))
+    measured = [compare(a, b) for a, b in zip(x, adversarial, strict=True)]
+    sign = g.metric.sign
+    return Judged(
+        clean=clean,
+        attacked=attacked,
+        attacked_8bit=attacked_8bit,
+        gain=sign * (attacked.score - clean.score),
+        gain_8bit=sign * (attacked_8bit.score - clean.score),
+        linf=np.array([m.linf for m in measured]),
+        l2=np.array([m.l2 for m in measured]),
+        psnr=np.array([m.psnr for m in measured]),
+        ssim=np.array([m.ssim for m in measured]),
+    )
