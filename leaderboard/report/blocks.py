@@ -22,13 +22,17 @@ KEY = ("metric", "defense", "dataset")
 
 
 class Tables(NamedTuple):
-    """The rows of the CSV files of a run, as plain data; a table that is not there is empty."""
+    """The rows of the CSV files of a run, as plain data; a table that is not there is empty.
+
+    `tracks.csv` is written by programs that have numbered rules; without it the page places rows by their figures.
+    """
 
     summary: list[dict[str, Any]]
     empirical: list[dict[str, Any]]
     threats: list[dict[str, Any]]
     certified: list[dict[str, Any]]
     checks: list[dict[str, Any]]
+    tracks: list[dict[str, Any]]
 
 
 def blocks(results: Results, tables: Tables, record: Mapping[str, Any], out: str) -> list[dict[str, Any]]:
@@ -74,6 +78,7 @@ def _block(
         "certified": [_certified(part) for part in _parts(tables.certified, order)],
         "heat": _heat(tables.empirical, order),
         "panels": [panel for name in order if name in by_name for panel in panels(by_name[name])],
+        "tracks": _tracks(tables.tracks),
         "checked": _checked(tables.checks, order),
     }  # fmt: skip
 
@@ -175,6 +180,17 @@ def _heat(rows: Sequence[Mapping[str, Any]], order: Sequence[str]) -> list[dict[
             "attacks": [labels[a] for a in attacks], "full": attacks,
             "gains": [[gains.get((a, d)) for d in order] for a in attacks],
         })  # fmt: skip
+    return found
+
+
+def _tracks(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Places by the rules of the board, by track and defence: with intervals, and why a row has none."""
+    found: dict[str, Any] = {}
+    columns = ("rank", "rank_lo", "rank_hi", "pool", "pool_rank", "value", "value_lo", "value_hi", "reason")
+    for row in rows:
+        head = {key: row.get(key) for key in ("norm", "eps", "unit", "rules")}
+        track = found.setdefault(str(row["track"]), head | {"rows": {}})
+        track["rows"][row["defense"]] = {column: row.get(column) for column in columns}
     return found
 
 

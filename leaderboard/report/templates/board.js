@@ -4,6 +4,7 @@ const interval = (r) => (finite(r.lo) && finite(r.hi) ? `${show(r.lo)} to ${show
 
 /** Columns: key, head, what it means, how a cell is shown, and whether a smaller figure is better (null: neither). */
 const COLUMN = {
+  cost: { head: "Cost of a score", title: "Forward passes of the metric for one defended score", small: true, cell: (r) => whole(r.cost) },
   rank: { head: "Rank", title: "Place by the track's own figure; “–”: not ranked", cell: (r) => rankCell(r), small: true },
   defense: { head: "Defence", title: "Name of the defence, and its parameters", left: true, small: null },
   srocc: { head: "SROCC", title: "Rank correlation of clean scores with the ground truth", small: false },
@@ -33,17 +34,17 @@ const TRACKS = [
   { id: "overall", name: "Overall", columns: ["rank", "defense", "gain", "rscore", "srocc", "attacked", "delta", "flags", "done", "command"],
     note: () => `Ranked by the worst gain at ${state.block.headline.text}: per image the strongest attack of the run. A row with failures, or one that nothing but noise was tried on, has no rank.`,
     rows: overall },
-  { id: "certified", name: "Certified l2", columns: ["rank", "defense", "delta", "deployed", "found", "tight", "violations", "vacuous", "srocc", "forwards", "flags", "done", "command"],
+  { id: "certified", name: "Certified l2", rule: "certified-l2", columns: ["rank", "defense", "delta", "deployed", "found", "tight", "violations", "vacuous", "srocc", "forwards", "flags", "done", "command"],
     budgets: () => l2Budgets().map((eps) => [String(eps), `l2 ${eps}`]), start: () => String(state.block.headline.certified_eps),
     note: () => "Ranked by the mean certified δ of the exact smoothed score: what no change of that length can pass. A certificate that an attack has broken has no rank.",
     rows: certifiedRows },
-  ...["linf", "l2"].map((norm) => ({ id: norm, name: `Empirical ${normName(norm)}`,
+  ...["linf", "l2"].map((norm) => ({ id: norm, name: `Empirical ${normName(norm)}`, rule: `empirical-${norm}`,
     columns: ["rank", "defense", "gain", "naive", "rscore", "srocc", "flags", "done", "command"],
     budgets: () => upward(norm).map((t) => [String(t.eps), t.text]), start: () => String(state.block.headline.eps),
     note: () => "Ranked by the strongest adaptive attack per image at the chosen budget. Where the naive gain is far below it, the defence only looks robust to those who do not know it.",
     rows: () => empiricalRows(norm) })),
-  { id: "efficiency", name: "Efficiency", columns: ["rank", "defense", "kept", "pass", "forwards", "gain", "srocc", "flags", "command"],
-    note: () => `What the robustness costs: how much of the undefended gain is left at ${state.block.headline.text}, and how long a pass through the defence takes. Times are of the machine of the run.`,
+  { id: "efficiency", name: "Efficiency", columns: ["rank", "defense", "cost", "kept", "pass", "forwards", "gain", "srocc", "flags", "command"],
+    rule: "efficiency", note: () => ruled("efficiency") ? `Ranked by the forwards of one score, among the defences that remove enough of the undefended gain and keep enough of its accuracy (the details of a row say why it has no place).` : `What the robustness costs: how much of the undefended gain is left at ${state.block.headline.text}, and how long a pass through the defence takes. Times are of the machine of the run.`,
     rows: efficiency },
 ];
 const trackNow = () => TRACKS.find((track) => track.id === state.track);
@@ -105,8 +106,21 @@ function placed(rows, key) {
   return rows.map((r) => ({ ...r, rank: r.ranked && finite(r[key]) ? 1 + figures.filter((x) => x < r[key]).length : null }));
 }
 
+const ruled = (name) => Object.keys(state.block.tracks[name]?.rows ?? {}).length > 0;
+
+/** The places of the board's own rules, at the budget that they are for; other budgets keep those by their figures. */
+function byRules(rows, track) {
+  const rules = track.rule && state.block.tracks[track.rule];
+  if (!rules || !ruled(track.rule) || (track.budgets && startOf(track) !== String(rules.eps))) return rows;
+  return rows.flatMap((r) => {
+    const mine = rules.rows[r.defense];
+    if (!mine) return track.id === "efficiency" ? [] : [{ ...r, rank: null }];
+    return [{ ...r, rank: mine.rank, rankLo: mine.rank_lo, rankHi: mine.rank_hi, reason: mine.reason, cost: track.id === "efficiency" ? mine.value : null }];
+  });
+}
+
 function rankCell(r) {
-  if (r.rank === null || r.rank === undefined) return "–";
+  if (r.rank === null || r.rank === undefined) return r.reason ? h("span", { title: `no place: ${r.reason}` }, "–") : "–";
   return finite(r.rankLo) && finite(r.rankHi) && r.rankLo !== r.rankHi ? `${r.rank} (${r.rankLo}–${r.rankHi})` : String(r.rank);
 }
 
@@ -173,6 +187,7 @@ function details(r, width) {
     ["PLCC attacked", show(row.plcc_attacked)], ["Kind", KINDS[row.kind].name],
     ["auto-iqa, the standard attack", row.standard === null || row.standard === undefined ? "–" : row.standard ? "ran" : "did not run"],
     ["Reliability checks", checked ? `${checked.done} done${checked.left_out.length ? `, ${checked.left_out.length} could not be` : ""}` : "not done"]];
+  if (r.reason) facts.push(["No place in this track", r.reason]);
   for (const name of ["claimed", "verified", "best_known", "authors", "paper", "code", "licence"]) if (row[name]) facts.push([name.replace("_", " "), String(row[name])]);
   const box = h("div", { class: "details-box" }, h("code", {}, r.defense),
     h("dl", {}, facts.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text)))),
@@ -206,7 +221,7 @@ function drawBoard() {
   $("budget-box").hidden = !track.budgets;
   if (track.budgets) fill($("budget"), budgets, startOf(track));
   $("track-note").textContent = track.note();
-  const all = track.rows();
+  const all = byRules(track.rows(), track);
   const best = {};
   for (const key of track.columns) {
     const figures = all.map((r) => value(r[key])).filter(Number.isFinite);
