@@ -225,7 +225,8 @@ function drawBoard() {
   const best = {};
   for (const key of track.columns) {
     const figures = all.map((r) => value(r[key])).filter(Number.isFinite);
-    if (figures.length > 1 && key !== "pass" && key !== "kept") best[key] = COLUMN[key].small ? Math.min(...figures) : Math.max(...figures);
+    const first = COLUMN[key].small ? Math.min(...figures) : Math.max(...figures);
+    if (figures.filter((x) => x === first).length * 2 < figures.length) best[key] = first; // what most of them reach is no distinction
   }
   const rows = sorted(all.filter(passes), track).map((r) => ({ ...r, best }));
   const most = Math.max(...all.map((r) => (finite(r.hi) ? r.hi : 0)));
