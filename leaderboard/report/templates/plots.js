@@ -1,7 +1,7 @@
 "use strict";
 // The plots, each a function of the state that gives the elements of its figure.
 const narrow = () => window.innerWidth < 640;
-const across = (figure) => Math.max(280, Math.min(figure.clientWidth, 1120));
+const across = (figure) => Math.max(280, Math.min(figure.clientWidth, 1200));
 const isBroken = (row) => row.flags.includes("certificate-violated");
 
 function tradeThreats() {
@@ -195,7 +195,7 @@ function drawGains(figure) {
     const height = narrow() ? 320 : 360;
     const chart = Plot.plot({
       ...PLAIN, width: w, height, marginLeft: 46, marginRight: room + 10, marginBottom: 40, marginTop: 24,
-      x: { label: norm === "linf" ? "budget ε, 255ths (l∞)" : "budget ε (l2)", domain: [0, d3.max(rows, (r) => r.x)], ticks: narrow() ? 4 : 6, labelArrow: "none", labelAnchor: "left" },
+      x: { label: norm === "linf" ? "budget ε, 255ths (l∞)" : "budget ε (l2)", domain: [0, d3.max(rows, (r) => r.x)], ticks: narrow() ? 3 : 6, labelArrow: "none", labelAnchor: "left" },
       y: { label: "mean gain / R", grid: true, ticks: 6, nice: true, zero: true, labelArrow: "none" },
       marks: [
         Plot.ruleY([0], { stroke: "var(--line)" }),
