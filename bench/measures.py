@@ -19,6 +19,9 @@ INTERVAL_ERROR = 0.001
 RESAMPLES = 2000
 """Bootstrap resamples of every interval."""
 
+_DRAWN = 2**18
+"""Groups that a bootstrap draws at once."""
+
 
 class Interval(NamedTuple):
     """A mean with its bootstrap confidence interval."""
@@ -89,8 +92,12 @@ def bootstrap_mean(values: np.ndarray, groups: Sequence[str], label: str, level:
         error = np.sqrt(np.square(residual).sum() / (groups_n * (groups_n - 1))) if groups_n > 1 else np.nan
         reach = float(student_t.ppf(0.5 + level / 2, max(groups_n - 1, 1)) * error)
         return Interval(mean, mean - reach, mean + reach)
-    drawn = rng.integers(len(sums), size=(RESAMPLES, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    means = np.empty(RESAMPLES)
+    rows = max(1, _DRAWN // groups_n)  # all at once would be 320 MB for ten thousand images
+    for start in range(0, RESAMPLES, rows):
+        part = means[start : start + rows]
+        drawn = rng.integers(groups_n, size=(len(part), groups_n))
+        part[:] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.percentile(means, [50 * (1 - level), 50 * (1 + level)])
     return Interval(float(np.mean(values)), float(low), float(high))
 

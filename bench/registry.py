@@ -128,7 +128,6 @@ def code_digest() -> str:
             "hardware.py",
             "estimate.py",
             "standin.py",
-            "look.py",
             "display.py",
             "status.py",
             "interrupt.py",
@@ -294,9 +293,9 @@ def file_digest(path: Path) -> str:
 
 
 def _program_digest(path: Path) -> str:
-    """`_digest`, and of a Python file that of the user's files that it imports, in an order that no path decides."""
+    """`file_digest`, and of a Python file that of the user's files that it imports, in no order of paths."""
     others = imported_files(path) if path.suffix == ".py" else []
-    return _digest(path) + "".join(sorted(map(_digest, others)))
+    return file_digest(path) + "".join(sorted(map(file_digest, others)))
 
 
 def resolve_target(target: str) -> Any:

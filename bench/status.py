@@ -11,7 +11,7 @@ from pathlib import Path
 from .errors import BadData
 from .executors.bundles import weight
 from .executors.eventlog import FOLDER, LOST, Event, events_of
-from .executors.job import Job
+from .executors.job import NAME, Job
 from .plan import Cell, plan_from_json
 from .store import Store
 
@@ -112,8 +112,10 @@ def status(out: str | Path) -> Status:
 
 
 def _latest(root: Path) -> dict[Path, list[Event]]:
-    """Events of the latest run, by file."""
+    """Events of the latest run, by file; none where nothing ran, as in a folder that others were united in."""
     found: dict[Path, list[Event]] = {}
+    if not (root / NAME).exists():
+        return found
     for path in sorted((root / FOLDER).glob(f"{Job.read(root).run}-*.jsonl")):
         try:
             found[path] = list(events_of(path.read_bytes()))

@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -229,22 +230,25 @@ class Store:
             raise BadData(f"cannot read {str(path)!r} ({error.strerror}): check the disk, or delete the file and run "
                           "again") from error  # fmt: skip
 
-    def read_rows(self, cells: Iterable[str], there: Snapshot | None = None) -> pd.DataFrame:
+    def read_rows(
+        self, cells: Iterable[str], there: Snapshot | None = None, columns: Sequence[str] | None = None
+    ) -> pd.DataFrame:
         """All rows of the cells that have a result, in the order given; a corrupt file is a `BadData` that names it.
 
         Args:
             cells: ids.
             there: what the store holds, where the caller knows it.
+            columns: only these; None for all.
         """
         results = (there or self.snapshot()).results
         names = [results[cell] for cell in cells if cell in results]
         parts = [names[k : k + _MERGED] for k in range(0, len(names), _MERGED)]
         with ThreadPoolExecutor(_READERS) as pool:  # a file server answers several at once
-            merged = list(pool.map(self._read_part, parts))
-        return pa.concat_tables([SCHEMA.empty_table(), *merged]).to_pandas()
+            merged = list(pool.map(partial(self._read_part, list(columns or SCHEMA.names)), parts))
+        return pa.concat_tables([SCHEMA.empty_table().select(list(columns or SCHEMA.names)), *merged]).to_pandas()
 
-    def _read_part(self, names: Sequence[str]) -> pa.Table:
-        return pa.concat_tables([self._read(self.cells / name) for name in names]).combine_chunks()
+    def _read_part(self, columns: list[str], names: Sequence[str]) -> pa.Table:
+        return pa.concat_tables([self._read(self.cells / name).select(columns) for name in names]).combine_chunks()
 
     def write_error(self, cell: str, details: Mapping[str, Any]) -> None:
         """Record why a cell failed, a sentence under `error` among the details."""

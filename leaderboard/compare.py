@@ -146,7 +146,7 @@ def paired(table: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], labe
     if len(members) < FEW_GROUPS:
         return _jackknife(table, statistic, members, value)
     rng = np.random.default_rng(derive_seed("compare", label))
-    drawn = rng.integers(len(members), size=(RESAMPLES, len(members)))
+    drawn = (rng.integers(len(members), size=len(members)) for _ in range(RESAMPLES))
     samples = np.array([statistic(table.iloc[np.concatenate([members[i] for i in row])]) for row in drawn])
     finite = np.isfinite(samples)
     if finite.mean() < MOST:

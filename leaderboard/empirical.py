@@ -85,6 +85,11 @@ def is_standard(attack: str) -> bool:
     return name_of(attack) == STANDARD
 
 
+def standard_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of the rows that are of the standard worst case."""
+    return rows[rows["attack"].isin([name for name in rows["attack"].unique() if is_standard(name)])]
+
+
 def _excess(at: pd.DataFrame, under: pd.DataFrame, group: Group, direction: str | None) -> np.ndarray:
     """By how much, in units of R, an attack beat the standard one, image by image; empty where that did not run.
 
@@ -92,7 +97,7 @@ def _excess(at: pd.DataFrame, under: pd.DataFrame, group: Group, direction: str 
     """
     if at.empty or is_standard(str(at["attack"].iloc[0])) or not np.isfinite(group.unit):
         return np.empty(0)
-    standard = under[under["attack"].map(is_standard)].drop_duplicates("image").set_index("image")["attacked"]
+    standard = standard_rows(under).drop_duplicates("image").set_index("image")["attacked"]
     mine = at.set_index("image")["attacked"]
     common = mine.index.intersection(standard.index)
     sign = group.sign if direction == "up" else -group.sign

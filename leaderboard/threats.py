@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..bench.measures import bootstrap_mean, r_score
 from ..bench.plan import Cell
-from .empirical import NOTICEABLE, is_standard, name_of
+from .empirical import NOTICEABLE, is_standard, name_of, standard_rows
 from .results import Group
 
 COLUMNS = (
@@ -123,7 +123,7 @@ def _rscore(group: Group, adaptive: pd.DataFrame) -> pd.Series:
 def _standard(rows: pd.DataFrame, planned: Sequence[Cell]) -> bool:
     """Whether the standard worst case was planned, and has a result for every image."""
     images = _images([cell for cell in planned if is_standard(cell.attack or "")])
-    return bool(images) and rows.loc[rows["attack"].map(is_standard).astype(bool), "image"].nunique() == len(images)
+    return bool(images) and standard_rows(rows)["image"].nunique() == len(images)
 
 
 def _interval(name: str, values: pd.Series, rows: pd.DataFrame, label: str) -> dict[str, float]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import signal
 import struct
 import subprocess
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from robustiqa.bench import Metric, Threat
@@ -95,6 +97,24 @@ def killed_and_whole(command: Callable[[str], list[str]], folder: Path, stage: s
         assert done.returncode == 0, done.stderr
         assert ("continuing after step" in done.stdout) == (out == "parts")
     return {(folder / out / f"{stage}.safetensors").read_bytes() for out in ("parts", "whole")}
+
+
+@contextlib.contextmanager
+def small_file_system(folder: Path, kilobytes: int) -> Iterator[Path]:
+    """A tmpfs at a new folder; skips the test where this user may not mount one."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    try:
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        why = made.stderr.strip() if made.returncode else ""
+    except OSError as error:
+        why = str(error)
+    if why:
+        pytest.skip(f"no tmpfs can be mounted here: {why}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def optimum(metric: Metric, x: torch.Tensor, threat: Threat) -> float:

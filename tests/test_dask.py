@@ -139,7 +139,7 @@ def test_a_scheduler_that_is_lost(tmp_path: Path, comes_back: bool, monkeypatch:
         _, text = process.communicate(timeout=240)
         workers.terminate()
         assert process.returncode == (0 if comes_back else 1), text
-        assert "Traceback" not in text
+        assert "Traceback" not in text, text
     if not comes_back:
         assert "run the same command again" in text
         kept = len(results(out))

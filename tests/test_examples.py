@@ -190,8 +190,8 @@ def test_bad_files_are_named(net: nn.Module, tmp_path: Path) -> None:
         load_metric("eonss")
     with pytest.raises(BadParameter, match="expected the path"):
         load_metric("eonss[weights=]")
-    for name in ("none.pt", ""):
-        with pytest.raises(BadData, match="do not exist"):
+    for name, words in (("none.pt", "do not exist"), ("", "are a folder")):
+        with pytest.raises(BadData, match=words):
             load_metric(f"eonss[weights={tmp_path / name}]")
     whole = Path(save(net, path)).read_bytes()
     for content in (b"", b"not weights", b"\x80\x02junk", whole[: len(whole) // 2], whole[:-200]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -34,6 +35,24 @@ def test_r_score_by_hand() -> None:
     clean, attacked = np.array([20.0, 80.0, 50.0]), np.array([30.0, 80.0, 150.0])
     expected = [np.log10(80 / 10), np.log10(80 / 0.1), np.log10(50 / 100)]
     assert measures.r_score(clean, attacked, (0.0, 100.0)) == pytest.approx(expected)
+
+
+def test_bootstrap_in_parts_is_the_same_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All draws for ten thousand images at once would be 320 MB."""
+    values = np.random.default_rng(0).normal(size=10_000)
+    groups = [str(k) for k in range(10_000)]
+    tracemalloc.start()
+    whole = measures.bootstrap_mean(values, groups, "x")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
+    few = values[:100], groups[:100]
+    found = []
+    for drawn in (1, 1050, 10**9):
+        monkeypatch.setattr(measures, "_DRAWN", drawn)
+        found.append(measures.bootstrap_mean(*few, "x"))
+    assert found[0] == found[1] == found[2]
+    assert whole.lo < whole.mean < whole.hi
 
 
 def test_bootstrap_covers_the_mean_of_groups() -> None:

@@ -19,6 +19,7 @@ from robustiqa.bench.merge import MAP, merge_runs
 from robustiqa.bench.plan import plan_from_json
 from robustiqa.bench.records import decode, encode
 from robustiqa.bench.registry import registry
+from robustiqa.bench.status import status
 from robustiqa.bench.store import Store
 from robustiqa.bench.suite import Suite
 from robustiqa.leaderboard import collect
@@ -258,6 +259,7 @@ def test_the_command(runs: dict[str, Path], tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "note: 3 cells are in several of the runs" in done.output
     assert str(tmp_path / "d" / "leaderboard" / "summary.csv") in done.output
+    assert status(tmp_path / "d").total("done") == len(Store(tmp_path / "d").snapshot().results)
     done = CliRunner().invoke(cli, ["collect", str(tmp_path / "nowhere"), *both, "--out", str(tmp_path / "e")])
     assert "holds no run.json" in done.output
 

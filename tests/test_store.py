@@ -21,6 +21,7 @@ from robustiqa.bench.errors import BadData
 from robustiqa.bench.files import STALE_SECONDS, temporary_name, write_atomically
 from robustiqa.bench.images import load_image, quantise
 from robustiqa.bench.store import OVERWRITE, Store
+from support import small_file_system
 
 ROW = {"image": "a", "status": "ok", "clean": 0.5}
 BAD = {"image": "b", "status": "error", "message": "why"}
@@ -136,7 +137,7 @@ store = Store(sys.argv[1])
 store.create()
 print("ready", flush=True)
 sys.stdin.readline()
-for k in range(60):
+for k in range(25):
     store.write_cell("same", [{"cell": "same", "status": "ok", "clean": 1.0}] * 40)
     store.write_cell(f"{sys.argv[2]}-{k}", [{"cell": "own", "status": "ok"}])
     store.create()
@@ -163,7 +164,7 @@ def test_several_writers_do_not_disturb_each_other(tmp_path: Path) -> None:
                 seen += 1
     assert seen
     assert [process.returncode for process in processes] == [0, 0]
-    assert len(store.completed(store.snapshot().results)) == 121
+    assert len(store.completed(store.snapshot().results)) == 51
     assert not list(tmp_path.rglob(".*.tmp"))
 
 
@@ -249,21 +250,10 @@ def test_a_file_system_without_locks_is_said(store: Store, monkeypatch: pytest.M
     assert not store.is_locked()
 
 
-def _mounted(folder: Path, options: str) -> Iterator[Path]:
-    """A tmpfs at FOLDER, where this user may mount one."""
-    folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True)
-    if made.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {made.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    yield from _mounted(tmp_path / "disk", "size=64k")
+    with small_file_system(tmp_path / "disk", 64) as folder:
+        yield folder
 
 
 def _fill(store: Store) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import time
 from collections import Counter
@@ -109,8 +110,9 @@ class Dask:
                     if future.status == "error":
                         _failed(future.exception(), bundle, job, store, deaths)
         finally:
-            with contextlib.suppress(Exception):  # the scheduler may be gone
-                client.cancel(list(futures), asynchronous=False)
+            if futures and client.status == "running":
+                with contextlib.suppress(Exception):  # the scheduler may be gone all the same
+                    client.cancel(list(futures), asynchronous=False)
 
 
 def _failed(error: BaseException | None, bundle: Bundle, job: Job, store: Store, deaths: Counter[str]) -> None:
@@ -148,10 +150,14 @@ def _task(out: str, ids: Sequence[str]) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Leave lost connections to the one sentence that the run says about them."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loud = ("distributed", "asyncio", "tornado")
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in loud]
+    loggers = [logger for name in names if not (logger := logging.getLogger(name)).disabled]
+    for logger in loggers:
+        logger.disabled = True
     try:
         yield
     finally:
-        logger.setLevel(before)
+        gc.collect()  # asyncio reports what nobody waited for when it is thrown away
+        for logger in loggers:
+            logger.disabled = False
