@@ -127,7 +127,7 @@ class World:
         strength = STRENGTH.get(name, 0.85) * self.rng.uniform(0.8, 1, self.images)
         gain = slope * length * strength * (0.9 if name != "auto-iqa" else 1.1)
         if cell.defense == self.violations and (cell.norm, eps) == ("l2", 0.05) and name != "random-noise":
-            gain[:2] *= 6
+            gain[:2] = 30
         forwards, backwards = COST.get(name, (50, 50))
         each = 31 if certified(cell.defense) else 8 if "random" in cell.defense else 1
         numbers = {"attack": cell.attack, "norm": cell.norm, "eps": eps, "direction": cell.direction,
