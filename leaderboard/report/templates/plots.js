@@ -149,7 +149,7 @@ function drawScatter(figure) {
       ],
       ariaLabel: `Bound against shift, ${p.defense}: ${p.violations} violations on ${p.n} images`,
     });
-    const text = h("span", {}, `${p.n} images${p.shown < p.n - p.unbounded ? `, ${p.shown} shown` : ""}${p.unbounded ? `, ${p.unbounded} without a bound` : ""} · ${p.over} above the diagonal · `,
+    const text = h("span", {}, `${p.n} images${p.shown < p.n - p.unbounded ? ` (${p.shown} shown)` : ""}${p.unbounded ? `, ${p.unbounded} without a bound` : ""} · ${p.over} above · `,
       p.violations ? h("span", { class: "alarm" }, `✕ ${p.violations} violation${p.violations > 1 ? "s" : ""}`) : "no violation");
     return panel(labelOf(p.defense), kindOf(p.defense), text, chart);
   });
