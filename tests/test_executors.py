@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +17,7 @@ import torch
 from click.testing import CliRunner
 from robustiqa.bench import run_suite
 from robustiqa.bench.cli.main import cli
-from robustiqa.bench.errors import Absent, BadData, BadParameter, RunStopped, UnknownName
+from robustiqa.bench.errors import Absent, BadParameter, RunStopped, UnknownName
 from robustiqa.bench.executors import dask as dask_module
 from robustiqa.bench.executors import slurm as slurm_module
 from robustiqa.bench.executors import supervisor
@@ -95,180 +93,6 @@ def test_chunks_and_batches_do_not_change_results(inline: Path, tmp_path: Path, 
     for name, table in tables(tmp_path, None).items():
         pd.testing.assert_frame_equal(table, known[name], rtol=1e-4, atol=1e-6, obj=name)
     assert rows(tmp_path)["batch"].isna().all()
-
-
-@pytest.fixture(scope="module")
-def survivor(tmp_path_factory) -> Path:
-    """A local run whose cells do everything that a process may do to itself."""
-    out = tmp_path_factory.mktemp("faults") / "out"
-    here = out.parent
-    defenses = ["none", faulty("raise"), faulty("segv"), faulty("exit", here / "exited"), faulty("hang", here / "hung"),
-                faulty("kill", here / "killed", above=2)]  # fmt: skip
-    suite = tiny(defenses=defenses, certify=None, attacks=[], chunk=6)
-    result = run_suite(suite, out, progress=False, executor="local", workers=2, retries=1, cell_timeout=4)
-    assert set(result.failed) == {c.id for c in make_plan(suite).cells if "raise" in c.defense or "segv" in c.defense}
-    return out
-
-
-def _of(out: Path, how: str) -> list[dict]:
-    return [e for e in events(out) if f"how={how}" in e.get("label", "")]
-
-
-def test_a_fault_costs_tries_of_its_own_cell_only(survivor: Path) -> None:
-    found = rows(survivor).set_index("defense")
-    for how in ("exit", "hang", "kill"):
-        (cell,) = [d for d in found.index.unique() if f"how={how}" in d]
-        assert found["clean"][cell].tolist() == found["clean"]["none"].tolist()
-        assert [e["event"] for e in _of(survivor, how)] == ["start", "retry", "start", "done"]
-
-
-@pytest.mark.parametrize(("how", "words"), [
-    ("exit", "with exit code 3"), ("hang", "time limit of 4 s"), ("kill", "by signal SIGKILL"),
-    ("segv", "by signal SIGSEGV"),
-])  # fmt: skip
-def test_the_log_says_what_happened(survivor: Path, how: str, words: str) -> None:
-    assert words in _of(survivor, how)[1]["error"]
-
-
-def test_a_bug_is_not_tried_again_and_a_crash_is(survivor: Path) -> None:
-    assert [e["event"] for e in _of(survivor, "raise")] == ["start", "failed"]
-    assert [e["event"] for e in _of(survivor, "segv")] == ["start", "retry", "start", "failed"]
-    records = {path.name: json.loads(path.read_text()) for path in (survivor / "errors").iterdir()}
-    tries = {r["error"]: len(r["tries"]) for r in records.values()}
-    assert sorted(tries.values()) == [1, 2]
-    segv = next(r for r in records.values() if "SIGSEGV" in r["error"])
-    assert "Segmentation fault" in segv["traceback"], "the last words of the child"
-    assert "purify" in segv["traceback"]
-
-
-def test_a_killed_try_is_repeated_with_fewer_images(survivor: Path) -> None:
-    """As after the kernel's out-of-memory killer: half of the six images, and the column says so."""
-    found = rows(survivor)
-    assert set(found[found["defense"].str.contains("how=kill")]["batch"]) == {3}
-    assert found[~found["defense"].str.contains("how=kill")]["batch"].isna().all()
-
-
-@pytest.mark.parametrize(("above", "batches"), [(4, [3] * 6), (2, [2] * 6), (1, [1] * 6)])
-def test_too_little_memory_halves_the_batch(tmp_path: Path, above: int, batches: list[int]) -> None:
-    suite = tiny(defenses=["none", faulty("memory", above=above)], certify=None, chunk=8)
-    assert run_suite(suite, tmp_path, progress=False).ok
-    found = rows(tmp_path).set_index("defense")
-    small, whole = found.loc[faulty("memory", above=above)], found.loc["none"]
-    assert small["batch"].tolist() == batches * 2
-    assert whole["batch"].isna().all()
-    for column in ("clean", "attacked", "gain"):
-        assert small[column].to_numpy(float) == pytest.approx(whole[column].to_numpy(float), rel=1e-5, nan_ok=True)
-
-
-def test_memory_that_does_not_suffice_for_one_image_fails_the_cell(tmp_path: Path) -> None:
-    suite = tiny(defenses=["none", faulty("memory")], certify=None, attacks=[])
-    result = run_suite(suite, tmp_path, progress=False)
-    assert len(result.failed) == 3
-    assert all("out of memory with one image at a time" in message for message in result.failed.values())
-
-
-def test_a_stale_file_handle_is_tried_again_and_a_full_disk_ends_the_run(tmp_path: Path) -> None:
-    suite = tiny(defenses=[faulty("stale", tmp_path / "stale"), "none"], certify=None, attacks=[])
-    assert run_suite(suite, tmp_path / "a", progress=False).ok
-    assert [e["error"] for e in events(tmp_path / "a") if e["event"] == "retry"] == [
-        "OSError: [Errno 116] Stale file handle"
-    ]
-    suite = tiny(defenses=["none", faulty("full", tmp_path / "full")], certify=None, attacks=[])
-    with pytest.raises(RunStopped, match="No space left"):
-        run_suite(suite, tmp_path / "b", progress=False)
-    kept = {p: p.stat().st_mtime_ns for p in results(tmp_path / "b")}
-    assert len(kept) == 3
-    assert run_suite(suite, tmp_path / "b", progress=False).resumed == 3
-    assert {p: p.stat().st_mtime_ns for p in kept} == kept
-
-
-def test_a_transient_fault_that_stays_fails_the_cell_with_every_try(tmp_path: Path) -> None:
-    suite = tiny(defenses=["none", faulty("stale")], certify=None, attacks=[], chunk=6)
-    result = run_suite(suite, tmp_path, progress=False, retries=2)
-    (cell,) = result.failed
-    assert len(Store(tmp_path).read_json(f"errors/{cell}.json")["tries"]) == 3
-    again = run_suite(suite, tmp_path, progress=False, retries=0)
-    assert (again.computed, again.resumed, set(again.failed)) == (0, 1, {cell})
-    assert len(Store(tmp_path).read_json(f"errors/{cell}.json")["tries"]) == 1
-
-
-def test_two_runs_on_one_folder(tmp_path: Path) -> None:
-    with Store(tmp_path).locked(), pytest.raises(BadData, match="another run"):
-        run_suite(tiny(), tmp_path, progress=False)
-    assert not results(tmp_path)
-
-
-@pytest.mark.skipif(not LINUX, reason="looks at processes in /proc")
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
-)
-def test_interrupted_run_leaves_no_children_and_says_how_to_go_on(tmp_path: Path, number: int, code: int) -> None:
-    suite = tiny(defenses=[faulty("slow")], certify=None, attacks=[], chunk=1)
-    out = tmp_path / "out"
-    with started(command(suite, out, "--executor", "local", "--workers", "2")) as process:
-        until(lambda: len(results(out)) >= 3)
-        assert status(out).active
-        process.send_signal(number)
-        _, text = process.communicate(timeout=30)
-    assert process.returncode == code
-    assert "the same command goes on" in text
-    assert "cells are complete and kept" in text
-    assert "Traceback" not in text
-    assert not processes(str(out))
-    found = status(out)
-    assert (found.active, found.ended) == (False, "interrupted")
-
-
-@pytest.mark.skipif(not LINUX, reason="looks at processes in /proc")
-@pytest.mark.parametrize("how", ["gil", pytest.param("slow", marks=pytest.mark.slow)])
-def test_kill_9_leaves_no_children(tmp_path: Path, how: str) -> None:
-    """Not even one that holds the interpreter in the middle of a cell."""
-    out = tmp_path / "out"
-    suite = tiny(defenses=["none", faulty(how)], certify=None, attacks=[], chunk=1)
-    with started(command(suite, out, "--executor", "local", "--workers", "1")) as process:
-        until(lambda: [e for e in events(out) if f"how={how}" in e.get("label", "")])
-        child = [p for p in processes(str(out)) if p != process.pid]
-        assert child
-        process.kill()
-        process.wait()
-    until(lambda: not processes(str(out)), 10)
-
-
-@pytest.mark.slow
-def test_kill_9_at_20_moments_loses_nothing(tmp_path: Path) -> None:
-    _killed(tmp_path, 20)
-
-
-@pytest.mark.skipif(not LINUX, reason="looks at processes in /proc")
-def test_kill_9_at_3_moments_loses_nothing(tmp_path: Path) -> None:
-    _killed(tmp_path, 3)
-
-
-def _killed(folder: Path, moments: int) -> None:
-    """Kill the main process at random moments: while it plans, starts and computes, or just after another result."""
-    suite = tiny(defenses=["none", faulty("slow")], certify=None, datasets=[f"specks[count={2 * moments}]"], chunk=1)
-    out, whole, chance = folder / "out", folder / "whole", random.Random(moments)
-    assert run_suite(suite, whole, progress=False).ok
-    words = command(suite, out, "--executor", "local", "--workers", "2")
-    for k in range(moments):
-        before = len(results(out))
-        with started(words) as process:
-            if k % 2:
-                time.sleep(chance.uniform(0.2, 7))
-            else:
-                until(lambda n=before: len(results(out)) > n)
-                time.sleep(chance.uniform(0, 0.3))
-            assert process.poll() is None, "it ended before it could be killed"
-            process.kill()
-            process.wait()
-        until(lambda: not processes(str(out)), 10)
-    kept = {p: p.stat().st_mtime_ns for p in results(out)}
-    assert kept.keys() < {out / p.relative_to(whole) for p in results(whole)}
-    subprocess.run(words, check=True, capture_output=True, timeout=300)
-    assert {p: p.stat().st_mtime_ns for p in kept} == kept, "what is complete is not computed again"
-    assert same_tables(whole, out)
-    assert len(results(out)) == len(results(whole))
-    assert not list(out.rglob(".*.tmp"))
 
 
 def test_workers_of_another_ground_are_refused(inline: Path) -> None:
@@ -407,10 +231,7 @@ def test_overwrite_all_computes_again_and_images_are_kept(inline: Path, tmp_path
     pd.testing.assert_frame_equal(rows(tmp_path), before, check_exact=True)
 
 
-def test_status_counts_every_cell_once(survivor: Path, inline: Path) -> None:
-    found = status(survivor)
-    assert (found.total("done"), found.total("failed"), found.total("left")) == (4, 2, 0)
-    assert found.ended == "complete"
+def test_status_prints_a_table_or_json(inline: Path) -> None:
     text = CliRunner().invoke(cli, ["status", str(inline)]).output
     assert "| all" in text
     data = json.loads(CliRunner().invoke(cli, ["status", str(inline), "--json"]).output)

@@ -21,7 +21,7 @@ from ..registry import PACKAGE, resolve_target
 from ..run import run_suite
 from ..tune import chosen_of, grid, incomplete_of, strength_of, tuning_suite
 from ..tuned import FILE, write_tuned
-from .options import Eps, with_plugins
+from .options import Eps, execution, with_plugins
 
 _SHOWN = {"family": "family", "defense": "point", "srocc": "SROCC", "gain_mean": "worst gain", "gain_lo": "from",
           "gain_hi": "to", "range_ratio": "range / R", "gain_own": "in own range", "rscore_mean": "R-score",
@@ -43,10 +43,11 @@ _SHOWN = {"family": "family", "defense": "point", "srocc": "SROCC", "gain_mean":
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the results.")
 @click.option("--device", default="cpu", show_default=True, help="Torch device.")
 @click.option("--seed", default=0, show_default=True, help="Base seed of all random streams.")
+@execution
 @with_plugins
 def tune(
     defenses: tuple[str, ...], metric: str, accuracy: tuple[str, ...], attacked: str, attack: str,
-    norm: Norm, eps: float, keep: float, out: str, device: str, seed: int,
+    norm: Norm, eps: float, keep: float, out: str, device: str, seed: int, **how: Any,
 ) -> None:  # fmt: skip
     """Try the strengths of defences on development images: accuracy against the worst gain of an adaptive attack.
 
@@ -69,7 +70,7 @@ def tune(
             )
     warn_of_few(accuracy or (attacked,), attacked)
     suite = tuning_suite(metric, list(points), accuracy, attacked, attack, (norm, eps), seed)
-    result = run_suite(suite, out, device=device)
+    result = run_suite(suite, out, device=device, **how)
     table: Any = resolve_target(f"{PACKAGE}.leaderboard.pareto:tuning_table")(out, points, keep)
     root = Path(out)
     csv = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")

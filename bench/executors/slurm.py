@@ -70,6 +70,8 @@ class Slurm:
 
     def execute(self, job: Job, cells: Sequence[Cell], store: Store, sink: Sink) -> None:
         """As `Executor.execute`; tasks that the cluster ended are submitted again."""
+        if self.prints:
+            raise BadParameter("--slurm print is for `robustiqa run`, and `slurm_script` in Python: leave it out here")
         follower = Follower(store.root, job.run)
         left = list(cells)
         for attempt in range(job.retries + 1):
