@@ -16,7 +16,7 @@ from .agreement import TOLERANCE, agreement
 from .errors import BadData, BadParameter
 from .files import no_os_errors, write_atomically, write_json
 from .plan import Cell, Plan, read_run
-from .provenance import differences, shown_path, write_record
+from .provenance import differences, found_path, shown_path, write_record
 from .records import SCHEMA_VERSION
 from .store import Snapshot, Store
 from .suite import Suite
@@ -128,7 +128,7 @@ def _check_target(target: Store, sources: Sequence[Source]) -> None:
     if target.root.resolve() in known or not (target.root / "run.json").exists():
         return
     earlier = target.read_json("run.json").get("merged")
-    if earlier is None or not {(target.root / part["folder"]).expanduser().resolve() for part in earlier} <= known:
+    if earlier is None or not {found_path(part["folder"], target.root) for part in earlier} <= known:
         raise BadData(f"{str(target.root)!r} holds a run that is not among those to be merged: name it, too, or choose "
                       "another --out")  # fmt: skip
 

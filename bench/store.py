@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from . import records, saved_images
 from .errors import BadData
-from .files import remove_stale, write_atomically, write_json
+from .files import no_os_errors, remove_stale, write_atomically, write_json
 from .records import SCHEMA, SCHEMA_VERSION
 
 try:
@@ -76,7 +76,7 @@ class Store:
 
     def create(self) -> None:
         """Make the folders, and remove what killed runs left half written."""
-        with self._writing():
+        with no_os_errors(self.root):
             for folder in (self.cells, self.errors):
                 folder.mkdir(parents=True, exist_ok=True)
             # Only names that `write_atomically` makes, and only where it makes them: OUT may hold other people's files.
@@ -89,13 +89,13 @@ class Store:
         Where the file system knows no locks, the run goes on with a warning: two runs at once then do the same work
         twice, and leave the same files.
         """
-        with self._writing():
+        with no_os_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             file = (self.root / ".lock").open("a+", encoding="utf-8")
         with file:
             if fcntl is not None:
                 self._lock(file.fileno())
-                with self._writing():
+                with no_os_errors(self.root):
                     file.truncate(0)
                     file.write(f"process {os.getpid()} on {platform.node()}")
                     file.flush()
@@ -131,14 +131,6 @@ class Store:
         except OSError:
             return False
         return False
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise BadData(f"cannot write results to {str(self.root)!r} ({error.strerror}): choose another --out"
-                          ) from error  # fmt: skip
 
     def snapshot(self) -> Snapshot:
         """What is there now. Nothing is opened: a damaged result counts."""
@@ -284,7 +276,7 @@ class Store:
 
     def forget(self, cell: str) -> None:
         """Remove the cell's result, its error and its images."""
-        with self._writing():
+        with no_os_errors(self.root):
             for suffix in records.SUFFIXES:
                 (self.cells / f"{cell}{suffix}").unlink(missing_ok=True)
             images = self.images / f"{cell}{saved_images.SUFFIX}"
@@ -294,7 +286,7 @@ class Store:
 
     def forget_error(self, cell: str) -> None:
         """Remove the cell's error, if there is one."""
-        with self._writing():
+        with no_os_errors(self.root):
             (self.errors / f"{cell}.json").unlink(missing_ok=True)
 
     def write_images(self, cell: str, images: Mapping[str, np.ndarray]) -> None:
