@@ -101,15 +101,17 @@ def _planned(plan: Plan) -> pd.DataFrame:
          c.direction, c.start, c.stop, len(c.eps)]
         for c in plan.cells
     ]  # fmt: skip
-    return pd.DataFrame(cells, columns=columns).set_index("id")
+    # Looked up for every line of the board: plain strings hash once, Arrow ones every time.
+    return pd.DataFrame(cells, columns=columns).astype({"id": object}).set_index("id")
 
 
 def _as_planned(rows: pd.DataFrame, plan: pd.DataFrame) -> Iterator[Broken]:
     """Every record says what its cell was planned for, and a cell has as many images and bounds as planned."""
-    strange = ~rows["cell"].isin(plan.index)
-    yield from _each(rows[strange], "rows", lambda r: "the record names a cell that the plan does not have")
-    rows = rows[~strange]
-    cells = plan.loc[rows["cell"].to_numpy()].reset_index(drop=True)
+    codes, cells_here = pd.factorize(rows["cell"].to_numpy(dtype=object))
+    where = plan.index.get_indexer(pd.Index(cells_here, dtype=object))[codes]
+    yield from _each(rows[where < 0], "rows", lambda r: "the record names a cell that the plan does not have")
+    rows, where = rows[where >= 0], where[where >= 0]
+    cells = plan.iloc[where].reset_index(drop=True)
     for column in ("kind", *GROUP, *THREAT):
         mine, theirs = rows[column].reset_index(drop=True), cells[column]
         if column in THREAT:

@@ -124,10 +124,8 @@ def group(gain: list[float], clean: list[float], **more: Any) -> Group:
         "truth": np.arange(12.0),
     })  # fmt: skip
     cell = Cell("attack", "m", "x", "d", 0, 12, 0, "pgd", "linf", (4 / 255,), "up")
-    given: dict[str, Any] = {
-        "metric": "m", "defense": "x", "dataset": "d", "ends": (0.0, 10.0), "range_source": EMPIRICAL_RANGE,
-        "sign": 1.0, "clean": scores, "rows": rows, "cells": (cell,),
-    }  # fmt: skip
+    given: dict[str, Any] = {"metric": "m", "defense": "x", "dataset": "d", "ends": (0.0, 10.0), "sign": 1.0}
+    given |= {"range_source": EMPIRICAL_RANGE, "clean": scores, "rows": rows, "cells": (cell,)}
     return Group(**(given | more))
 
 
