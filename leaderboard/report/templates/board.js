@@ -4,6 +4,7 @@ const interval = (r) => (finite(r.lo) && finite(r.hi) ? `${show(r.lo)} to ${show
 
 /** Columns: key, head, what it means, how a cell is shown, and whether a smaller figure is better (null: neither). */
 const COLUMN = {
+  own: { head: "Ranked by", title: "The figure of the board's rules, smaller is better; its unit is in the note above", small: true },
   cost: { head: "Cost of a score", title: "Forward passes of the metric for one defended score", small: true, cell: (r) => whole(r.cost) },
   rank: { head: "Rank", title: "Place by the track's own figure; “–”: not ranked", cell: (r) => rankCell(r), small: true },
   defense: { head: "Defence", title: "Name of the defence, and its parameters", left: true, small: null },
@@ -31,15 +32,15 @@ const upward = (norm) => state.block.threats.filter((t) => t.norm === norm && t.
 const l2Budgets = () => [...new Set(state.block.certified.filter((c) => c.norm === "l2").flatMap((c) => c.eps))].sort((a, b) => a - b);
 
 const TRACKS = [
-  { id: "overall", name: "Overall", columns: ["rank", "defense", "gain", "rscore", "srocc", "attacked", "delta", "flags", "done", "command"],
+  { id: "overall", name: "Overall", columns: ["rank", "defense", "own", "gain", "rscore", "srocc", "attacked", "delta", "flags", "done", "command"],
     note: () => `Ranked by the worst gain at ${state.block.headline.text}: per image the strongest attack of the run. A row with failures, or one that nothing but noise was tried on, has no rank.`,
     rows: overall },
-  { id: "certified", name: "Certified l2", rule: "certified-l2", columns: ["rank", "defense", "delta", "deployed", "found", "tight", "violations", "vacuous", "srocc", "forwards", "flags", "done", "command"],
+  { id: "certified", name: "Certified l2", rule: "certified-l2", columns: ["rank", "defense", "own", "delta", "deployed", "found", "tight", "violations", "vacuous", "srocc", "forwards", "flags", "done", "command"],
     budgets: () => l2Budgets().map((eps) => [String(eps), `l2 ${eps}`]), start: () => String(state.block.headline.certified_eps),
     note: () => "Ranked by the mean certified δ of the exact smoothed score: what no change of that length can pass. A certificate that an attack has broken has no rank.",
     rows: certifiedRows },
   ...["linf", "l2"].map((norm) => ({ id: norm, name: `Empirical ${normName(norm)}`, rule: `empirical-${norm}`,
-    columns: ["rank", "defense", "gain", "naive", "rscore", "srocc", "flags", "done", "command"],
+    columns: ["rank", "defense", "own", "gain", "naive", "rscore", "srocc", "flags", "done", "command"],
     budgets: () => upward(norm).map((t) => [String(t.eps), t.text]), start: () => String(state.block.headline.eps),
     note: () => "Ranked by the strongest adaptive attack per image at the chosen budget. Where the naive gain is far below it, the defence only looks robust to those who do not know it.",
     rows: () => empiricalRows(norm) })),
@@ -108,14 +109,23 @@ function placed(rows, key) {
 
 const ruled = (name) => Object.keys(state.block.tracks[name]?.rows ?? {}).length > 0;
 
+/** The rules for a track at the chosen budget; the overall board is ranked by the track of its headline. */
+function rulesOf(track) {
+  const name = track.rule ?? `empirical-${state.block.headline.norm}`;
+  const budget = track.budgets ? startOf(track) : track.id === "overall" ? String(state.block.headline.eps) : null;
+  const rules = state.block.tracks[name];
+  return rules && ruled(name) && (budget === null || budget === String(rules.eps)) ? rules : null;
+}
+
 /** The places of the board's own rules, at the budget that they are for; other budgets keep those by their figures. */
 function byRules(rows, track) {
-  const rules = track.rule && state.block.tracks[track.rule];
-  if (!rules || !ruled(track.rule) || (track.budgets && startOf(track) !== String(rules.eps))) return rows;
+  const rules = rulesOf(track);
+  if (!rules) return rows;
   return rows.flatMap((r) => {
     const mine = rules.rows[r.defense];
+    if (track.id === "overall") return [{ ...r, rankLo: mine?.rank_lo, rankHi: mine?.rank_hi, reason: mine?.reason, own: mine?.value ?? null }];
     if (!mine) return track.id === "efficiency" ? [] : [{ ...r, rank: null }];
-    return [{ ...r, rank: mine.rank, rankLo: mine.rank_lo, rankHi: mine.rank_hi, reason: mine.reason, cost: track.id === "efficiency" ? mine.value : null }];
+    return [{ ...r, rank: mine.rank, rankLo: mine.rank_lo, rankHi: mine.rank_hi, reason: mine.reason, [track.id === "efficiency" ? "cost" : "own"]: mine.value }];
   });
 }
 
@@ -220,7 +230,8 @@ function drawBoard() {
   const budgets = track.budgets ? track.budgets() : [];
   $("budget-box").hidden = !track.budgets;
   if (track.budgets) fill($("budget"), budgets, startOf(track));
-  $("track-note").textContent = track.note();
+  const rules = rulesOf(track);
+  $("track-note").textContent = track.note() + (rules && track.id !== "efficiency" ? ` “Ranked by” is that figure in units of ${rules.unit} (rules ${rules.rules}).` : "");
   const all = byRules(track.rows(), track);
   const best = {};
   for (const key of track.columns) {

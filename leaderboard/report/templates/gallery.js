@@ -12,7 +12,7 @@ function drawGallery() {
 }
 
 function picture(place, text) {
-  return h("img", { src: DATA.pictures.files[place], alt: text, loading: "lazy", decoding: "async" });
+  return h("img", { src: DATA.pictures.files[place], alt: text, decoding: "async" });
 }
 
 function shot(e) {
