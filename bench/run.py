@@ -202,13 +202,12 @@ def _execute(executor: Executor, run: _Run, progress: bool) -> None:
 def _result(store: Store, plan: Plan, todo: list[Cell], tables: dict[str, Path]) -> RunResult:
     ids = [cell.id for cell in plan.cells]
     failed = store.failed(ids) | {cell.id: store.reason(cell.id) or "" for cell in todo if store.has_error(cell.id)}
-    rows = store.read_rows(ids, columns=["status"])
     return RunResult(
         out=store.root,
         tables=tables,
         computed=len(todo) - sum(cell.id in failed for cell in todo),
         resumed=len(ids) - len(todo),
         failed=failed,
-        bad_images=int((rows["status"] != "ok").sum()),
+        bad_images=store.bad_rows(ids),
         skipped=plan.skipped,
     )

@@ -19,7 +19,6 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -219,36 +218,42 @@ class Store:
 
     def read_cell(self, cell: str) -> pa.Table:
         """The rows of a completed cell; raises `BadData` where it is not there, damaged, or of a newer schema."""
-        return self._read(self.path(cell))
+        return self._read([self.path(cell)])
 
-    def _read(self, path: Path) -> pa.Table:
-        try:
-            return records.decode(path.read_bytes(), str(path))
-        except FileNotFoundError:
-            raise BadData(f"there is no result {str(path)!r}: run the suite again into this folder") from None
-        except OSError as error:
-            raise BadData(f"cannot read {str(path)!r} ({error.strerror}): check the disk, or delete the file and run "
-                          "again") from error  # fmt: skip
+    def _read(self, paths: Sequence[Path]) -> pa.Table:
+        contents: dict[str, bytes] = {}
+        for path in paths:
+            try:
+                contents[str(path)] = path.read_bytes()
+            except FileNotFoundError:
+                raise BadData(f"there is no result {str(path)!r}: run the suite again into this folder") from None
+            except OSError as error:
+                raise BadData(f"cannot read {str(path)!r} ({error.strerror}): check the disk, or delete the file and "
+                              "run again") from error  # fmt: skip
+        return records.decode_many(contents)
 
-    def read_rows(
-        self, cells: Iterable[str], there: Snapshot | None = None, columns: Sequence[str] | None = None
-    ) -> pd.DataFrame:
+    def read_rows(self, cells: Iterable[str], there: Snapshot | None = None) -> pd.DataFrame:
         """All rows of the cells that have a result, in the order given; a corrupt file is a `BadData` that names it.
 
         Args:
             cells: ids.
             there: what the store holds, where the caller knows it.
-            columns: only these; None for all.
         """
-        results = (there or self.snapshot()).results
-        names = [results[cell] for cell in cells if cell in results]
-        parts = [names[k : k + _MERGED] for k in range(0, len(names), _MERGED)]
-        with ThreadPoolExecutor(_READERS) as pool:  # a file server answers several at once
-            merged = list(pool.map(partial(self._read_part, list(columns or SCHEMA.names)), parts))
-        return pa.concat_tables([SCHEMA.empty_table().select(list(columns or SCHEMA.names)), *merged]).to_pandas()
+        return pa.concat_tables([SCHEMA.empty_table(), *self._parts(cells, there)]).to_pandas()
 
-    def _read_part(self, columns: list[str], names: Sequence[str]) -> pa.Table:
-        return pa.concat_tables([self._read(self.cells / name).select(columns) for name in names]).combine_chunks()
+    def bad_rows(self, cells: Iterable[str]) -> int:
+        """Rows of those cells that are errors, not scores; for any number of cells in little memory."""
+        return sum(status != "ok" for part in self._parts(cells) for status in part["status"].to_pylist())
+
+    def _parts(self, cells: Iterable[str], there: Snapshot | None = None) -> Iterator[pa.Table]:
+        """The rows of the cells that have a result, of some of them at a time."""
+        results = (there or self.snapshot()).results
+        paths = [self.cells / results[cell] for cell in cells if cell in results]
+        parts = [paths[k : k + _MERGED] for k in range(0, len(paths), _MERGED)]
+        with ThreadPoolExecutor(_READERS) as pool:  # a file server answers several at once
+            # A few parts ahead, not all of them.
+            for k in range(0, len(parts), 4 * _READERS):
+                yield from pool.map(self._read, parts[k : k + 4 * _READERS])
 
     def write_error(self, cell: str, details: Mapping[str, Any]) -> None:
         """Record why a cell failed, a sentence under `error` among the details."""

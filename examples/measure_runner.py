@@ -100,7 +100,7 @@ def measure(seconds: float, pairs: int, out: Path) -> dict[str, np.ndarray]:
     ):
         ways = {
             "bare loop": lambda: bare.run(cell),
-            "inline": through(InProcess(job, store, check=False), a),
+            "inline": through(InProcess(job, store), a),
             "local": through(child, b),
         }
         for run in ways.values():

@@ -90,22 +90,33 @@ def _row(group: Group, eps: float, kind: str, at: pd.DataFrame) -> dict[str, Any
 
 
 def _violations(group: Group, eps: float, kind: str, at: pd.DataFrame) -> tuple[int, int, int]:
-    """Images that an attack within eps drove out of their bound, images attacked at all, and attacks on each.
+    """Images that an attack within eps drove out of their bound, images attacked at all, and attacks on each."""
+    outside = outside_bounds(group, eps, kind, at)
+    if outside.empty:
+        return 0, 0, 0
+    by_image = outside.groupby(level=0)
+    return int(by_image.any().sum()), int(by_image.ngroups), int(by_image.size().max())
+
+
+def outside_bounds(group: Group, eps: float, kind: str, at: pd.DataFrame) -> pd.Series:
+    """Whether an attack within eps left the bound of its image: a value an attack that can be judged, by image.
 
     A population bound is violated if the whole confidence interval of the attacked median (fresh draws) lies outside:
     the estimate alone may leave it by its own noise. A deployed bound speaks of the m-draw score itself.
+
+    Args:
+        group: where the attacks are.
+        eps: budget, in the norm of the certificate.
+        kind: "population" or "deployed".
+        at: the certificates of that budget and kind, indexed by image.
     """
     attacks = group.under(str(at["certified_norm"].iloc[0]), eps)
     bounds = at[["lo", "hi"]].add_suffix("_bound")
     joined = attacks.set_index("image")[["attacked", "attacked_lo", "attacked_hi"]].join(bounds, how="inner")
     if kind == "population":  # with m < 11 draws the interval is infinite: such an image cannot be judged
         joined = joined[np.isfinite(joined["attacked_lo"]) & np.isfinite(joined["attacked_hi"])]
-    if joined.empty:
-        return 0, 0, 0
     low, high = ("attacked_lo", "attacked_hi") if kind == "population" else ("attacked", "attacked")
-    outside = (joined[low] > joined["hi_bound"]) | (joined[high] < joined["lo_bound"])
-    by_image = outside.groupby(level=0)
-    return int(by_image.any().sum()), int(by_image.ngroups), int(by_image.size().max())
+    return (joined[low] > joined["hi_bound"]) | (joined[high] < joined["lo_bound"])
 
 
 def _order(group: Group, at: pd.DataFrame):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 from robustiqa.bench import run_suite
 from robustiqa.bench.cli.main import cli
@@ -198,7 +199,9 @@ def test_two_runs_on_one_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not LINUX, reason="looks at processes in /proc")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_interrupted_run_leaves_no_children_and_says_how_to_go_on(tmp_path: Path, number: int, code: int) -> None:
     suite = tiny(defenses=[faulty("slow")], certify=None, attacks=[], chunk=1)
     out = tmp_path / "out"
@@ -217,7 +220,7 @@ def test_interrupted_run_leaves_no_children_and_says_how_to_go_on(tmp_path: Path
 
 
 @pytest.mark.skipif(not LINUX, reason="looks at processes in /proc")
-@pytest.mark.parametrize("how", ["slow", "gil"])
+@pytest.mark.parametrize("how", ["gil", pytest.param("slow", marks=pytest.mark.slow)])
 def test_kill_9_leaves_no_children(tmp_path: Path, how: str) -> None:
     """Not even one that holds the interpreter in the middle of a cell."""
     out = tmp_path / "out"
@@ -279,11 +282,27 @@ def test_workers_of_another_ground_are_refused(inline: Path) -> None:
     ):
         with pytest.raises(RunStopped, match=words):
             replace(job, **changes).enter()
-    cell = make_plan(tiny()).cells[0]
-    dataset = registry.get("dataset", "specks").factory()
-    SameCells(2).check(cell, dataset)
-    with pytest.raises(RunStopped, match="other data"):
-        SameCells(2).check(cell, registry.get("dataset", "specks").factory(count=5))
+
+
+def test_data_are_digested_where_they_were_not_planned(inline: Path, tmp_path: Path) -> None:
+    """The planner's host is believed, another one reads each data set once, and other data are refused."""
+    job, plan = Job.read(inline), make_plan(tiny())
+    cell, contents, factory = plan.cells[0], dict(plan.datasets), registry.get("dataset", "specks").factory
+    (tmp_path / "log").mkdir()
+    SameCells(tmp_path, job, contents).check(cell, factory(count=6))
+    elsewhere = replace(job, host="another")
+    other = factory(count=6)
+    other.items = other.items[:5]
+    for _ in range(2):
+        with pytest.raises(RunStopped, match="other data"):
+            SameCells(tmp_path, elsewhere, contents).check(cell, other)
+    assert not list((tmp_path / "log").iterdir())
+    SameCells(tmp_path, elsewhere, contents).check(cell, factory(count=6))
+    (seen,) = (tmp_path / "log").iterdir()
+    assert seen.read_text() == f"{cell.dataset}\n"
+    untouched = factory(count=6)
+    SameCells(tmp_path, elsewhere, contents).check(cell, untouched)
+    assert vars(untouched)["content_hash"] == contents[cell.dataset]
 
 
 def test_a_plugin_that_changes_while_workers_start_stops_the_run(tmp_path: Path) -> None:
@@ -374,7 +393,7 @@ def _environment(index: int) -> dict[str, str]:
 def test_overwrite_all_computes_again_and_images_are_kept(inline: Path, tmp_path: Path) -> None:
     suite = tiny(defenses=["none"], certify=None)
     run_suite(suite, tmp_path, progress=False)
-    result = run_suite(suite, tmp_path, progress=False, executor="local", workers=1, save_images=True)
+    result = run_suite(suite, tmp_path, progress=False, save_images=True)
     attacks = [c for c in make_plan(suite).cells if c.kind == "attack"]
     assert (result.computed, result.resumed) == (3, 3), "cells without their images are not complete"
     store = Store(tmp_path)
@@ -448,3 +467,30 @@ def test_interrupted_run_cancels_its_slurm_tasks(tmp_path: Path, slurm_here: Non
     (job,) = {p.name.split("_")[0] for p in (out / "log" / "slurm").glob("*_submitted.pkl")}
     until(lambda: not subprocess.run(["squeue", "-hj", job], capture_output=True).stdout, 60)
     until(lambda: not processes(str(out)), 30)
+
+
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_same_threads_give_the_same_tables(tmp_path: Path, threads: int) -> None:
+    """Inline with T threads and a local worker with T; another thread count agrees up to rounding only."""
+    before = torch.get_num_threads()
+    suite = tiny(metrics=["tiny-iqa"], datasets=["photos[size=128,subset=references,limit=2]"], certify=None)
+    run_suite(suite, tmp_path / "inline", progress=False, threads=threads)
+    run_suite(suite, tmp_path / "local", progress=False, threads=threads, executor="local", workers=1)
+    assert torch.get_num_threads() == before
+    assert Job.read(tmp_path / "local").threads == threads
+    pd.testing.assert_frame_equal(rows(tmp_path / "inline"), rows(tmp_path / "local"), check_exact=True)
+
+
+def test_trusted_files_and_sibling_modules_reach_the_workers(tmp_path: Path) -> None:
+    """A network in a file that `--trust` names, which imports another file beside it."""
+    (tmp_path / "own_part.py").write_text("import torch\n\n\ndef score(x):\n    return x.mean((1, 2, 3))\n")
+    (tmp_path / "own_net.py").write_text(
+        "import torch\nfrom own_part import score\n\n\nclass Net(torch.nn.Module):\n"
+        "    def forward(self, x):\n        return score(x)\n"
+    )
+    metric = f"module[file={tmp_path / 'own_net.py'},class=Net]"
+    words = command(tiny(metrics=[metric], certify=None, attacks=[], defenses=["none"]), tmp_path / "out")
+    words += ["--trust", str(tmp_path / "own_net.py"), "--executor", "local", "--workers", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(results(tmp_path / "out")) == 3

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from robustiqa.bench import records
 from robustiqa.bench.errors import BadData
-from robustiqa.bench.records import SCHEMA, Damaged, check, decode, encode
+from robustiqa.bench.records import SCHEMA, Damaged, check, decode, decode_many, encode
 from robustiqa.bench.store import Store
 from robustiqa.leaderboard import collect
 from robustiqa.leaderboard.compare import compare
@@ -54,6 +54,20 @@ def test_every_flipped_bit_and_every_cut_is_noticed() -> None:
     for more in (b"\0", content):
         with pytest.raises(Damaged):
             decode(content + more, "c.arrow.gz")
+
+
+def test_many_are_read_as_each_is() -> None:
+    """Of the present schema with and without rows, of schema 1, and damaged ones."""
+    parquet = next((GOLDEN / "schema-1" / "cells").glob("certify-*.parquet"))
+    whole = {"a.arrow.gz": encode(ROWS), "b.arrow.gz": encode([]), parquet.name: parquet.read_bytes(),
+             "c.arrow.gz": encode(ROWS[::-1])}  # fmt: skip
+    each = pa.concat_tables([decode(content, name) for name, content in whole.items()]).combine_chunks()
+    assert decode_many(whole).equals(each)
+    assert decode_many({}).schema.equals(SCHEMA, check_metadata=True)
+    with pytest.raises(Damaged, match=r"c\.arrow\.gz"):
+        decode_many(whole | {"c.arrow.gz": whole["c.arrow.gz"][:-1]})
+    with pytest.raises(BadData, match="schema 3"):
+        decode_many(whole | {"d.arrow.gz": _with_version("3")})
 
 
 def test_pandas_reads_a_file_without_this_package(tmp_path: Path) -> None:
@@ -130,3 +144,4 @@ def test_golden_runs_still_give_their_tables(schema: str, tmp_path: Path) -> Non
     assert len(cells) == 5
     assert store.completed(cells) == set(cells)
     assert store.todo(cells, "errors") != []
+    assert store.bad_rows(cells) == len(pd.read_csv(tables["errors"]))

@@ -27,6 +27,7 @@ _COMMANDS = {
     "work": ("work:work", "Compute one bundle of a run, in a job of a cluster."),
     "collect": ("results:collect", "Write the tables of a run again, or unite several runs."),
     "export": ("export:export", "Write a table of a board as CSV, Markdown, LaTeX or JSON."),
+    "report": ("report:report", "Write the page of a run: boards, plots and pictures in one file."),
     "rescore": ("results:rescore", "Score the images of a run again, without attacking."),
     "tune": ("tune:tune", "Choose the strength of defences on development images."),
     "compare": ("compare:compare", "Accuracy of a run's defences with intervals, paired against a baseline."),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 import torch
 
@@ -37,10 +38,13 @@ class Dataset(ABC):
             "pseudo-MOS (SSIM)"; None without ground truth. Every table prints it.
         n_absent: images that belong to the set and are not on this machine; `items` are without them, and a plan says
             so.
+        image_licences: photographs (`Item.reference`) whose images anybody may publish, with their licence in words;
+            only these stand in a report unless its user says otherwise.
     """
 
     truth_name: str | None = None
     n_absent: int = 0
+    image_licences: Mapping[str, str] = MappingProxyType({})
 
     @cached_property
     def items(self) -> Sequence[Item]:

@@ -11,6 +11,7 @@ import importlib.metadata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import skimage
@@ -51,6 +52,11 @@ class Photos(Dataset):
     """
 
     truth_name = "pseudo-MOS (SSIM)"
+    # As scikit-image says of each; of the motorcycle (Middlebury stereo benchmark) it says nothing.
+    image_licences = MappingProxyType({
+        "astronaut": "public domain (NASA)", "chelsea": "CC0 (Stefan van der Walt)", "coffee": "CC0 (Rachel Michetti)",
+        "rocket": "public domain (SpaceX)",
+    })  # fmt: skip
 
     def __init__(self, size: int = 128, subset: str = "full", split: str = "all", limit: int = 0) -> None:
         if size not in (128, 256):

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from ..errors import RobustIQAError, RunStopped
 from ..faults import fault_of
 from ..objective import told
-from ..plan import Cell, plan_from_json
+from ..plan import Cell, Plan, plan_from_json
 from ..store import Store
 from ..worker import Worker
 from .eventlog import Follower
@@ -63,15 +63,15 @@ class InProcess:
     Args:
         job: how.
         store: where results go.
-        check: whether each cell's id is compared with what this process would call it; needless in the planner's.
+        same: compares each cell's id with what this process would call it; needless in the planner's.
     """
 
-    def __init__(self, job: Job, store: Store, check: bool) -> None:
+    def __init__(self, job: Job, store: Store, same: SameCells | None = None) -> None:
         self.store = store
         self._tick: Tick = lambda text: None
         self._images, self._forwards = job.save_images, 0
         self._worker = Worker(job.device, store.root / "pools", self._draws, job.batch, job.save_images)
-        self._same = SameCells(job.chunk) if check else None
+        self._same = same
 
     def run(self, cell: Cell, batch: int | None, tick: Tick) -> Outcome:
         """As `Runner.run`; every exception becomes an outcome."""
@@ -113,9 +113,9 @@ def _failed(error: Exception, seconds: float) -> Outcome:
     return Outcome(states.get(fault, "failed"), message, traceback.format_exc(), seconds, fresh=fault == "device")
 
 
-def read_cells(out: Path) -> dict[str, Cell]:
-    """The planned cells of a run by their ids."""
-    return {cell.id: cell for cell in plan_from_json(Store(out).read_json("plan.json")).cells}
+def read_plan(out: Path) -> Plan:
+    """The plan of a run."""
+    return plan_from_json(Store(out).read_json("plan.json"))
 
 
 def unsettled(cells: Sequence[Cell], store: Store, job: Job) -> list[Cell]:

@@ -35,7 +35,7 @@ class Inline:
         try:
             with EventLog(store.root, job.run, f"{socket.gethostname()}-{os.getpid()}", sink) as log:
                 log.write("worker", show=False, host=socket.gethostname(), pid=os.getpid())
-                supervise(cells, InProcess(job, store, check=False), job, store, log, lambda: False)
+                supervise(cells, InProcess(job, store), job, store, log, lambda: False)
                 log.write("end", show=False)
         finally:
             torch.set_num_threads(before)

@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 
 from ..errors import RobustIQAError
 from ..store import Store
-from .cells import InProcess, Outcome, read_cells
-from .job import Job
+from .cells import InProcess, Outcome, read_plan
+from .job import Job, SameCells
 
 _PDEATHSIG = 1
 
@@ -40,7 +40,9 @@ def main() -> None:
     try:
         job = Job.read(out)
         job.enter()
-        cells, runner = read_cells(out), InProcess(job, Store(out), check=True)
+        plan = read_plan(out)
+        cells = {cell.id: cell for cell in plan.cells}
+        runner = InProcess(job, Store(out), SameCells(out, job, dict(plan.datasets)))
     except RobustIQAError as error:
         _say(answers, outcome=asdict(Outcome("fatal", str(error))))
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -42,6 +44,7 @@ class Job:
         folder: the planner's working directory, which relative paths start from.
         environment: the planner's settings of this program in the environment.
         precision: of float32 products.
+        host: the planner's.
     """
 
     run: str
@@ -60,6 +63,7 @@ class Job:
     folder: str
     environment: Mapping[str, str]
     precision: str
+    host: str
 
     @classmethod
     def here(cls, **given: Any) -> Job:
@@ -73,6 +77,7 @@ class Job:
             folder=str(Path.cwd()),
             environment={name: value for name, value in os.environ.items() if name.startswith("ROBUSTIQA_")},
             precision=torch.get_float32_matmul_precision(),
+            host=socket.gethostname(),
             **given,
         )
 
@@ -134,10 +139,21 @@ def check_job(*, cell_timeout: float | None = None, retries: int = 2, batch: int
 
 
 class SameCells:
-    """Refuses cells that this process would give another id: another data set, other weights, another plug-in."""
+    """Refuses cells that this process would give another id: another data set, other weights, another plug-in.
 
-    def __init__(self, chunk: int) -> None:
-        self._chunk, self._identities = chunk, Identities()
+    To digest a data set is to read all of it, which the planner has just done on its own host, and the first worker of
+    another host does for the others there.
+
+    Args:
+        out: folder of the run.
+        job: its job.
+        contents: digests of the data sets as planned, by name; one that is not there is read each time.
+    """
+
+    def __init__(self, out: Path, job: Job, contents: Mapping[str, str]) -> None:
+        self._chunk, self._contents, self._identities = job.chunk, contents, Identities()
+        here = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+        self._planned_here, self._seen = socket.gethostname() == job.host, out / "log" / f"{job.run}-{here}.seen"
         self._ids: dict[Any, frozenset[str]] = {}
 
     def check(self, cell: Cell, dataset: Dataset) -> None:
@@ -145,9 +161,20 @@ class SameCells:
         job = {k: v for k, v in vars(cell).items() if k not in ("start", "stop", "id")}
         key = tuple(job.values())
         if key not in self._ids:
+            if cell.dataset in self._contents and (self._planned_here or self._was_read(cell.dataset)):
+                dataset.content_hash = self._contents[cell.dataset]
             self._ids[key] = frozenset(job_ids(job, self._chunk, dataset, self._identities))
         if cell.id not in self._ids[key]:
             raise RunStopped(
                 f"worker on {socket.gethostname()!r} has other data, weights or plug-ins behind {cell.label!r} than "
                 "the planner: make them the same (`robustiqa data verify`), or start the run again if they have changed"
             )
+        if not self._planned_here and not self._was_read(cell.dataset):
+            with contextlib.suppress(OSError), self._seen.open("a", encoding="utf-8") as file:
+                file.write(f"{cell.dataset}\n")
+
+    def _was_read(self, dataset: str) -> bool:
+        """Whether a worker of this host has found the data set to be the planner's."""
+        with contextlib.suppress(OSError):
+            return dataset in self._seen.read_text(encoding="utf-8").splitlines()
+        return False

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import RunStopped
 from ..plan import Cell
 from ..store import Store
-from .cells import Interrupted, Runner, error_record, read_cells, unsettled
+from .cells import Interrupted, Runner, error_record, read_plan, unsettled
 from .child import Child
 from .eventlog import EventLog, Sink
 from .job import Job
@@ -95,7 +95,8 @@ def run_bundle(
         RunStopped: see `supervise`.
     """
     root = Path(out)
-    job, planned, store = Job.read(root), read_cells(root), Store(root)
+    job, store = Job.read(root), Store(root)
+    planned = {cell.id: cell for cell in read_plan(root).cells}
     worker = f"{socket.gethostname()}-{os.getpid()}{name and '-'}{name}"
     with EventLog(root, job.run, worker, sink) as log, Child(root, job, log.path, stopped) as child:
         log.write("worker", show=False, host=socket.gethostname(), pid=os.getpid())

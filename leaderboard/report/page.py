@@ -1,0 +1,164 @@
+"""`report.html`: the data of a run, the template and the plotting library in one file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from ...bench.checks.reliability import RULES
+from ...bench.errors import counted
+from ...bench.files import write_atomically
+from ...bench.store import Store
+from ..collect import collect
+from ..results import Results, read_results
+from .blocks import Tables, blocks
+from .flags import explained
+from .frames import read_table, records
+from .pictures import Show, album
+from .provenance import provenance
+from .transfer import matrices
+
+NAME = "report.html"
+_HERE = resources.files(__name__.rpartition(".")[0])
+LIBRARIES = ("d3-7.9.0.min.js", "plot-0.6.17.min.js")
+"""The plotting library, Observable Plot, and D3, on which it stands; `vendor/README.md` says where they come from."""
+SCRIPTS = ("core.js", "board.js", "draw.js", "plots.js", "gallery.js", "main.js")
+PLOT_STYLE = """:where(.rq-plot) {
+  --plot-background: white;
+  display: block;
+  height: auto;
+  height: intrinsic;
+  max-width: 100%;
+}
+:where(.rq-plot text),
+:where(.rq-plot tspan) {
+  white-space: pre;
+}"""
+"""The style sheet that Observable Plot puts into every drawing: the one thing besides our own that the page allows."""
+
+
+def report(root: str | Path, images: Show = "licensed") -> Path:
+    """Write the tables of a run again, and ROOT/report.html, which shows them; the same records give the same bytes.
+
+    Args:
+        root: folder of the run.
+        images: which pictures are embedded: those "licensed" to be shown by their data set, "all", or "none".
+
+    Returns:
+        the path of the page.
+
+    Raises:
+        BadData: the folder is no run, or a record in it is corrupt.
+    """
+    root = Path(root)
+    paths = collect(root)
+    names = Tables._fields
+    tables = Tables(*(records(read_table(paths.get(name, root / "leaderboard" / f"{name}.csv"))) for name in names))
+    results = read_results(root)
+    data = page_data(root, results, tables, images)
+    path = root / NAME
+    write_atomically(path, render(data).encode())
+    return path
+
+
+def page_data(root: Path, results: Results, tables: Tables, images: Show) -> dict[str, Any]:
+    """All that the page shows, as plain data."""
+    record = Store(root).read_json("run.json")
+    options = record.get("options")
+    out = str(options.get("out") or "OUT") if isinstance(options, Mapping) else "OUT"
+    found = blocks(results, tables, record, out)
+    raised = [flag for block in found for row in block["rows"] for flag in row["flags"]]
+    attacks = sum(len(group.attacks()) for group in results.groups)
+    facts = [
+        ("metric", "metrics", len({b["metric"] for b in found})),
+        ("defence", "defences", len({row["defense"] for b in found for row in b["rows"]} - {"none"})),
+        ("data set", "data sets", len({b["dataset"] for b in found})),
+        ("attacked image", "attacked images", attacks),
+    ]
+    return {
+        "schema": 1,
+        "title": results.suite.name,
+        "description": results.suite.description.strip(),
+        "facts": [[f"{count:,}", one if count == 1 else many] for one, many, count in facts],
+        "started": str(record.get("started") or "")[:10],
+        "blocks": found,
+        "flags": explained([*raised, *RULES]),
+        "raised": sorted({flag.split(":")[0] for flag in raised}),
+        "left_out": [list(pair) for pair in results.plan.skipped],
+        "failed": f"{counted(len(results.errors), 'result')} of images that failed" if len(results.errors) else "",
+        "transfer": matrices(root),
+        "provenance": provenance(record),
+        "pictures": album(results, root, images).to_json(),
+    }
+
+
+def render(data: Mapping[str, Any]) -> str:
+    """The page as HTML text.
+
+    All text of suites, plug-ins and submissions is escaped; scripts and styles run only if their digest is in the
+    page's policy, and nothing can be fetched.
+    """
+    style = _file("templates", "style.css")
+    scripts = [_file("templates", "theme.js"), *(_file("vendor", name) for name in LIBRARIES)]
+    scripts.append("\n".join(_file("templates", name) for name in SCRIPTS))
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            "script-src " + " ".join(map(_digest, scripts)),
+            "style-src " + " ".join(map(_digest, (style, PLOT_STYLE))),
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+    environment = Environment(
+        autoescape=True, loader=FunctionLoader(lambda name: _file("templates", name)), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {"figure": _figure, "coded": _coded}
+    return environment.get_template("page.html").render(
+        data=data,
+        json=Markup(embedded(data)),
+        policy=Markup(policy),
+        style=Markup(style),
+        theme=Markup(scripts[0]),
+        libraries=[Markup(text) for text in scripts[1:-1]],
+        script=Markup(scripts[-1]),
+    )
+
+
+def embedded(data: Mapping[str, Any]) -> str:
+    """JSON that may stand inside a `script` element: no character that HTML or JavaScript could take for its own."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _file(*parts: str) -> str:
+    return _HERE.joinpath(*parts).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _coded(text: str) -> Markup:
+    """Escaped text, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _figure(value: Any) -> str:
+    """A number in the tables for readers without scripts."""
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value.replace("-inf", "−∞").replace("inf", "∞")
+    return f"{value:.3f}".replace("-", "−") if isinstance(value, float) else str(value)
