@@ -266,9 +266,15 @@ def _united_plan(sources: Sequence[Source]) -> Plan:
     )  # absent on one machine, and run on another
     asked = dict.fromkeys(pair for source in sources for pair in source.plan.all_asked(source.suite))
     datasets = dict(pair for source in sources for pair in source.plan.datasets)
-    costs = dict.fromkeys(cost for source in sources for cost in source.plan.costs)
-    return Plan(tuple(cells.values()), tuple(skipped), tuple(asked), tuple(datasets.items()),
-                costs=tuple(costs))  # fmt: skip
+    return Plan(
+        tuple(cells.values()),
+        tuple(skipped),
+        tuple(asked),
+        tuple(datasets.items()),
+        overlaps=tuple(dict.fromkeys(overlap for source in sources for overlap in source.plan.overlaps)),
+        foreseen=tuple(dict.fromkeys(line for source in sources for line in source.plan.foreseen)),
+        costs=tuple(dict.fromkeys(cost for source in sources for cost in source.plan.costs)),
+    )
 
 
 def _united_suite(suites: Sequence[Suite]) -> Suite:

@@ -250,6 +250,7 @@ class Registry:
             raise BadPlugin(
                 f"plug-in file {str(path)!r} failed with {type(error).__name__}: {error}{advice}"
             ) from error
+        self._files.pop(path.resolve(), None)  # workers load files in the order in which their names were taken
         self._files[path.resolve()] = file_digest(path), module
         return module
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from robustiqa.bench import Metric, load_metric
+from robustiqa.bench import Metric, load_metric, trust
 from robustiqa.bench.registry import registry
 
 # Two threads on a busy machine wait for each other at every barrier: ten times slower than one.
@@ -23,6 +24,19 @@ def linear_plugin() -> Path:
     """The plug-in file with the linear metrics, loaded once."""
     registry.load_file(PLUGIN)
     return PLUGIN
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_plugins(linear_plugin: Path) -> Iterator[None]:
+    """What a file of tests registers and trusts ends with it: the next one in the same process begins anew."""
+    names = ("_lazy", "_loaded", "_broken")
+    before = {name: {kind: dict(found) for kind, found in getattr(registry, name).items()} for name in names}
+    files, trusted = dict(registry._files), set(trust._TRUSTED)
+    yield
+    for name in names:
+        setattr(registry, name, before[name])
+    registry._files = files
+    trust._TRUSTED = trusted
 
 
 @pytest.fixture

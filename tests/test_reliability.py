@@ -156,7 +156,7 @@ def test_flags_stand_on_the_board(tmp_path: Path) -> None:
     flags = board["flags"].fillna("")
     assert "gradient-missing" in flags["broken-rounding"].split()
     assert {"irreproducible", "random-undeclared"} <= set(flags["broken-dice"].split())
-    assert flags["none"] == ""
+    assert flags["none"] == "range-of-few"
     assert np.all(board["n_ok"] == board["n_planned"]), "checks are no images"
     table = pd.read_csv(tmp_path / "out" / "leaderboard" / "checks.csv")
     raised = table[table["raised"]]
