@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from robustiqa.bench import Metric, load_metric, trust
-from robustiqa.bench.registry import registry
+from robustiqa.bench.registry import Plugin, registry
 
 # Two threads on a busy machine wait for each other at every barrier: ten times slower than one.
 torch.set_num_threads(1)
@@ -29,14 +29,19 @@ def linear_plugin() -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def own_plugins(linear_plugin: Path) -> Iterator[None]:
     """What a file of tests registers and trusts ends with it: the next one in the same process begins anew."""
-    names = ("_lazy", "_loaded", "_broken")
-    before = {name: {kind: dict(found) for kind, found in getattr(registry, name).items()} for name in names}
+    of_files = {kind: _of_files(found) for kind, found in registry._loaded.items()}
     files, trusted = dict(registry._files), set(trust._TRUSTED)
     yield
-    for name in names:
-        setattr(registry, name, before[name])
-    registry._files = files
-    trust._TRUSTED = trusted
+    for kind, found in registry._loaded.items():
+        for name in _of_files(found):
+            del found[name]
+        found |= of_files[kind]
+    registry._files, trust._TRUSTED = files, trusted
+
+
+def _of_files(found: Mapping[str, Plugin]) -> dict[str, Plugin]:
+    """Those that are not built in: modules of these are not imported again, so they would be lost."""
+    return {name: plugin for name, plugin in found.items() if plugin.origin.startswith("file")}
 
 
 @pytest.fixture
