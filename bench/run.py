@@ -184,7 +184,10 @@ def _execute(executor: Executor, run: _Run, progress: bool) -> None:
         EventLog(store.root, job.run, "run") as log,
         Display(len(plan.cells), todo, progress) as display,
     ):
-        log.write("run", workers=executor.workers, planned=len(plan.cells), todo=len(todo), pid=os.getpid())
+        old = store.snapshot().results if job.redo else {}
+        again = [cell.id for cell in todo if cell.id in old]
+        about = {"workers": executor.workers, "planned": len(plan.cells), "todo": len(todo), "pid": os.getpid()}
+        log.write("run", **about, again=again)
         how = "failed"
         try:
             if todo:

@@ -33,6 +33,9 @@ def own_plugins(linear_plugin: Path) -> Iterator[None]:
     before = {name: {kind: dict(found) for kind, found in getattr(registry, name).items()} for name in names}
     files, trusted = dict(registry._files), set(trust._TRUSTED)
     yield
+    # Built-in plug-ins register once, when their module is first imported: they stay.
+    for kind, found in registry._loaded.items():
+        before["_loaded"][kind] |= {name: plugin for name, plugin in found.items() if plugin.origin == "built-in"}
     for name in names:
         setattr(registry, name, before[name])
     registry._files = files

@@ -293,6 +293,17 @@ def test_an_entrant_that_is_flagged_as_random_stops_no_other(linear_plugin: Path
     assert summary["rank"]["none"] == 1
 
 
+def test_copies_of_one_photograph_are_one(honest: Honest) -> None:
+    """A folder with one image under eight names: what is missed on it is missed eight times by the same draws."""
+    (group,) = (g for g in read_results(honest.root).groups if g.defense == "none")
+    gains = np.where(group.rows["attack"] == "auto-iqa", 0.1, 0.3) * group.unit
+    copies = standard_trials(replace(group, rows=group.rows.assign(gain=gains)))
+    assert max(trial.p for trial in copies) == 1.0
+    apart = gains * (1 + 0.01 * np.arange(len(gains)))
+    others = standard_trials(replace(group, rows=group.rows.assign(gain=apart)))
+    assert min(trial.p for trial in others) < STOP_P
+
+
 def test_chance_alone_stops_no_board(honest: Honest) -> None:
     """Gains of two budgets that are the same but for noise: the larger one finds less on half of the boards."""
     (group,) = (g for g in read_results(honest.root).groups if g.defense == "none")
