@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -142,7 +143,8 @@ def _prepared(
             store.create()
             todo = _todo(plan, store, overwrite, how["save_images"])
             job = Job.here(
-                run=f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{os.getpid()}",
+                # Two runs of one process may begin in one second, and each reads what its own workers have said.
+                run=f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{os.getpid()}-{secrets.token_hex(3)}",
                 device=device,
                 threads=executor.threads,
                 chunk=suite.chunk,
@@ -186,8 +188,9 @@ def _execute(executor: Executor, run: _Run, progress: bool) -> None:
     ):
         old = store.snapshot().results if job.redo else {}
         again = [cell.id for cell in todo if cell.id in old]
-        about = {"workers": executor.workers, "planned": len(plan.cells), "todo": len(todo), "pid": os.getpid()}
-        log.write("run", **about, again=again)
+        log.write(
+            "run", workers=executor.workers, planned=len(plan.cells), todo=len(todo), pid=os.getpid(), again=again
+        )
         how = "failed"
         try:
             if todo:
