@@ -208,6 +208,9 @@ def _execute(executor: Executor, run: _Run, progress: bool) -> None:
 def _result(store: Store, plan: Plan, todo: list[Cell], tables: dict[str, Path]) -> RunResult:
     ids = [cell.id for cell in plan.cells]
     failed = store.failed(ids) | {cell.id: store.reason(cell.id) or "" for cell in todo if store.has_error(cell.id)}
+    there = store.snapshot().results
+    lost = "it has neither a result nor an error; see the logs, and run again"
+    failed = {cell.id: lost for cell in plan.cells if cell.id not in there} | failed
     return RunResult(
         out=store.root,
         tables=tables,

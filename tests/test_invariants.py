@@ -293,6 +293,16 @@ def test_an_entrant_that_is_flagged_as_random_stops_no_other(linear_plugin: Path
     assert summary["rank"]["none"] == 1
 
 
+def test_a_budget_may_be_written_in_two_ways(linear_plugin: Path, tmp_path: Path) -> None:
+    """4/255 and its decimals differ in the last bit: two cells, and each counts its own images."""
+    registry.load_file(linear_plugin.with_name("tiny_bench.py"))
+    attack = {"attack": "pgd[steps=2]", "linf": ["4/255", 0.0156862745098039]}
+    suite = Suite.model_validate(SUITE | {"defenses": ["none"], "attacks": [attack]})
+    result = run_suite(suite, tmp_path / "run", progress=False)
+    empirical = pd.read_csv(result.tables["empirical"])
+    assert empirical["n_ok"].tolist() == empirical["n_planned"].tolist() == [12, 12]
+
+
 def test_copies_of_one_photograph_are_one(honest: Honest) -> None:
     """A folder with one image under eight names: what is missed on it is missed eight times by the same draws."""
     (group,) = (g for g in read_results(honest.root).groups if g.defense == "none")

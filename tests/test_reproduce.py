@@ -243,6 +243,15 @@ def test_programs_that_only_a_record_names_do_not_run(
     assert done.exit_code == 0, done.output
 
 
+def test_a_row_without_results_is_not_called_the_same(copy: Path) -> None:
+    """Empty fields agree with empty fields."""
+    row = row_of(copy, "empirical", **ROWS["empirical"][0])
+    change(copy, row, "n_ok", "0")
+    result = call("reproduce", row.id, "--from", copy)
+    assert result.exit_code == 1
+    assert "has no result of any image, so there is nothing to compare" in result.stderr
+
+
 def test_rows_and_folders_that_are_none(copy: Path, tmp_path: Path) -> None:
     for text, words in (
         ("s-nothing", "is none of its rows"),

@@ -213,6 +213,20 @@ def test_status_counts_every_cell_once(survivor: Path) -> None:
     assert found.ended == "complete"
 
 
+def test_a_cell_that_was_lost_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever an executor does with it."""
+    registry.load_file(FAULTS)
+    compute = supervisor._one
+    monkeypatch.setattr(supervisor, "_one", lambda cell, *rest: None if cell.start == 2 else compute(cell, *rest))
+    suite = tiny(defenses=["none"], certify=None, attacks=[])
+    result = run_suite(suite, tmp_path, progress=False)
+    assert not result.ok
+    assert list(result.failed.values()) == ["it has neither a result nor an error; see the logs, and run again"]
+    assert (result.computed, result.resumed) == (2, 0)
+    monkeypatch.undo()
+    assert run_suite(suite, tmp_path, progress=False).ok
+
+
 def test_status_counts_what_is_computed_once_more_as_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results of before are not of this run."""
     registry.load_file(FAULTS)

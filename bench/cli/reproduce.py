@@ -91,6 +91,9 @@ def reproduce(
     """
     root = Path(source)
     found = find_row(root, row)
+    if {found.values[count] for count in ("n_ok", "n_naive", "n_adaptive") if count in found.values} == {"0"}:
+        raise BadData(f"row {found.id} of {found.table}.csv has no result of any image, so there is nothing to "
+                      f"compare: see {str(root / 'errors')!r} and errors.csv beside the table")  # fmt: skip
     record, suite, plan = read_run(Store(root))
     runs = list(_runs(record, root))
     fresh = _fresh(root, found, out)
