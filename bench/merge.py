@@ -333,6 +333,11 @@ def _copy(sources: Sequence[Source], chosen: Mapping[str, int], target: Store) -
 def _copy_images(path: Path, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     pictures = saved_images.folder_of(path)
-    if pictures.is_dir():
-        shutil.copytree(pictures, folder / pictures.name, dirs_exist_ok=True)
+    if pictures.is_dir() and not pictures.is_symlink():
+        # Links stay behind: what they lead to is no part of the run, and its folder will be passed on.
+        shutil.copytree(pictures, folder / pictures.name, ignore=_links, dirs_exist_ok=True)
     write_atomically(folder / path.name, path.read_bytes(), sync=False)
+
+
+def _links(folder: str, names: list[str]) -> set[str]:
+    return {name for name in names if Path(folder, name).is_symlink()}

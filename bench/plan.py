@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -121,9 +122,14 @@ class Identities:
         return self._known[kind, text]
 
 
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LARGEST = 10**8
+"""Images of a data set; a number beyond it is none that this program wrote."""
+
+
 def plan_from_json(data: dict[str, Any]) -> Plan:
-    """The plan that `Plan.to_json` wrote."""
-    cells = [Cell(**{**cell, "eps": tuple(cell["eps"])}) for cell in data["cells"]]
+    """The plan that `Plan.to_json` wrote; raises `ValueError`, `KeyError` or `TypeError` for anything else."""
+    cells = [_checked(Cell(**{**cell, "eps": tuple(cell["eps"])})) for cell in data["cells"]]
     asked = data.get("asked")
     overlaps = tuple(Overlap(**overlap) for overlap in data.get("overlaps", ()))
     costs = tuple((metric, defense, int(cost)) for metric, defense, cost in data.get("costs", ()))
@@ -131,12 +137,42 @@ def plan_from_json(data: dict[str, Any]) -> Plan:
                 _pairs(data.get("datasets", ())), overlaps, _pairs(data.get("foreseen", ())), costs)  # fmt: skip
 
 
+def _checked(cell: Cell) -> Cell:
+    """The cell, if it is one that a plan can have: folders are passed around, and ids are names of files."""
+    whole = {"score": True, "check": True, "certify": bool(cell.eps), "attack": bool(cell.attack and cell.norm)}
+    if not whole.get(cell.kind) or (cell.kind == "attack" and len(cell.eps) != 1):
+        raise ValueError(f"kind {cell.kind!r} without what belongs to it")
+    if not _ID.fullmatch(cell.id) or not 0 <= cell.start < cell.stop <= _LARGEST:
+        raise ValueError(f"cell {cell.id!r} of images {cell.start} to {cell.stop}")
+    return cell
+
+
+_TABLES = ("suite", "code", "packages", "execution", "environment", "hardware", "numerics")
+_LISTS = ("plugins", "plugin_files", "trusted_files", "datasets", "merged")
+"""Parts of a run record; older ones lack some."""
+
+
 def read_run(store: Store) -> tuple[dict[str, Any], Suite, Plan]:
     """Record, suite and plan of a run's folder; raises `BadData` where it is none, or they are damaged."""
+    with _undamaged(store):
+        record = store.read_json("run.json")
+        for kind, names in ((dict, _TABLES), (list, _LISTS)):
+            if wrong := [name for name in names if not isinstance(record.get(name, kind()), kind)]:
+                raise TypeError(wrong[0])
+        return record, Suite.model_validate(record["suite"]), plan_from_json(store.read_json("plan.json"))
+
+
+def read_plan(store: Store) -> Plan:
+    """The plan of a run's folder; raises `BadData` where it is none, or damaged."""
+    with _undamaged(store):
+        return plan_from_json(store.read_json("plan.json"))
+
+
+@contextlib.contextmanager
+def _undamaged(store: Store) -> Iterator[None]:
     try:
-        record, plan = store.read_json("run.json"), plan_from_json(store.read_json("plan.json"))
-        return record, Suite.model_validate(record["suite"]), plan
-    except (KeyError, TypeError, ValueError) as error:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadData(f"run.json or plan.json in {str(store.root)!r} is damaged ({type(error).__name__}): run the "
                       "suite again into this folder") from error  # fmt: skip
 

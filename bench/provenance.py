@@ -46,6 +46,9 @@ _ENVIRONMENT = re.compile(
 )
 """Variables that can change a number; no others, since those may hold secrets, or say who ran it and where."""
 
+_FILES = re.compile("TOOL|LIB|LOG|DBG|FILE|DIR|PATH")
+"""In names of variables that make a numerical library load or write a file, as `OMP_TOOL_LIBRARIES` does."""
+
 
 def run_record(suite: Suite, plan: Plan, device: str, out: Path) -> dict[str, Any]:
     """The record of a run that is about to begin; plain data.
@@ -108,6 +111,12 @@ def amend_record(root: Path, path: Path, computed: int, failed: int) -> None:
 def decides_numbers(variable: str) -> bool:
     """Whether an environment variable is among those that can change a number."""
     return bool(_ENVIRONMENT.fullmatch(variable))
+
+
+def may_be_set(variable: str, value: object) -> bool:
+    """Whether a variable of a record, which may be a stranger's, may be set: no name of a file to load or to write."""
+    harmless = decides_numbers(variable) and not _FILES.search(variable)
+    return harmless and isinstance(value, str) and not re.search(r"[/\\\0]", value)
 
 
 def shown_path(path: Path, out: Path) -> str:

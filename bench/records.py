@@ -31,6 +31,8 @@ SUFFIXES = (SUFFIX, PARQUET)
 
 _VERSION = b"robustiqa_schema"
 _GZIP = 16 + zlib.MAX_WBITS
+_MOST = 2**30
+"""Bytes of a cell unzipped, a million rows: more is no record of ours, but may be made to fill the memory."""
 
 _TEXT = ("cell", "kind", "metric", "defense", "dataset", "truth_name", "image", "reference", "status", "message",
          "attack", "norm", "direction", "certificate", "certified_norm", "coverage", "check")  # fmt: skip
@@ -150,9 +152,12 @@ def _unzipped(content: bytes, name: str) -> bytes:
     """The content of one gzip member; zlib compares CRC and length at its end."""
     unzip = zlib.decompressobj(_GZIP)
     try:
-        found = unzip.decompress(content)
+        found = unzip.decompress(content, _MOST)
     except zlib.error as error:
         raise _damaged(name) from error
+    if unzip.unconsumed_tail and len(found) == _MOST:
+        raise BadData(f"result file {name!r} holds more than {_MOST / 1e9:.1f} GB unzipped: delete it, and take a "
+                      "smaller `chunk` if it is your own")  # fmt: skip
     if not unzip.eof or unzip.unused_data:
         raise _damaged(name)
     return found

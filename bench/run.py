@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -142,7 +143,8 @@ def _prepared(
             store.create()
             todo = _todo(plan, store, overwrite, how["save_images"])
             job = Job.here(
-                run=f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{os.getpid()}",
+                # Two runs of one process may begin in one second, and each reads what its own workers have said.
+                run=f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{os.getpid()}-{secrets.token_hex(3)}",
                 device=device,
                 threads=executor.threads,
                 chunk=suite.chunk,
@@ -184,7 +186,11 @@ def _execute(executor: Executor, run: _Run, progress: bool) -> None:
         EventLog(store.root, job.run, "run") as log,
         Display(len(plan.cells), todo, progress) as display,
     ):
-        log.write("run", workers=executor.workers, planned=len(plan.cells), todo=len(todo), pid=os.getpid())
+        old = store.snapshot().results if job.redo else {}
+        again = [cell.id for cell in todo if cell.id in old]
+        log.write(
+            "run", workers=executor.workers, planned=len(plan.cells), todo=len(todo), pid=os.getpid(), again=again
+        )
         how = "failed"
         try:
             if todo:
@@ -202,6 +208,9 @@ def _execute(executor: Executor, run: _Run, progress: bool) -> None:
 def _result(store: Store, plan: Plan, todo: list[Cell], tables: dict[str, Path]) -> RunResult:
     ids = [cell.id for cell in plan.cells]
     failed = store.failed(ids) | {cell.id: store.reason(cell.id) or "" for cell in todo if store.has_error(cell.id)}
+    there = store.snapshot().results
+    lost = "it has neither a result nor an error; see the logs, and run again"
+    failed = {cell.id: lost for cell in plan.cells if cell.id not in there} | failed
     return RunResult(
         out=store.root,
         tables=tables,

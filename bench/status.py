@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from .errors import BadData
 from .executors.bundles import weight
 from .executors.eventlog import FOLDER, LOST, Event, events_of
 from .executors.job import NAME, Job
-from .plan import Cell, plan_from_json
-from .store import Store
+from .plan import Cell, read_plan
+from .store import Snapshot, Store
 
 
 @dataclass(frozen=True)
@@ -78,37 +79,49 @@ class Status:
 def status(out: str | Path) -> Status:
     """How far the run in a folder is; raises `BadData` where there is none."""
     store = Store(out)
-    cells = plan_from_json(store.read_json("plan.json")).cells
+    cells = read_plan(store).cells
     there = store.snapshot()
     logs = _latest(store.root)
-    workers = tuple(state for path, events in logs.items() if (state := _worker(path, events)))
-    running = {state.cell for state in workers if state.alive}
+    events = [event for found in logs.values() for event in found]
+    try:
+        workers = tuple(state for path, found in logs.items() if (state := _worker(path, found)))
+        alive = sum(state.alive for state in workers)
+        ended = next((str(event["how"]) for event in reversed(events) if event["event"] == "finished"), None)
+        active = ended is None and (store.is_locked() or alive > 0)
+        again = _computed_again(events) if active else set[str]()
+        known = {cell.id: cell for cell in cells}
+        running = {state.cell for state in workers if state.alive}
+        groups, left = _groups(cells, there, again, running)
+        rate, seconds = _speed(events, known, left, alive)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadData(f"a log in {str(store.root / FOLDER)!r} is damaged ({type(error).__name__}): delete it, results "
+                      "do not depend on it") from error  # fmt: skip
+    return Status(str(out), active, groups, workers, rate, seconds, ended)
+
+
+def _groups(
+    cells: Sequence[Cell], there: Snapshot, again: Collection[str], running: Collection[str]
+) -> tuple[tuple[Group, ...], float]:
+    """Where the cells are, by metric and defence; and the weight of those that have yet to be computed."""
     groups: dict[tuple[str, str], Counter[str]] = {}
     left = 0.0
     for cell in cells:
         group = groups.setdefault((cell.metric, cell.defense), Counter())
         if cell.id in there.errors:
             group["failed"] += 1
-        elif cell.id in there.results:
+        elif cell.id in there.results and cell.id not in again:
             group["done"] += 1
         else:
             group["running" if cell.id in running else "left"] += 1
             left += weight(cell)
-    events = [event for found in logs.values() for event in found]
-    ended = next((event["how"] for event in reversed(events) if event["event"] == "finished"), None)
-    rate, seconds = _speed(events, {cell.id: cell for cell in cells}, left, sum(state.alive for state in workers))
-    return Status(
-        out=str(out),
-        active=ended is None and (store.is_locked() or any(state.alive for state in workers)),
-        groups=tuple(
-            Group(metric, defense, *(group[k] for k in ("done", "failed", "running", "left")))
-            for (metric, defense), group in groups.items()
-        ),
-        workers=workers,
-        cells_per_hour=rate,
-        seconds_left=seconds,
-        ended=ended,
-    )
+    counts = ("done", "failed", "running", "left")
+    return tuple(Group(*names, *(group[k] for k in counts)) for names, group in groups.items()), left
+
+
+def _computed_again(events: Sequence[Event]) -> set[str]:
+    """Cells whose result is one of before, which the run has yet to replace (`--overwrite`)."""
+    waiting = {cell for event in events if event["event"] == "run" for cell in event.get("again", ())}
+    return waiting - {event["cell"] for event in events if event["event"] in ("done", "failed")}
 
 
 def _latest(root: Path) -> dict[Path, list[Event]]:

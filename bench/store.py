@@ -91,7 +91,8 @@ class Store:
         """
         with no_os_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / ".lock").open("a+", encoding="utf-8")
+            # Never through a link, which would empty somebody's file: a folder may be a stranger's.
+            file = open(self.root / ".lock", "a+", encoding="utf-8", opener=_no_links)  # noqa: SIM115
         with file:
             if fcntl is not None:
                 self._lock(file.fileno())
@@ -311,6 +312,10 @@ class Store:
             raise BadData(f"{str(path)!r} has schema {schema}, this program reads up to {SCHEMA_VERSION}: update "
                           "robustiqa to the version that wrote it")  # fmt: skip
         return found
+
+
+def _no_links(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _names(folder: Path, suffix: str) -> Iterator[str]:

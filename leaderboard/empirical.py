@@ -38,7 +38,7 @@ def empirical_rows(group: Group) -> list[dict[str, Any]]:
     cells = dict.fromkeys((c.attack, c.norm, c.eps[0], c.direction) for c in group.cells if c.kind == "attack")
     for attack, norm, eps, direction in cells:
         under = group.under(norm, eps, direction)
-        at = under[under["attack"] == attack]
+        at = under[(under["attack"] == attack) & (under["eps"] == eps)]  # 4/255 may also be written in decimals
         gain = at["gain"].to_numpy() / group.unit
         label = f"{attack}|{norm}|{eps!r}|{direction}|{group.dataset}"
         mean, lo, hi = bootstrap_mean(gain, at["reference"].tolist(), label)

@@ -20,6 +20,13 @@ from .summary import eps_text
 BUDGET_ROUNDING = 1e-9
 """Relative excess of a measured norm: budgets are enforced to the last bit of a float, then measured in doubles."""
 
+ROUNDING = 1e-2
+"""Share of the largest score by which the score of one image may differ between cells: products of GPUs with ten bits
+(TF32, what convolutions take by default) move scores by up to 1e-3, a defence that quantises what they give by more."""
+
+UNSTABLE = frozenset({"random-undeclared", "irreproducible", "batch-dependent", "metric-drifts", "input-changed"})
+"""Checks that are raised where scores are not the same again: the flag takes that row's place, no other's."""
+
 GROUP = ["metric", "defense", "dataset"]
 THREAT = ["attack", "norm", "eps", "direction"]
 _BOARD_ROW = [*GROUP, "kind", *THREAT]
@@ -63,11 +70,13 @@ def broken_records(rows: pd.DataFrame, plan: pd.DataFrame) -> list[Broken]:
     ok = rows[rows["status"] == "ok"]
     attacks, scores, bounds = (ok[ok["kind"] == kind] for kind in ("attack", "score", "certify"))
     # As in runs of two machines that are united.
-    tolerance = TOLERANCE * float(np.nan_to_num(ok[_SCORES].abs().max().max()))
+    largest = float(np.nan_to_num(ok[_SCORES].abs().max().max()))
+    tolerance = TOLERANCE * largest
     found += [*_finite(scores, ["clean"]), *_finite(attacks, [*_SCORES, "gain", "gain_8bit", "linf", "l2"])]
     found += _finite(bounds, ["score"])
-    found += [*_same_clean(scores, attacks, tolerance), *_budget(attacks), *_arithmetic(attacks, tolerance)]
-    found += [*_eight_bit(attacks, tolerance), *_growing(bounds, tolerance)]
+    found += [*_budget(attacks), *_arithmetic(attacks, tolerance), *_growing(bounds, tolerance)]
+    if UNSTABLE.isdisjoint(ok["check"][ok["raised"].eq(True).to_numpy(dtype=bool, na_value=False)]):
+        found += [*_same_clean(scores, attacks, ROUNDING * largest), *_eight_bit(attacks, ROUNDING * largest)]
     return found
 
 

@@ -263,9 +263,55 @@ def _rounded(rows: Any) -> None:
     rows.loc[rows["kind"] == "attack", "clean"] *= 1 + 1e-6
 
 
-@pytest.mark.parametrize("change", [_weaker, _rounded])
+def _on_a_gpu(rows: Any) -> None:
+    """What TF32 does to scores of `dms-iqa`, emulated on a CPU: attacks ran on another machine than the scores."""
+    for name in ("clean", "attacked", "attacked_8bit"):
+        rows.loc[rows["kind"] == "attack", name] *= 1 + 1.2e-3
+    for gain, score in (("gain", "attacked"), ("gain_8bit", "attacked_8bit")):
+        rows.loc[rows["kind"] == "attack", gain] = rows[score] - rows["clean"]
+
+
+@pytest.mark.parametrize("change", [_weaker, _rounded, _on_a_gpu])
 def test_little_less_is_no_violation(planted: Callable[[Change], Board], change: Change) -> None:
     assert planted(change).broken == []
+
+
+def test_an_entrant_that_is_flagged_as_random_stops_no_other(linear_plugin: Path, tmp_path: Path) -> None:
+    """Its scores differ from cell to cell: the check says so, and takes its place on the board, not everybody's."""
+    registry.load_file(linear_plugin.with_name("tiny_bench.py"))
+    registry.load_file(linear_plugin.with_name("broken.py"))
+    attack = {"attack": "pgd[steps=2]", "linf": ["4/255"]}
+    suite = SUITE | {"defenses": ["none", "broken-dice"], "attacks": [attack], "checks": {"images": 2, "ladder": False}}
+    out = tmp_path / "run"
+    run_suite(Suite.model_validate(suite), out, progress=False)
+    (out / "cells" / next(path for path in (out / "cells").iterdir() if "attack-linear-broken" in path.name)).unlink()
+    result = run_suite(Suite.model_validate(suite), out, progress=False)  # another process would draw other noise, too
+    summary = pd.read_csv(result.tables["summary"]).set_index("defense")
+    assert result.computed == 1
+    assert "random-undeclared" in summary["flags"]["broken-dice"]
+    assert pd.isna(summary["rank"]["broken-dice"])
+    assert summary["rank"]["none"] == 1
+
+
+def test_a_budget_may_be_written_in_two_ways(linear_plugin: Path, tmp_path: Path) -> None:
+    """4/255 and its decimals differ in the last bit: two cells, and each counts its own images."""
+    registry.load_file(linear_plugin.with_name("tiny_bench.py"))
+    attack = {"attack": "pgd[steps=2]", "linf": ["4/255", 0.0156862745098039]}
+    suite = Suite.model_validate(SUITE | {"defenses": ["none"], "attacks": [attack]})
+    result = run_suite(suite, tmp_path / "run", progress=False)
+    empirical = pd.read_csv(result.tables["empirical"])
+    assert empirical["n_ok"].tolist() == empirical["n_planned"].tolist() == [12, 12]
+
+
+def test_copies_of_one_photograph_are_one(honest: Honest) -> None:
+    """A folder with one image under eight names: what is missed on it is missed eight times by the same draws."""
+    (group,) = (g for g in read_results(honest.root).groups if g.defense == "none")
+    gains = np.where(group.rows["attack"] == "auto-iqa", 0.1, 0.3) * group.unit
+    copies = standard_trials(replace(group, rows=group.rows.assign(gain=gains)))
+    assert max(trial.p for trial in copies) == 1.0
+    apart = gains * (1 + 0.01 * np.arange(len(gains)))
+    others = standard_trials(replace(group, rows=group.rows.assign(gain=apart)))
+    assert min(trial.p for trial in others) < STOP_P
 
 
 def test_chance_alone_stops_no_board(honest: Honest) -> None:

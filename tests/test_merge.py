@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -247,6 +248,10 @@ def test_images_travel_along(runs: dict[str, Path], tmp_path: Path) -> None:
     for _ in range(2):
         merge_runs([a, b], tmp_path / "d")
         assert np.array_equal(Store(tmp_path / "d").read_images(cell)["x"], image)
+        # A stranger's link is not followed into what is passed on.
+        (tmp_path / "secret").write_text("mine")
+        with contextlib.suppress(FileExistsError):
+            (b / "images" / cell / "link.png").symlink_to(tmp_path / "secret")
     assert len(list((tmp_path / "d" / "images" / cell).iterdir())) == 1
 
 

@@ -56,6 +56,14 @@ def test_every_flipped_bit_and_every_cut_is_noticed() -> None:
             decode(content + more, "c.arrow.gz")
 
 
+def test_a_small_file_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_MOST", 1 << 20)
+    for read in (check, decode):
+        with pytest.raises(BadData, match=r"'c.arrow.gz' holds more than 0.0 GB unzipped"):
+            read(gzip.compress(bytes(1 << 24)), "c.arrow.gz")
+    assert len(decode(encode(ROWS), "c.arrow.gz")) == 2
+
+
 def test_many_are_read_as_each_is() -> None:
     """Of the present schema with and without rows, of schema 1, and damaged ones."""
     parquet = next((GOLDEN / "schema-1" / "cells").glob("certify-*.parquet"))

@@ -209,6 +209,25 @@ def test_a_record_sets_no_other_variables_than_those_of_numbers(copy: Path) -> N
     assert "CUDA_VISIBLE_DEVICES" not in command
 
 
+def test_no_program_comes_from_the_folder_that_a_record_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger's record chooses the working folder: modules that lie there are not imported."""
+    (tmp_path / "click.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*paths, "."]))
+    assert Call(tmp_path, {}, ["--version"]).run() == 0
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_record_sets_no_variables_that_load_or_write_files(copy: Path) -> None:
+    record = json.loads((copy / "run.json").read_text())
+    bad = {"OMP_TOOL_LIBRARIES": "evil.so", "CUDNN_LOGDEST_DBG": "/home/me/.profile", "MKL_CBWR": "/tmp/x"}
+    record["environment"] |= bad | {"OMP_PLACES": "{0:4}"}
+    (copy / "run.json").write_text(json.dumps(record))
+    command = call("reproduce", row_of(copy, "summary").id, "--from", copy, "--dry-run").stdout
+    assert "OMP_PLACES='{0:4}'" in command
+    assert not any(name in command for name in bad)
+
+
 def test_programs_that_only_a_record_names_do_not_run(
     copy: Path, linear_plugin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +241,15 @@ def test_programs_that_only_a_record_names_do_not_run(
     trusting = [word for name in PLUGINS for word in ("--trust", linear_plugin.parent / name)]
     done = call("reproduce", row.id, "--from", copy, *trusting)
     assert done.exit_code == 0, done.output
+
+
+def test_a_row_without_results_is_not_called_the_same(copy: Path) -> None:
+    """Empty fields agree with empty fields."""
+    row = row_of(copy, "empirical", **ROWS["empirical"][0])
+    change(copy, row, "n_ok", "0")
+    result = call("reproduce", row.id, "--from", copy)
+    assert result.exit_code == 1
+    assert "has no result of any image, so there is nothing to compare" in result.stderr
 
 
 def test_rows_and_folders_that_are_none(copy: Path, tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from robustiqa.bench import run_suite
@@ -17,6 +19,7 @@ from robustiqa.bench.plan import make_plan
 from robustiqa.bench.registry import registry
 from robustiqa.bench.status import status
 from robustiqa.bench.store import Store
+from robustiqa.leaderboard import collect
 from runs import FAULTS, LINUX, command, events, faulty, processes, results, rows, same_tables, started, tiny, until
 
 
@@ -208,3 +211,58 @@ def test_status_counts_every_cell_once(survivor: Path) -> None:
     found = status(survivor)
     assert (found.total("done"), found.total("failed"), found.total("left")) == (4, 2, 0)
     assert found.ended == "complete"
+
+
+def test_a_cell_that_was_lost_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever an executor does with it."""
+    registry.load_file(FAULTS)
+    compute = supervisor._one
+    monkeypatch.setattr(supervisor, "_one", lambda cell, *rest: None if cell.start == 2 else compute(cell, *rest))
+    suite = tiny(defenses=["none"], certify=None, attacks=[])
+    result = run_suite(suite, tmp_path, progress=False)
+    assert not result.ok
+    assert list(result.failed.values()) == ["it has neither a result nor an error; see the logs, and run again"]
+    assert (result.computed, result.resumed) == (2, 0)
+    monkeypatch.undo()
+    assert run_suite(suite, tmp_path, progress=False).ok
+
+
+def test_status_counts_what_is_computed_once_more_as_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results of before are not of this run."""
+    registry.load_file(FAULTS)
+    suite, out, seen = tiny(defenses=["none"], certify=None, attacks=[]), tmp_path / "out", list[tuple[int, int]]()
+    run_suite(suite, out, progress=False)
+    one = supervisor._one
+
+    def look(*given: Any) -> None:
+        found = status(out)
+        seen.append((found.total("done"), found.total("left") + found.total("running")))
+        one(*given)
+
+    monkeypatch.setattr(supervisor, "_one", look)
+    run_suite(suite, out, progress=False, overwrite="all")
+    assert seen == [(0, 3), (1, 2), (2, 1)]
+    assert status(out).total("done") == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("plan.json", lambda d: d["cells"][0].update(id="../../x")),
+        ("plan.json", lambda d: d["cells"][0].update(kind="evil")),
+        ("plan.json", lambda d: d["cells"][0].update(stop=10**12)),
+        ("plan.json", lambda d: d.update(cells="x")),
+        ("run.json", lambda d: d.update(plugins=7)),
+        ("job.json", lambda d: d.update(run="/etc/x")),
+        ("job.json", lambda d: d.update(run="../x")),
+    ],
+)
+def test_files_that_no_run_has_written_are_one_sentence(tmp_path: Path, survivor: Path, file: str, change: Any) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(survivor, root)
+    data = json.loads((root / file).read_text())
+    change(data)
+    (root / file).write_text(json.dumps(data))
+    read: Any = collect if file == "run.json" else status
+    with pytest.raises(BadData, match=rf"{file}.* (is damaged|cannot be read)"):
+        read(root)

@@ -219,6 +219,17 @@ def test_one_run_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> Non
         pass
 
 
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="links are followed here")
+def test_a_link_in_a_strangers_folder_empties_no_file(store: Store, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (store.root / ".lock").unlink(missing_ok=True)
+    (store.root / ".lock").symlink_to(precious)
+    with pytest.raises(BadData, match=r"cannot write"), store.locked():
+        pass
+    assert precious.read_text() == "mine"
+
+
 def test_asking_for_the_lock_does_not_stop_a_run(store: Store) -> None:
     """`status` holds it for an instant; a run that starts then waits."""
     fcntl = pytest.importorskip("fcntl")

@@ -19,7 +19,7 @@ from ...leaderboard.rows import NOT_ITS_OWN, Column, Row, compare_rows, find_row
 from ..errors import BadData, BadPlugin
 from ..files import make_folder, write_atomically
 from ..plan import read_run
-from ..provenance import HISTORY, decides_numbers, differences, found_path, threads_of
+from ..provenance import HISTORY, differences, found_path, may_be_set, threads_of
 from ..registry import PACKAGE, file_digest
 from ..store import Store
 from ..trust import trusted
@@ -60,8 +60,10 @@ class Call(NamedTuple):
 
     def run(self) -> int:
         """Run it; its board is not shown, its progress is. Returns the exit code."""
-        command = [sys.executable, "-m", f"{PACKAGE}.bench.cli", *self.words]
-        environment = os.environ | self.environment
+        # The folder comes from a record, which may be a stranger's: no module is to be imported from there (-P).
+        command = [sys.executable, "-P", "-m", f"{PACKAGE}.bench.cli", *self.words]
+        here = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
+        environment = os.environ | self.environment | {"PYTHONPATH": here}
         return subprocess.run(command, cwd=self.folder, env=environment, stdout=subprocess.DEVNULL).returncode
 
 
@@ -89,6 +91,9 @@ def reproduce(
     """
     root = Path(source)
     found = find_row(root, row)
+    if {found.values[count] for count in ("n_ok", "n_naive", "n_adaptive") if count in found.values} == {"0"}:
+        raise BadData(f"row {found.id} of {found.table}.csv has no result of any image, so there is nothing to "
+                      f"compare: see {str(root / 'errors')!r} and errors.csv beside the table")  # fmt: skip
     record, suite, plan = read_run(Store(root))
     runs = list(_runs(record, root))
     fresh = _fresh(root, found, out)
@@ -153,7 +158,7 @@ def _call(runs: Sequence[Run], fresh: Path) -> Call:
     for option, path in _programs(runs):
         words += [option, _from(folder, path)]
     # Only those: a record is somebody's file, and others would decide which programs run.
-    told = {name: value for name, value in record.get("environment", {}).items() if decides_numbers(name)}
+    told = {name: value for name, value in record.get("environment", {}).items() if may_be_set(name, value)}
     environment = {name: value for name, value in told.items() if name != _OF_THE_MACHINE}
     if threads := threads_of(record):
         environment["OMP_NUM_THREADS"] = str(threads)

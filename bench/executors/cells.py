@@ -7,13 +7,12 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..errors import RobustIQAError, RunStopped
 from ..faults import fault_of
 from ..objective import told
-from ..plan import Cell, Plan, plan_from_json
+from ..plan import Cell
 from ..store import Store
 from ..worker import Worker
 from .eventlog import Follower
@@ -111,11 +110,6 @@ def _failed(error: Exception, seconds: float) -> Outcome:
         message = f"out of memory with one image at a time, on {socket.gethostname()}: {message}"
     states: Mapping[str, State] = {"fatal": "fatal", "transient": "again", "device": "again"}
     return Outcome(states.get(fault, "failed"), message, traceback.format_exc(), seconds, fresh=fault == "device")
-
-
-def read_plan(out: Path) -> Plan:
-    """The plan of a run."""
-    return plan_from_json(Store(out).read_json("plan.json"))
 
 
 def unsettled(cells: Sequence[Cell], store: Store, job: Job) -> list[Cell]:

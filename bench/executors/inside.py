@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import RobustIQAError
+from ..plan import read_plan
 from ..store import Store
-from .cells import InProcess, Outcome, read_plan
+from .cells import InProcess, Outcome
 from .job import Job, SameCells
 
 _PDEATHSIG = 1
@@ -40,7 +41,7 @@ def main() -> None:
     try:
         job = Job.read(out)
         job.enter()
-        plan = read_plan(out)
+        plan = read_plan(Store(out))
         cells = {cell.id: cell for cell in plan.cells}
         runner = InProcess(job, Store(out), SameCells(out, job, dict(plan.datasets)))
     except RobustIQAError as error:

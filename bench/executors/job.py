@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +23,8 @@ from ..registry import code_digest, package_versions, registry
 from ..trust import trust, trusted
 
 NAME = "job.json"
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""A name of a run: names of files begin with it."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ class Job:
             data = json.loads((out / NAME).read_text(encoding="utf-8"))
             data["plugins"] = tuple((path, digest) for path, digest in data["plugins"])
             data["trusted"], data["packages"] = tuple(data["trusted"]), tuple(data["packages"])
+            if not _RUN.fullmatch(data["run"]):
+                raise ValueError(f"run {data['run']!r}")
             return cls(**{f.name: data[f.name] for f in fields(cls)})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadData(f"{str(out / NAME)!r} cannot be read ({error}): start the run again with `robustiqa run`"

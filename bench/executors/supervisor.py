@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunStopped
-from ..plan import Cell
+from ..plan import Cell, read_plan
 from ..store import Store
-from .cells import Interrupted, Runner, error_record, read_plan, unsettled
+from .cells import Interrupted, Runner, error_record, unsettled
 from .child import Child
 from .eventlog import EventLog, Sink
 from .job import Job
@@ -96,7 +96,7 @@ def run_bundle(
     """
     root = Path(out)
     job, store = Job.read(root), Store(root)
-    planned = {cell.id: cell for cell in read_plan(root).cells}
+    planned = {cell.id: cell for cell in read_plan(store).cells}
     worker = f"{socket.gethostname()}-{os.getpid()}{name and '-'}{name}"
     with EventLog(root, job.run, worker, sink) as log, Child(root, job, log.path, stopped) as child:
         log.write("worker", show=False, host=socket.gethostname(), pid=os.getpid())
