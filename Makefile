@@ -7,11 +7,13 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint con
 PYIQA := .venv-pyiqa
 PYIQA_PIP := $(PYIQA)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install install-dev demo gallery test test-pyiqa soundness lint types clean
+.PHONY: help install install-dev demo board board-tables gallery test test-pyiqa soundness lint types clean
 
 help:
 	@echo "make install   make .venv and install into it"
 	@echo "make demo   install, run the quick suite on the embedded data, print the board (minutes)"
+	@echo "make board   run the suites of the repository's board as far as their data and weights are here (hours; resumes)"
+	@echo "make board-tables   write its tables, its picture and the README's section again, from the records (seconds)"
 	@echo "make soundness   hold every certified method against known truths and attacks (minutes)"
 	@echo "make gallery   write docs/attacks.md and docs/defenses.md again, with pictures (minutes)"
 	@echo "make test   install, then lint, types and fast tests"
@@ -44,6 +46,12 @@ install-dev: $(VENV)/stamp-dev
 
 demo: install
 	$(VENV)/bin/robustiqa run --suite quick --out runs/quick
+
+board: install
+	$(PY) examples/board.py run
+
+board-tables: install
+	$(PY) examples/board.py tables
 
 gallery: install
 	$(VENV)/bin/robustiqa gallery --out docs

@@ -1,0 +1,123 @@
+"""The picture of a board in brief: accuracy against worst gain, and certified bounds against what attacks found."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from ..bench.files import write_atomically
+from .brief import pictured
+from .report.blocks import threat_text
+
+STYLES = {
+    "undefended": ("X", "#000000"),
+    "empirical deterministic": ("o", "#0072B2"),
+    "empirical randomised": ("s", "#009E73"),
+    "certified randomised": ("D", "#D55E00"),
+    "certified deterministic": ("^", "#CC79A7"),
+}
+"""Pool -> marker and colour: kinds differ in both, in the palette of Okabe and Ito."""
+
+_TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+_FOUND, _GREY = "#0072B2", "0.55"
+
+
+def plot_brief(table: pd.DataFrame, certified: pd.DataFrame, path: Path) -> Path:
+    """Draw a board whose rows `brief` has made; the same figures give the same bytes with the same matplotlib.
+
+    Left, of the first metric on the data set that its accuracy was measured on (or the first that was attacked): SROCC
+    against the worst gain that ranks. Right, of that metric: the certified delta and the largest shift that attacks
+    found at the same l2 budget, mean over images, for every certified defence and budget.
+
+    Args:
+        table: of `brief`.
+        certified: the rows of certified.csv.
+        path: the PNG.
+    """
+    left = pictured(table)
+    right = certified[
+        (certified["metric"] == table["metric"].iloc[0])
+        & (certified["kind"] == "population")
+        & (certified["norm"] == "l2")
+        & certified["empirical_shift_worst_mean"].notna()
+        & np.isfinite(certified["certified_delta_mean"])
+    ]
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(9.2, 4.2), layout="constrained", facecolor="white")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(1, 2, width_ratios=(1.25, 1)) if len(right) else [figure.subplots()]
+        _accuracy(panels[0], left)
+        if len(right):
+            _bounds(panels[1], right, dict(zip(table["defense"], table["label"], strict=True)))
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=150, metadata={"Software": None})
+    write_atomically(path, buffer.getvalue())
+    return path
+
+
+def _accuracy(panel: Axes, rows: pd.DataFrame) -> None:
+    """SROCC against worst gain, each point with its intervals and its name."""
+    for pool, (marker, colour) in STYLES.items():
+        mine = rows[rows["pool"] == pool]
+        if mine.empty:
+            continue
+        panel.errorbar(
+            mine["srocc"], mine["gain"],
+            xerr=_reach(mine, "srocc"), yerr=_reach(mine, "gain"),
+            fmt=marker, color=colour, markersize=6, elinewidth=0.7, alpha=0.9, label=pool,
+        )  # fmt: skip
+    for row in rows.to_dict("records"):
+        panel.annotate(str(row["label"]), (row["srocc"], row["gain"]), xytext=(5, 5), textcoords="offset points",
+                       fontsize=8)  # fmt: skip
+    first = rows.iloc[0]
+    _gains(panel.yaxis)
+    panel.set_yscale("log")
+    _gains(panel.yaxis)
+    panel.grid(alpha=0.25)
+    panel.set_title(f"{first['metric']}: accuracy and robustness", loc="left", fontsize=10)
+    panel.set_xlabel(f"SROCC to {first['truth']}, {first['accuracy_dataset']}  (right is better)")
+    panel.set_ylabel(f"worst gain, {first['threat']}, {first['dataset']}\nunits of R (down is better)")
+    panel.legend(fontsize=8, frameon=False, loc="best")
+
+
+def _bounds(panel: Axes, rows: pd.DataFrame, labels: dict[str, str]) -> None:
+    """A line a defence and budget from what attacks found to the bound that nothing crosses."""
+    rows = rows.sort_values(["eps", "certified_delta_mean"], ascending=[False, False], kind="stable")
+    names = []
+    for place, row in enumerate(rows.to_dict("records")):
+        found, bound = row["empirical_shift_worst_mean"], row["certified_delta_mean"]
+        panel.plot([found, bound], [place, place], color=_GREY, linewidth=1.2, zorder=1)
+        panel.plot(found, place, "o", color=_FOUND, markersize=6, label="attacks found" if not place else None)
+        panel.plot(bound, place, "|", color=STYLES["certified randomised"][1], markersize=14, markeredgewidth=2.5,
+                   label="certified bound" if not place else None)  # fmt: skip
+        names.append(f"{labels.get(str(row['defense']), row['defense'])}, {threat_text('l2', row['eps'])}")
+    panel.set_yticks(range(len(names)), names)
+    panel.set_xscale("log")
+    _gains(panel.xaxis)
+    panel.grid(alpha=0.25, axis="x")
+    panel.set_ylim(-0.6, len(names) - 0.4)
+    panel.set_title("Certified, and found by attacks", loc="left", fontsize=10)
+    panel.set_xlabel(f"mean shift of the score, {rows['dataset'].iloc[0]}\nunits of R (left is better)")
+    panel.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2)
+
+
+def _reach(rows: pd.DataFrame, name: str) -> Any:
+    """Lengths of the error bars, downwards and upwards."""
+    below, above = rows[name] - rows[f"{name}_lo"], rows[f"{name}_hi"] - rows[name]
+    return np.nan_to_num(np.clip([below, above], 0, None))
+
+
+def _gains(axis: Any) -> None:
+    """Ticks of a logarithmic axis as plain numbers."""
+    axis.set_major_locator(FixedLocator(_TICKS))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("0.", ".", 1)))
