@@ -35,7 +35,7 @@ WEIGHTS = {"scnn": "scnn.pkl", "eonss": "EONSS_model.pt"}
 """Suite whose metric is a plug-in, `examples/NAME.py` -> file of the authors' that it needs."""
 
 
-def run(workers: int) -> int:
+def run(workers: int, executor: str = "local") -> int:
     """Run every suite as far as what it needs is here, and unite the runs; returns the exit code."""
     done, whole = [], True
     for path in sorted(SUITES.glob("*.yml")):
@@ -47,7 +47,7 @@ def run(workers: int) -> int:
                 continue
             registry.load_file(Path("examples") / f"{name}.py")
         try:
-            result = run_suite(str(path), RUNS / name, executor="local", workers=workers, threads=1)
+            result = run_suite(str(path), RUNS / name, executor=executor, workers=workers, threads=1)
         except Absent as error:
             print(f"left out: {name}: {error}")
             continue
