@@ -28,15 +28,16 @@ STYLES = {
 """Pool -> marker and colour: kinds differ in both, in the palette of Okabe and Ito."""
 
 _TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
-_FOUND, _GREY = "#0072B2", "0.55"
+_FOUND, _BOUND, _GREY = "#0072B2", "#D55E00", "0.55"
+_TITLE: dict[str, Any] = {"loc": "left", "fontsize": 9}
 
 
 def plot_brief(table: pd.DataFrame, certified: pd.DataFrame, path: Path) -> Path:
     """Draw a board whose rows `brief` has made; the same figures give the same bytes with the same matplotlib.
 
     Left, of the first metric on the data set that its accuracy was measured on (or the first that was attacked): SROCC
-    against the worst gain that ranks. Right, of that metric: the certified delta and the largest shift that attacks
-    found at the same l2 budget, mean over images, for every certified defence and budget.
+    against the worst gain that ranks. Right, of that metric: the certified delta for every certified defence and l2
+    budget, and the largest shift that attacks found there, if there were any; both mean over images.
 
     Args:
         table: of `brief`.
@@ -48,13 +49,12 @@ def plot_brief(table: pd.DataFrame, certified: pd.DataFrame, path: Path) -> Path
         (certified["metric"] == table["metric"].iloc[0])
         & (certified["kind"] == "population")
         & (certified["norm"] == "l2")
-        & certified["empirical_shift_worst_mean"].notna()
         & np.isfinite(certified["certified_delta_mean"])
     ]
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(9.2, 4.2), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(9.4, 4.3), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
-        panels = figure.subplots(1, 2, width_ratios=(1.25, 1)) if len(right) else [figure.subplots()]
+        panels = figure.subplots(1, 2, width_ratios=(1.2, 1)) if len(right) else [figure.subplots()]
         _accuracy(panels[0], left)
         if len(right):
             _bounds(panels[1], right, dict(zip(table["defense"], table["label"], strict=True)))
@@ -70,22 +70,19 @@ def _accuracy(panel: Axes, rows: pd.DataFrame) -> None:
         mine = rows[rows["pool"] == pool]
         if mine.empty:
             continue
-        panel.errorbar(
-            mine["srocc"], mine["gain"],
-            xerr=_reach(mine, "srocc"), yerr=_reach(mine, "gain"),
-            fmt=marker, color=colour, markersize=6, elinewidth=0.7, alpha=0.9, label=pool,
-        )  # fmt: skip
+        ends = {"xerr": _reach(mine, "srocc"), "yerr": _reach(mine, "gain")}
+        panel.errorbar(mine["srocc"], mine["gain"], **ends, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.4)
+        panel.plot(mine["srocc"], mine["gain"], marker, color=colour, markersize=6.5, label=pool)
     for row in rows.to_dict("records"):
         panel.annotate(str(row["label"]), (row["srocc"], row["gain"]), xytext=(5, 5), textcoords="offset points",
                        fontsize=8)  # fmt: skip
     first = rows.iloc[0]
-    _gains(panel.yaxis)
     panel.set_yscale("log")
-    _gains(panel.yaxis)
+    _plain_ticks(panel.yaxis)
     panel.grid(alpha=0.25)
-    panel.set_title(f"{first['metric']}: accuracy and robustness", loc="left", fontsize=10)
-    panel.set_xlabel(f"SROCC to {first['truth']}, {first['accuracy_dataset']}  (right is better)")
-    panel.set_ylabel(f"worst gain, {first['threat']}, {first['dataset']}\nunits of R (down is better)")
+    panel.set_title(f"Attacked at {first['threat']}\n{first['metric']}, {first['dataset']}", **_TITLE)
+    panel.set_xlabel(f"SROCC to {first['truth']}, {first['accuracy_dataset']} (right is better)")
+    panel.set_ylabel("worst gain, units of R or of the defended range (down is better)")
     panel.legend(fontsize=8, frameon=False, loc="best")
 
 
@@ -96,18 +93,18 @@ def _bounds(panel: Axes, rows: pd.DataFrame, labels: dict[str, str]) -> None:
     for place, row in enumerate(rows.to_dict("records")):
         found, bound = row["empirical_shift_worst_mean"], row["certified_delta_mean"]
         panel.plot([found, bound], [place, place], color=_GREY, linewidth=1.2, zorder=1)
-        panel.plot(found, place, "o", color=_FOUND, markersize=6, label="attacks found" if not place else None)
-        panel.plot(bound, place, "|", color=STYLES["certified randomised"][1], markersize=14, markeredgewidth=2.5,
-                   label="certified bound" if not place else None)  # fmt: skip
-        names.append(f"{labels.get(str(row['defense']), row['defense'])}, {threat_text('l2', row['eps'])}")
+        panel.plot(found, place, "o", color=_FOUND, markersize=6.5, label=None if place else "found by attacks")
+        panel.plot(bound, place, "|", color=_BOUND, markersize=16, markeredgewidth=3,
+                   label=None if place else "certified: nothing is beyond")  # fmt: skip
+        names.append(f"{labels.get(str(row['defense']), row['defense'])}\n{threat_text('l2', row['eps'])}")
     panel.set_yticks(range(len(names)), names)
     panel.set_xscale("log")
-    _gains(panel.xaxis)
+    _plain_ticks(panel.xaxis)
     panel.grid(alpha=0.25, axis="x")
-    panel.set_ylim(-0.6, len(names) - 0.4)
-    panel.set_title("Certified, and found by attacks", loc="left", fontsize=10)
-    panel.set_xlabel(f"mean shift of the score, {rows['dataset'].iloc[0]}\nunits of R (left is better)")
-    panel.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2)
+    panel.set_title(f"Certified, and found by attacks\n{rows['metric'].iloc[0]}, {rows['dataset'].iloc[0]}", **_TITLE)
+    panel.set_xlabel("mean shift of the score in units of R (left is better)")
+    panel.set_ylim(-0.6, len(names) + 0.2)
+    panel.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
 
 
 def _reach(rows: pd.DataFrame, name: str) -> Any:
@@ -116,7 +113,7 @@ def _reach(rows: pd.DataFrame, name: str) -> Any:
     return np.nan_to_num(np.clip([below, above], 0, None))
 
 
-def _gains(axis: Any) -> None:
+def _plain_ticks(axis: Any) -> None:
     """Ticks of a logarithmic axis as plain numbers."""
     axis.set_major_locator(FixedLocator(_TICKS))
     axis.set_minor_locator(NullLocator())
