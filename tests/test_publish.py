@@ -47,6 +47,7 @@ def test_only_records_are_published_and_they_give_the_same_tables(finished: Path
     out = publish([finished], tmp_path / "board")
     assert {path.name for path in out.iterdir()} == set(KEPT)
     assert {path.name for path in tmp_path.iterdir()} == {"board"}
+    assert [path.name for path in (out / "runs" / "run").iterdir()] == ["0001.json"], "of the run, not of the union"
     result = CliRunner().invoke(cli, ["collect", str(out)])
     assert result.exit_code == 0, result.output
     for path in (finished / "leaderboard").glob("*.csv"):
