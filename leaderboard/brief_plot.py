@@ -51,7 +51,7 @@ def plot_brief(table: pd.DataFrame, certified: pd.DataFrame, path: Path) -> Path
         (certified["metric"] == table["metric"].iloc[0])
         & (certified["kind"] == "population")
         & (certified["norm"] == "l2")
-        & np.isfinite(certified["certified_delta_mean"])
+        & np.isfinite(certified["certified_delta_mean"].astype(float))
     ]
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9.4, 4.3), layout="constrained", facecolor="white")
