@@ -114,7 +114,7 @@ def ranked(rows: list[dict[str, Any]], tracks: pd.DataFrame, headline: Headline)
         return table
     mine = tracks[tracks["track"] == f"empirical-{headline.norm}"].set_index(["metric", "defense", "dataset"])["rank"]
     keys = pd.MultiIndex.from_frame(table[["metric", "defense", "dataset"]])
-    table["rank"] = mine.reindex(keys).astype("Int64").to_numpy()
+    table["rank"] = mine.reindex(keys).astype("Int64").array  # whole numbers also beside rows without a place
     return table.sort_values(["dataset", "metric", "rank", "defense"], na_position="last").reset_index(drop=True)
 
 

@@ -71,3 +71,10 @@ def test_the_present_board_holds_no_name_of_a_machine() -> None:
     kinds = {path.suffix for path in PRESENT.rglob("*") if path.is_file()}
     assert kinds <= {".json", ".gz", ".csv", ".md", ".png"}
     assert [path.name for path in PRESENT.rglob("*.png")] == [PICTURE], "no photographs"
+
+
+def test_places_are_whole_numbers() -> None:
+    """Also where other rows of the summary have none."""
+    board = (PRESENT / "leaderboard" / "board.md").read_text(encoding="utf-8")
+    assert "| not-attacked" in board
+    assert not re.search(r"^\|\s*\d+\.\d+ \|", board, re.MULTILINE)
