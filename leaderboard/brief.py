@@ -146,8 +146,8 @@ def _table(block: pd.DataFrame) -> str:
         "accuracy": _with_interval(block, "srocc"),
         "gain": _with_interval(block, "gain"),
         "other": _with_interval(block, "other"),
-        "certified": [_figure(value) for value in block["certified"]],
-        "found": [_figure(value) for value in block["found"]],
+        "certified": [_figure(value, 3) for value in block["certified"]],
+        "found": [_figure(value, 3) for value in block["found"]],
     })  # fmt: skip
     shown = [name for name in TITLES if (cells[name] != "–").any()]
     words = {name: _first(block[name]) for name in ("threat", "other_threat", "certified_threat")}
@@ -176,12 +176,12 @@ def _with_interval(block: pd.DataFrame, name: str) -> list[str]:
     return found
 
 
-def _figure(value: Any) -> str:
-    """Two digits after the point, the minus of typography; a dash for no figure."""
+def _figure(value: Any, digits: int = 2) -> str:
+    """So many digits after the point, the minus of typography; a dash for no figure."""
     if pd.isna(value):
         return "–"
-    text = "∞" if np.isinf(value) else f"{abs(value):.2f}"
-    return f"−{text}" if value < 0 and text != "0.00" else text
+    text = "∞" if np.isinf(value) else f"{abs(value):.{digits}f}"
+    return f"−{text}" if value < 0 and text.strip("0.") else text
 
 
 def described(table: pd.DataFrame) -> str:
@@ -191,7 +191,7 @@ def described(table: pd.DataFrame) -> str:
     points = [f"{row['label']} {_figure(row['gain'])} at SROCC {_figure(row['srocc'])}"
               for row in first.sort_values("gain", kind="stable").to_dict("records")]  # fmt: skip
     certified = table[table["certified"].notna() & (table["metric"] == metric)]
-    bounds = [f"{row['label']} {_figure(row['certified'])}, found {_figure(row['found'])}"
+    bounds = [f"{row['label']} {_figure(row['certified'], 3)}, found {_figure(row['found'], 3)}"
               for row in certified.to_dict("records")]  # fmt: skip
     text = f"Worst gain against accuracy, {metric} on {dataset}, {threat}: {'; '.join(points)}."
     return escaped(
