@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ..bench.errors import BrokenInvariant, counted
-from ..bench.files import write_atomically
-from ..bench.overlap import FLAG
+from ..bench.files import no_links, write_atomically
+from ..bench.overlap import FLAG as OVERLAP
 from ..bench.plan import Plan
 from ..bench.suite import Suite
 from .board import escaped, track_sections
@@ -25,6 +25,7 @@ from .empirical import empirical_rows
 from .exports.spreadsheet import neutralised
 from .invariants import Broken, Inspector
 from .invariants_tables import Trial, broken_tables, standard_trials
+from .left_out import FLAG, LeftOut, choose, keep_in_record, with_left_out
 from .results import FEW_SCORES, FEWEST, NO_RANGE, read_groups, read_plan
 from .rows import with_rows
 from .rules import FAILED
@@ -54,7 +55,14 @@ class Board(NamedTuple):
     broken: list[Broken]
 
 
-def collect(root: str | Path, *, despite_violations: bool = False) -> dict[str, Path]:
+def collect(
+    root: str | Path,
+    *,
+    despite_violations: bool = False,
+    without: Sequence[str] = (),
+    only: Sequence[str] = (),
+    because: str = "",
+) -> dict[str, Path]:
     """Write the tables of a run as CSV, and `board.md`, into ROOT/leaderboard.
 
     The tables are summary, empirical, threats, certified, tracks, neighbours and stability; `checks.csv` is there only
@@ -66,6 +74,10 @@ def collect(root: str | Path, *, despite_violations: bool = False) -> dict[str, 
         root: folder of a run.
         despite_violations: write the tables also where an invariant is broken (`docs/rules.md`), for diagnosis: into
             ROOT/leaderboard-violated, with `violations.csv`, and leaving ROOT/leaderboard alone.
+        without: defences that are left out, by name or plug-in string; their rows of `summary.csv` stay without figures
+            and with the flag `left-out`, and `board.md` and `run.json` say it.
+        only: defences that stay; all others but the undefended metric are left out.
+        because: who leaves them out and why, for the board.
 
     Returns:
         the paths, by table name; with "violations" where there are some.
@@ -73,14 +85,19 @@ def collect(root: str | Path, *, despite_violations: bool = False) -> dict[str, 
     Raises:
         BadData: the folder is no run, or a record in it is corrupt.
         BrokenInvariant: a figure would be wrong; nothing is written.
+        UnknownName: the run has no such defence.
     """
     root = Path(root)
-    board = make_board(root, despite_violations)
+    no_links(root, (BOARD, VIOLATED))
+    suite, plan = read_plan(root)
+    left = choose(plan, suite, without, only, because)
+    board = make_board(root, suite, plan.but(left.without), despite_violations)
     if board.broken and not despite_violations:
         raise _stopped(board.broken, root)
     tables = board.tables
+    tables["summary"] = with_left_out(tables["summary"], root, suite, plan, left.without)
     folder = root / (VIOLATED if board.broken else BOARD)
-    text = _markdown(board)
+    text = _markdown(board, left)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.csv" for name in tables}
     for name, table in tables.items():
@@ -88,6 +105,8 @@ def collect(root: str | Path, *, despite_violations: bool = False) -> dict[str, 
     for sometimes in ("errors", "checks"):
         if sometimes not in tables:
             (folder / f"{sometimes}.csv").unlink(missing_ok=True)
+    if not board.broken:
+        keep_in_record(root, left)
     paths["board"] = folder / "board.md"
     write_atomically(paths["board"], text.encode())
     if not board.broken:
@@ -95,9 +114,8 @@ def collect(root: str | Path, *, despite_violations: bool = False) -> dict[str, 
     return paths
 
 
-def make_board(root: Path, despite_violations: bool = False) -> Board:
+def make_board(root: Path, suite: Suite, plan: Plan, despite_violations: bool = False) -> Board:
     """The tables of a run, and what breaks a rule; without tables where records do, unless they are wanted anyway."""
-    suite, plan = read_plan(root)
     inspector = Inspector(plan)
     budgets = track_budgets(plan, suite.headline)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("summary", *_COLUMNS)}
@@ -179,20 +197,22 @@ _CERTIFIED = {
 }  # fmt: skip
 
 
-def _markdown(board: Board) -> str:
+def _markdown(board: Board, left: LeftOut) -> str:
     """The board for people: one block a data set and metric."""
     suite, plan, tables, broken = board
     lines = [f"# {suite.name}", "", suite.description.strip(), "", *_warning(broken)]
+    lines += [f"**{escaped(left.sentence)}.**", ""] if left.without else []
     summary, certified = tables["summary"], tables["certified"]
     for (dataset, metric), block in summary.groupby(["dataset", "metric"], sort=False) if len(summary) else ():
+        kept = block[block["flags"] != FLAG]
         lines += [
             f"## {metric} on {dataset}",
             "",
-            _introduction(block, suite, tables.get("errors")),
+            _introduction(kept, suite, tables.get("errors")),
             "",
             _table(_readable(block), _SUMMARY),
             "",
-            *_without_plcc(block),
+            *_without_plcc(kept),
             *_overlapping(plan, dataset, metric),
         ]
         if not certified.empty:
@@ -264,7 +284,7 @@ def _overlapping(plan: Plan, dataset: Any, metric: Any) -> list[str]:
     """A line that says what is judged on images which it was fitted on."""
     mine = [overlap for overlap in plan.overlaps if (overlap.dataset, overlap.metric) == (dataset, metric)]
     sentences = dict.fromkeys(overlap.sentence for overlap in mine)
-    return [f"Flag `{FLAG}`: {'; '.join(sentences)}.", ""] if sentences else []
+    return [f"Flag `{OVERLAP}`: {'; '.join(sentences)}.", ""] if sentences else []
 
 
 def _readable(block: pd.DataFrame) -> pd.DataFrame:

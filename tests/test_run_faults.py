@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from robustiqa.bench import run_suite
+from robustiqa.bench.cli.main import cli
 from robustiqa.bench.errors import BadData, RunStopped
 from robustiqa.bench.executors import supervisor
 from robustiqa.bench.plan import make_plan
@@ -243,6 +245,22 @@ def test_status_counts_what_is_computed_once_more_as_left(tmp_path: Path, monkey
     run_suite(suite, out, progress=False, overwrite="all")
     assert seen == [(0, 3), (1, 2), (2, 1)]
     assert status(out).total("done") == 3
+
+
+def test_a_run_without_a_board_says_what_failed_beside_what_is_wrong(tmp_path: Path) -> None:
+    out, none = tmp_path / "out", tiny(defenses=["none"], certify=None, attacks=[])
+    run_suite(none, out, progress=False)
+    cell = make_plan(none).cells[0].id
+    rows = Store(out).read_cell(cell).to_pylist()
+    Store(out).write_cell(cell, [row | {"clean": float("inf")} for row in rows])
+    both = tiny(defenses=["none", faulty("raise")], certify=None, attacks=[], chunk=2)
+    found = CliRunner().invoke(cli, command(both, out)[3:])
+    assert found.exit_code == 1
+    assert "clean is inf" in found.output
+    assert found.output.count("failed: RuntimeError: a bug in the defence") == 3
+    assert Store(out).read_json("run.json")["failed"] == 3
+    assert status(out).ended == "no board"
+    assert "wrote no board: `robustiqa collect" in CliRunner().invoke(cli, ["status", str(out)]).output
 
 
 @pytest.mark.parametrize(

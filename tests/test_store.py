@@ -230,6 +230,24 @@ def test_a_link_in_a_strangers_folder_empties_no_file(store: Store, tmp_path: Pa
     assert precious.read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["cells", "errors", "images", "log", "runs", "leaderboard", "leaderboard-violated"])
+def test_a_linked_folder_in_a_strangers_run_is_not_written_to(tmp_path: Path, name: str) -> None:
+    """The user names the run, and may do so by a link; what is in it is somebody else's."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadData, match=rf"{name}' is a link"):
+        Store(tmp_path / "run").create()
+    (tmp_path / "run" / name).unlink()
+    (tmp_path / "mine").symlink_to(tmp_path / "run")
+    Store(tmp_path / "mine").create()
+    (tmp_path / "run" / "images").mkdir()
+    (tmp_path / "run" / "images" / "a").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadData, match="a' is a link"):
+        Store(tmp_path / "mine").write_images("a", {"x": np.zeros((3, 8, 8), np.float32)})
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_asking_for_the_lock_does_not_stop_a_run(store: Store) -> None:
     """`status` holds it for an instant; a run that starts then waits."""
     fcntl = pytest.importorskip("fcntl")

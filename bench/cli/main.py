@@ -70,7 +70,8 @@ class _Lazy(click.Group):
         try:
             return super().invoke(ctx)
         except RobustIQAError as error:
-            click.echo(f"robustiqa: {error}", err=True)
+            for sentence in (error, *getattr(error, "__notes__", ())):
+                click.echo(f"robustiqa: {sentence}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt as error:
             goes_on = ctx.invoked_subcommand in ("run", "train", "tune", "data")

@@ -15,9 +15,10 @@ import click
 import yaml
 from tabulate import tabulate
 
+from ...leaderboard.left_out import FLAG as LEFT_OUT
 from ...leaderboard.rows import NOT_ITS_OWN, Column, Row, compare_rows, find_row, needed_suite
 from ..errors import BadData, BadPlugin
-from ..files import make_folder, write_atomically
+from ..files import make_folder, no_links, write_atomically
 from ..plan import read_run
 from ..provenance import HISTORY, differences, found_path, may_be_set, threads_of
 from ..registry import PACKAGE, file_digest
@@ -91,6 +92,9 @@ def reproduce(
     """
     root = Path(source)
     found = find_row(root, row)
+    if found.values.get("flags") == LEFT_OUT:
+        raise BadData(f"row {found.id} was left out of this board by whoever wrote it, so there is nothing to compare: "
+                      f"`robustiqa collect {root}` writes the whole board")  # fmt: skip
     if {found.values[count] for count in ("n_ok", "n_naive", "n_adaptive") if count in found.values} == {"0"}:
         raise BadData(f"row {found.id} of {found.table}.csv has no result of any image, so there is nothing to "
                       f"compare: see {str(root / 'errors')!r} and errors.csv beside the table")  # fmt: skip
@@ -133,6 +137,7 @@ def _fresh(root: Path, row: Row, out: str | None) -> Path:
     while (folder / "run.json").exists():
         number += 1
         folder = folder.with_name(f"{row.id}-{number}")
+    no_links(root, ("reproduced", f"reproduced/{folder.name}"))
     return folder
 
 

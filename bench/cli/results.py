@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 from tabulate import tabulate
@@ -24,8 +25,14 @@ from .options import with_plugins
               help="Relative difference that two results of one cell may have; 0 for none.")  # fmt: skip
 @click.option("--despite-violations", is_flag=True,
               help="Write tables that cannot be right, for diagnosis, into OUT/leaderboard-violated.")  # fmt: skip
+@click.option("--without", multiple=True, metavar="DEFENSE",
+              help="Leave a defence out; its row stays, without figures and with the flag left-out.")  # fmt: skip
+@click.option(
+    "--only", multiple=True, metavar="DEFENSE", help="Leave all others out, but for none, the unit of the gains."
+)
+@click.option("--because", default="", metavar="TEXT", help="Who leaves them out, and why: the board says it.")
 @with_plugins
-def collect(runs: tuple[str, ...], out: str | None, tolerance: float, despite_violations: bool) -> None:
+def collect(runs: tuple[str, ...], out: str | None, tolerance: float, **how: Any) -> None:
     """Write the tables of a run again, from its records alone; with --out D, unite several runs in the folder D.
 
     Cells that several runs have must agree, and are counted once; one run's result takes the place of another's error.
@@ -45,7 +52,7 @@ def collect(runs: tuple[str, ...], out: str | None, tolerance: float, despite_vi
         click.echo(f"{len(merged.cells)} cells, {len(merged.failed)} failed, {len(merged.missing)} not computed yet")
         for cell, why in merged.failed.items():
             click.echo(f"robustiqa: cell {cell} failed: {why}", err=True)
-    tables = resolve_target(COLLECT)(out, despite_violations=despite_violations)
+    tables = resolve_target(COLLECT)(out, **how)
     for table in tables.values():
         click.echo(str(table))
     if "violations" in tables:

@@ -43,11 +43,9 @@ def run(
     click.echo(f"{result.computed} cells computed, {result.resumed} already complete, {len(result.failed)} failed")
     for table in result.tables.values():
         click.echo(str(table))
-    for cell, message in result.failed.items():
-        click.echo(f"robustiqa: cell {cell} failed: {message} (see {result.out / 'errors'})", err=True)
+    for sentence in result.failures:
+        click.echo(f"robustiqa: {sentence}", err=True)
     if result.bad_images:
-        where = result.tables["errors"]
-        for message, count in Counter(pd.read_csv(where)["message"]).most_common(5):
+        for message, count in Counter(pd.read_csv(result.tables["errors"])["message"]).most_common(5):
             click.echo(f"robustiqa: {count} x {message}", err=True)
-        click.echo(f"robustiqa: {result.bad_images} results are errors, not scores: see {where}", err=True)
     sys.exit(0 if result.ok else 1)

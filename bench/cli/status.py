@@ -9,6 +9,7 @@ import click
 from tabulate import tabulate
 
 from ..display import duration
+from ..executors.eventlog import NO_BOARD
 from ..status import Status, status
 
 
@@ -26,7 +27,9 @@ def _text(found: Status) -> str:
     rows = [[g.metric, g.defense, g.done, g.failed, g.running, g.left] for g in found.groups]
     rows.append(["all", "", *(found.total(what) for what in counts)])
     lines = [tabulate(rows, headers=["metric", "defence", *counts], tablefmt="github"), ""]
-    ended = "no run is active" + (f"; the last one was {found.ended}" if found.ended else "")
+    how = f"complete, but wrote no board: `robustiqa collect {found.out}` says which figures cannot be right"
+    how = how if found.ended == NO_BOARD else found.ended
+    ended = "no run is active" + (f"; the last one was {how}" if how else "")
     lines.append("a run is active" if found.active else ended)
     if found.cells_per_hour:
         lines.append(f"{found.cells_per_hour:.0f} cells an hour")

@@ -19,6 +19,7 @@ from ...bench.errors import counted
 from ...bench.files import write_atomically
 from ...bench.store import Store
 from ..collect import collect
+from ..left_out import LeftOut, recorded
 from ..results import Results, read_results
 from .blocks import Tables, blocks
 from .flags import explained
@@ -60,17 +61,18 @@ def report(root: str | Path, images: Show = "licensed") -> Path:
         BadData: the folder is no run, or a record in it is corrupt.
     """
     root = Path(root)
-    paths = collect(root)
+    left = recorded(Store(root).read_json("run.json"))
+    paths = collect(root, without=left.without, because=left.because)
     names = Tables._fields
     tables = Tables(*(records(read_table(paths.get(name, root / "leaderboard" / f"{name}.csv"))) for name in names))
-    results = read_results(root)
-    data = page_data(root, results, tables, images)
+    results = read_results(root, left.without)
+    data = page_data(root, results, tables, images, left)
     path = root / NAME
     write_atomically(path, render(data).encode())
     return path
 
 
-def page_data(root: Path, results: Results, tables: Tables, images: Show) -> dict[str, Any]:
+def page_data(root: Path, results: Results, tables: Tables, images: Show, left: LeftOut) -> dict[str, Any]:
     """All that the page shows, as plain data."""
     record = Store(root).read_json("run.json")
     options = record.get("options")
@@ -93,7 +95,7 @@ def page_data(root: Path, results: Results, tables: Tables, images: Show) -> dic
         "blocks": found,
         "flags": explained([*raised, *RULES]),
         "raised": sorted({flag.split(":")[0] for flag in raised}),
-        "left_out": [list(pair) for pair in results.plan.skipped],
+        "left_out": [*([defense, left.why] for defense in left.without), *map(list, results.plan.skipped)],
         "failed": f"{counted(len(results.errors), 'result')} of images that failed" if len(results.errors) else "",
         "transfer": matrices(root),
         "provenance": provenance(record),
