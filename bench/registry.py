@@ -122,6 +122,7 @@ def code_digest() -> str:
             "executors",
             "sources",
             "training",
+            "submission",
             "suites",
             "__pycache__",
             "provenance.py",
@@ -131,6 +132,7 @@ def code_digest() -> str:
             "display.py",
             "status.py",
             "interrupt.py",
+            "terminal.py",
         },
     )
 

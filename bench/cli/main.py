@@ -11,6 +11,7 @@ import click
 
 from ..errors import RobustIQAError, UnknownName
 from ..interrupt import Terminated
+from ..terminal import echo
 from ..trust import TYPED
 
 _COMMANDS = {
@@ -70,12 +71,12 @@ class _Lazy(click.Group):
         try:
             return super().invoke(ctx)
         except RobustIQAError as error:
-            click.echo(f"robustiqa: {error}", err=True)
+            echo(f"robustiqa: {error}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt as error:
             goes_on = ctx.invoked_subcommand in ("run", "train", "tune", "data")
             promise = "; the same command goes on where a run, a training or a download stopped" if goes_on else ""
-            click.echo(f"robustiqa: interrupted{promise}", err=True)
+            echo(f"robustiqa: interrupted{promise}", err=True)
             ctx.exit(143 if isinstance(error, Terminated) else 130)
 
 
@@ -87,7 +88,7 @@ def cli() -> None:
 
 def _show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """A warning as a sentence, without the line of code that it comes from."""
-    click.echo(f"robustiqa: warning: {message}", err=True)
+    echo(f"robustiqa: warning: {message}", err=True)
 
 
 def main() -> None:
