@@ -121,6 +121,7 @@ def code_digest() -> str:
             "cli",
             "executors",
             "sources",
+            "submission",
             "training",
             "submission",
             "suites",
