@@ -14,7 +14,7 @@ from ..store import Store
 from .archive import IMAGES, RUN, SOURCE, Archive, load_json, opened_archive, write_archive
 from .belonging import check_run
 from .contents import check_source
-from .metadata import FILE, BreakSubmission, DefenseSubmission, Submission, file_of, parse_submission, read_submission
+from .metadata import FILE, BreakSubmission, DefenseSubmission, Submission, parse_submission, read_submission
 from .paths import members
 from .scrubbed import check_names, scrubbed
 from .verification import FILE as VERIFICATION
@@ -36,18 +36,14 @@ class Packed:
         verification: what its author found.
         digest: SHA-256 of its manifest, which names all of it.
         manifest: that manifest's bytes.
-        metadata: the bytes of its `submission.yml`.
         bytes: of the archive.
-        files: names of what was submitted, below its folder.
     """
 
     submission: Submission
     verification: Verification
     digest: str
     manifest: bytes
-    metadata: bytes
     bytes: int
-    files: tuple[str, ...]
 
 
 def pack(root: Path, verified: Path | None = None, out: Path | None = None) -> tuple[Path, Packed]:
@@ -73,8 +69,7 @@ def pack(root: Path, verified: Path | None = None, out: Path | None = None) -> t
         if name != FILE:
             inside = isinstance(submission, BreakSubmission) and name.startswith(f"{submission.images}/")
             files[IMAGES + name.rsplit("/", 1)[-1] if inside else SOURCE + name] = content
-    if isinstance(submission, DefenseSubmission):
-        files |= _records(submission, verified, contents)
+    files |= records_of(submission, verified, digests(contents))
     make_folder(out.parent)
     write_archive(out, submission.name, submission.kind, files)
     return out, check_archive(out)
@@ -123,15 +118,10 @@ def check_archive(path: Path, records: Path | None = None) -> Packed:
             raise BadSubmission(f"{where}: its manifest and its {FILE} do not name the same submission: refused")
         verification = parse_verification(load_json(archive.read(VERIFICATION), f"{where}: {VERIFICATION}"), where)
         _check_verified(verification, submission, _checked_sources(archive, submission, metadata), where)
-        if isinstance(submission, DefenseSubmission):
-            _check_layout(archive, (SOURCE, RUN))
-            _write_records(archive, records)
-        else:
-            _check_layout(archive, (SOURCE, IMAGES))
-            _check_images(archive, verification)
-        named = [name.removeprefix(SOURCE) for name in archive.names() if not name.startswith(RUN)]
-        return Packed(submission, verification, archive.digest, archive.manifest_bytes, metadata, path.stat().st_size,
-                      tuple(name for name in named if name != VERIFICATION))  # fmt: skip
+        if isinstance(submission, DefenseSubmission) and (pictures := archive.names(IMAGES)):
+            raise BadSubmission(f"{where} holds {pictures[0]!r}, which is no part of a defence: refused")
+        _write_records(archive, records)
+        return Packed(submission, verification, archive.digest, archive.manifest_bytes, path.stat().st_size)
 
 
 def unpack_sources(path: Path, folder: Path) -> list[str]:
@@ -143,13 +133,12 @@ def unpack_sources(path: Path, folder: Path) -> list[str]:
     packed = check_archive(path)
     if folder.exists() or folder.is_symlink():
         raise BadSubmission(f"{str(folder)!r} is there already: choose a new folder, nothing is overwritten")
-    images = packed.submission.images if isinstance(packed.submission, BreakSubmission) else ""
     written = []
     with opened_archive(path) as archive:
         for name in archive.names():
             if name.startswith(RUN) or name == VERIFICATION:
                 continue
-            target = f"{images}/{name.removeprefix(IMAGES)}" if name.startswith(IMAGES) else name.removeprefix(SOURCE)
+            target = _place(name, packed.submission)
             make_folder((folder / target).parent, "--to")
             write_atomically(folder / target, archive.read(name))
             written.append(target)
@@ -184,41 +173,30 @@ def _check_verified(found: Verification, submission: Submission, files: dict[str
 def _checked_sources(archive: Archive, submission: Submission, metadata: bytes) -> dict[str, str]:
     """SHA-256 of what was submitted, by the names it had in its folder; each file is of a kind that may be there."""
     found = {FILE: hashlib.sha256(metadata).hexdigest()}
-    for name in archive.names(SOURCE):
-        inner = name.removeprefix(SOURCE)
-        content = archive.read(name)
+    taken = {FILE.casefold()}
+    for name in (*archive.names(SOURCE), *archive.names(IMAGES)):
+        inner, content = _place(name, submission), archive.read(name)
+        if inner.casefold() in taken or not set(LEFT_OUT).isdisjoint(inner.split("/")):
+            raise BadSubmission(
+                f"{archive.where}: {name!r} would take the place of another file, or of results: refused"
+            )
         try:
             check_source(inner, content)
         except BadSubmission as error:
             raise BadSubmission(f"{archive.where}: {error}") from error
+        taken.add(inner.casefold())
         found[inner] = hashlib.sha256(content).hexdigest()
-    if isinstance(submission, BreakSubmission):
-        for name in archive.names(IMAGES):
-            content = archive.read(name)
-            check_source(name, content)
-            found[f"{submission.images}/{name.removeprefix(IMAGES)}"] = hashlib.sha256(content).hexdigest()
-    elif submission.plugin not in found:
-        raise BadSubmission(
-            f"{archive.where} has no {submission.plugin!r}, which its {FILE} names as its plug-in: refused"
-        )
+    if isinstance(submission, DefenseSubmission) and submission.plugin not in found:
+        raise BadSubmission(f"{archive.where} has no {submission.plugin!r}, which its {FILE} names as its plug-in: "
+                            "refused")  # fmt: skip
     return found
 
 
-def _check_layout(archive: Archive, folders: tuple[str, ...]) -> None:
-    for name in archive.names():
-        if "/" in name and not name.startswith(folders):
-            raise BadSubmission(f"{archive.where} holds {name!r}, which is no part of a submission of the kind "
-                                f"{archive.manifest.kind!r}: refused")  # fmt: skip
-
-
-def _check_images(archive: Archive, verification: Verification) -> None:
-    """An image for each that was measured, and no other."""
-    there = {name.removeprefix(IMAGES) for name in archive.names(IMAGES)}
-    measured = {file_of(one.image) for one in verification.images}
-    if there != measured:
-        wrong = sorted(there ^ measured)[0]
-        how = "was not measured" if wrong in there else "is not there"
-        raise BadSubmission(f"{archive.where}: image {wrong!r} {how}: refused; run `robustiqa submit verify` again")
+def _place(name: str, submission: Submission) -> str:
+    """Where a file of an archive belongs in the folder of the submission."""
+    if name.startswith(IMAGES) and isinstance(submission, BreakSubmission):
+        return f"{submission.images}/{name.removeprefix(IMAGES)}"
+    return name.removeprefix(SOURCE)
 
 
 def _write_records(archive: Archive, folder: Path | None) -> None:
@@ -232,18 +210,23 @@ def _write_records(archive: Archive, folder: Path | None) -> None:
             write_atomically(folder / name.removeprefix(RUN), content, sync=False)
 
 
-def _records(submission: DefenseSubmission, verified: Path, contents: dict[str, bytes]) -> dict[str, bytes | Path]:
-    """The records of the run, by their names in the archive."""
-    where = f"the records in {str(verified)!r}"
-    _, plan = check_run(submission, verified, contents[submission.plugin], where)
+def records_of(submission: Submission, verified: Path, files: dict[str, str]) -> dict[str, bytes | Path]:
+    """The records of a run of a submission, checked and without paths of this machine, by their names in an archive.
+
+    Args:
+        submission: what was submitted.
+        verified: folder of the run.
+        files: SHA-256 of what was submitted, by path.
+    """
+    _, plan = check_run(submission, verified, files, f"the records in {str(verified)!r}")
     check_names(plan)
-    files: dict[str, bytes | Path] = {}
+    found: dict[str, bytes | Path] = {}
     kept = sorted((verified / HISTORY).glob("[0-9]*.json"))
     for path in (verified / RECORD, verified / "plan.json", *kept):
         data = scrubbed(json.loads(path.read_text(encoding="utf-8")))
         inner = f"{HISTORY}/{path.name}" if path in kept else path.name
-        files[RUN + inner] = (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
+        found[RUN + inner] = (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
     store = Store(verified)
     for name in store.snapshot().results.values():
-        files[f"{RUN}{CELLS}{name}"] = store.cells / name
-    return files
+        found[f"{RUN}{CELLS}{name}"] = store.cells / name
+    return found
