@@ -22,8 +22,8 @@ from .verification import Verification, parse_verification
 
 VERIFIED = "verified"
 """Folder below the submission's into which `submit verify` writes."""
-LEFT_OUT = (VERIFIED, "__pycache__")
-"""Folders that are no part of a submission; those whose names begin with a dot are not, either."""
+LEFT_OUT = frozenset({VERIFIED, "__pycache__", ".git", ".pytest_cache", ".ruff_cache", ".mypy_cache"})
+"""Folders that are no part of a submission."""
 CELLS = "cells/"
 
 
@@ -81,10 +81,9 @@ def sources(root: Path, submission: Submission, verified: Path | None = None) ->
     Raises:
         BadSubmission: another kind, a link, a name that is not legal everywhere, or too much of it.
     """
-    hidden = {path.name for path in root.iterdir() if path.name.startswith(".")}
     own = {verified.name} if verified is not None and verified.parent.resolve() == root.resolve() else set()
     found: dict[str, bytes] = {}
-    for member in members(root, (*LEFT_OUT, *hidden, *own)):
+    for member in members(root, (*LEFT_OUT, *own)):
         content = (root / member.name).read_bytes()
         check_source(member.name, content)
         found[member.name] = content
