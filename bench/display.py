@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from .executors.bundles import weight
 from .plan import Cell
+from .terminal import printable
 
 
 def duration(seconds: float) -> str:
@@ -51,6 +52,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line on stderr that does not tear the bar."""
+        text = printable(text)
         if self._terminal:
             self._bar.write(text, file=sys.stderr)
         else:
@@ -60,10 +62,10 @@ class Display:
         """Show an event of a worker's log."""
         kind, label = event["event"], event.get("label", "")
         if kind == "start":
-            self._bar.set_description(label)
+            self._bar.set_description(printable(label, lines=False))
             self._bar.set_postfix_str("")
         elif kind == "progress":
-            self._bar.set_postfix_str(event["text"])
+            self._bar.set_postfix_str(printable(event["text"], lines=False))
         elif kind == "retry":
             self.say(f"once more: {label}: {event['error']}")
         elif kind in ("done", "failed") and event["cell"] in self._costs:

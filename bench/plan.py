@@ -148,12 +148,14 @@ def write_plan(root: Path, plan: Plan) -> None:
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LARGEST = 10**8
-"""Images of a data set; a number beyond it is none that this program wrote."""
+"""Images of a data set, and any budget; a number beyond it is none that this program wrote."""
 
 
 def plan_from_json(data: dict[str, Any]) -> Plan:
     """The plan that `Plan.to_json` wrote; raises `ValueError`, `KeyError` or `TypeError` for anything else."""
     cells = [_checked(cell if isinstance(cell, Cell) else _cell(cell)) for cell in data["cells"]]
+    if len({cell.id for cell in cells}) != len(cells):
+        raise ValueError("two cells of one id")
     asked = data.get("asked")
     overlaps = tuple(Overlap(**overlap) for overlap in data.get("overlaps", ()))
     costs = tuple((metric, defense, int(cost)) for metric, defense, cost in data.get("costs", ()))
@@ -177,6 +179,12 @@ def _plan_of(store: Store) -> Plan:
 
 def _checked(cell: Cell) -> Cell:
     """The cell, if it is one that a plan can have: folders are passed around, and ids are names of files."""
+    texts = (cell.id, cell.kind, cell.metric, cell.defense, cell.dataset, cell.attack or "", cell.direction or "")
+    numbers = (cell.start, cell.stop, cell.seed, cell.family, cell.images)
+    if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
+        raise TypeError("texts and whole numbers")
+    if not all(type(eps) in (float, int) and 0 <= eps <= _LARGEST for eps in cell.eps):  # NaN is not, either
+        raise ValueError("budgets")
     whole = {"score": True, "check": True, "certify": bool(cell.eps), "attack": bool(cell.attack and cell.norm)}
     if not whole.get(cell.kind) or (cell.kind == "attack" and len(cell.eps) != 1):
         raise ValueError(f"kind {cell.kind!r} without what belongs to it")

@@ -121,6 +121,7 @@ def code_digest() -> str:
             "cli",
             "executors",
             "sources",
+            "submission",
             "training",
             "suites",
             "__pycache__",
@@ -131,6 +132,7 @@ def code_digest() -> str:
             "display.py",
             "status.py",
             "interrupt.py",
+            "terminal.py",
         },
     )
 

@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import os
 import secrets
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from .provenance import amend_record, run_record, write_record
 from .registry import PACKAGE, resolve_target
 from .store import DEFAULT_OVERWRITE, Overwrite, Store
 from .suite import Suite, load_suite
+from .terminal import echo
 
 COLLECT = f"{PACKAGE}.leaderboard.collect:collect"
 """What turns result files into tables; named here, not imported: bench does not depend on the leaderboard."""
@@ -212,9 +212,9 @@ def _execute(executor: Executor, run: _Run, progress: bool) -> None:
     store, plan, job, todo, _ = run
     for kind, lines in (("left out", plan.skipped), ("will fail", plan.foreseen)) if progress else ():
         for what, why in lines:
-            print(f"{kind}: {what}: {why}", file=sys.stderr, flush=True)
+            echo(f"{kind}: {what}: {why}", err=True)
     for sentence in plan.warnings if progress else ():
-        print(f"warning: {sentence}", file=sys.stderr, flush=True)
+        echo(f"warning: {sentence}", err=True)
     with Display(len(plan.cells), todo, progress) as display:
         try:
             if todo:

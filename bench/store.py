@@ -266,7 +266,7 @@ class Store:
             return str(json.loads((self.errors / f"{cell}.json").read_text(encoding="utf-8"))["error"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return "its error file cannot be read: run again"
 
     def failed(self, cells: Iterable[str]) -> dict[str, str]:
@@ -309,7 +309,7 @@ class Store:
             found = json.loads(path.read_text(encoding="utf-8"), object_hook=hook)
         except FileNotFoundError:
             raise BadData(f"{str(self.root)!r} holds no {name}: give the folder of a `robustiqa run`") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadData(f"{str(path)!r} is corrupt ({error}): run the suite again into this folder") from error
         if not isinstance(found, dict):
             raise BadData(f"{str(path)!r} is damaged (no JSON object): run the suite again into this folder")

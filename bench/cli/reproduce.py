@@ -23,6 +23,7 @@ from ..plan import read_run
 from ..provenance import HISTORY, differences, found_path, may_be_set, threads_of
 from ..registry import PACKAGE, file_digest
 from ..store import Store
+from ..terminal import echo
 from ..trust import trusted
 from .options import with_plugins
 
@@ -106,9 +107,9 @@ def reproduce(
     write_atomically(fresh / "suite.yml", yaml.safe_dump(part, sort_keys=False, allow_unicode=True).encode())
     call = _call(runs, fresh)
     if dry_run:
-        click.echo(json.dumps({"row": found.id, "command": call.text}, indent=2) if as_json else call.text)
+        echo(json.dumps({"row": found.id, "command": call.text}, indent=2) if as_json else call.text)
         return
-    click.echo(call.text, err=as_json)
+    echo(call.text, err=as_json)
     _check_programs(runs)
     code = call.run()
     if not (fresh / "leaderboard" / f"{found.table}.csv").is_file():
@@ -121,7 +122,7 @@ def reproduce(
     if as_json:
         about = {"row": found.id, "table": found.table, "command": call.text, "out": str(fresh), "same": same}
         more = {"tolerance": allowed, "changed": changed, "columns": [column._asdict() for column in columns]}
-        click.echo(json.dumps(about | more, indent=2))
+        echo(json.dumps(about | more, indent=2))
     else:
         _show(found, columns, changed, allowed, fresh)
     sys.exit(0 if same else 1)
@@ -219,14 +220,12 @@ def _show(row: Row, columns: Sequence[Column], changed: Sequence[str], tolerance
     differing = [column for column in columns if not column.same]
     if differing:
         shown = [(column.column, column.stored, column.again) for column in differing]
-        click.echo(tabulate(shown, headers=["column", "stored", "again"], disable_numparse=True))
+        echo(tabulate(shown, headers=["column", "stored", "again"], disable_numparse=True))
     for sentence in changed:
-        click.echo(f"not as in the run: {sentence}")
+        echo(f"not as in the run: {sentence}")
     where = ", ".join(f"{row.values[key]}" for key in ("metric", "defense", "dataset"))
     how = f"to {tolerance:g}" if tolerance else "in every digit that is written"
     verdict = f"{len(differing)} of {len(columns)} columns differ" if differing else f"all {len(columns)} columns agree"
     left = "; ".join(f"{name}: {why}" for name, why in NOT_ITS_OWN.items() if name in row.values)
-    click.echo(
-        f"row {row.id} of {row.table}.csv ({where}): {verdict} {how}" + (f" (not compared: {left})" if left else "")
-    )
-    click.echo(str(fresh))
+    echo(f"row {row.id} of {row.table}.csv ({where}): {verdict} {how}" + (f" (not compared: {left})" if left else ""))
+    echo(str(fresh))

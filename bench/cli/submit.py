@@ -1,0 +1,19 @@
+"""`robustiqa submit`: how a defence, or a break of one, comes to the board."""
+
+from __future__ import annotations
+
+import click
+
+from .lazy import LazyGroup
+
+_COMMANDS = {
+    "new": ("submit_new:new", "Write the folder of a new submission."),
+}
+
+
+@click.group("submit", cls=LazyGroup, table=_COMMANDS)
+def submit() -> None:
+    """A defence of your own on the board, or adversarial images that beat a number on it: docs/submitting.md.
+
+    `verify` runs the program of the folder that you name; every other command only reads.
+    """
