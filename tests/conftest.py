@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from robustiqa.bench import Metric, load_metric, trust
+from robustiqa.bench import Metric, load_metric, run_suite, trust
+from robustiqa.bench.executors import supervisor
 from robustiqa.bench.registry import Plugin, registry
+from runs import FAULTS, tiny
 
 # Two threads on a busy machine wait for each other at every barrier: ten times slower than one.
 torch.set_num_threads(1)
@@ -42,6 +44,26 @@ def own_plugins(linear_plugin: Path) -> Iterator[None]:
 def _of_files(found: Mapping[str, Plugin]) -> dict[str, Plugin]:
     """Those that are not built in: modules of these are not imported again, so they would be lost."""
     return {name: plugin for name, plugin in found.items() if plugin.origin.startswith("file")}
+
+
+@pytest.fixture(scope="module")
+def faults(own_plugins: None) -> None:
+    """The plug-ins that the tests of the runner are made of (`runs.tiny`)."""
+    registry.load_file(FAULTS)
+
+
+@pytest.fixture(scope="module")
+def inline(faults: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny suite, undisturbed."""
+    out = tmp_path_factory.mktemp("runs") / "inline"
+    assert run_suite(tiny(), out, progress=False).ok
+    return out
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting before a cell is tried again."""
+    monkeypatch.setattr(supervisor, "PAUSE", 0.0)
 
 
 @pytest.fixture
