@@ -8,6 +8,7 @@ from .lazy import LazyGroup
 
 _COMMANDS = {
     "new": ("submit_new:new", "Write the folder of a new submission."),
+    "verify": ("submit_verify:verify", "Run a submission on a suite and compare its claims."),
 }
 
 
