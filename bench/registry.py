@@ -123,7 +123,6 @@ def code_digest() -> str:
             "sources",
             "submission",
             "training",
-            "submission",
             "suites",
             "__pycache__",
             "provenance.py",
