@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 from robustiqa.bench import run_suite
 from robustiqa.bench.registry import registry
-from robustiqa.bench.submission.metadata import read_submission
+from robustiqa.bench.submission.claims import judge_claims
+from robustiqa.bench.submission.metadata import DefenseSubmission, read_submission
 from robustiqa.bench.submission.packing import digests, sources
-from robustiqa.bench.submission.verification import Verification
+from robustiqa.bench.submission.verification import Found, Verification
 from robustiqa.bench.suite import Suite
 from runs import FAULTS
 
@@ -79,9 +80,14 @@ def verified(root: Path) -> Path:
     registry.load_file(root / "defense.py")
     assert run_suite(Suite.model_validate(SUITE), root / "verified", progress=False).ok
     submission = read_submission(root)
+    assert isinstance(submission, DefenseSubmission)
+    claims = []
+    for one in judge_claims(submission.claims, NAME, root / "verified"):
+        claims.append(Found(what=one.claim.what, claimed=one.claim.value, measured=one.measured, verdict=one.verdict))
     found = Verification(
-        name=NAME, kind="defense", robustiqa="0.1.0", suite="small", files=digests(sources(root, submission)), ok=True
-    )
+        name=submission.name, kind="defense", robustiqa="0.1.0", suite="small",
+        files=digests(sources(root, submission)), ok=True, claims=tuple(claims),
+    )  # fmt: skip
     (root / "verified" / "verification.json").write_text(found.model_dump_json(by_alias=True))
     return root
 

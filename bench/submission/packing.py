@@ -137,7 +137,7 @@ def unpack_sources(path: Path, folder: Path) -> list[str]:
         for name in archive.names():
             if name.startswith(RUN) or name == VERIFICATION:
                 continue
-            target = _place(name, packed.submission)
+            target = place_of(name, packed.submission)
             make_folder((folder / target).parent, "--to")
             write_atomically(folder / target, archive.read(name))
             written.append(target)
@@ -174,7 +174,7 @@ def _checked_sources(archive: Archive, submission: Submission, metadata: bytes) 
     found = {FILE: hashlib.sha256(metadata).hexdigest()}
     taken = {FILE.casefold()}
     for name in (*archive.names(SOURCE), *archive.names(IMAGES)):
-        inner, content = _place(name, submission), archive.read(name)
+        inner, content = place_of(name, submission), archive.read(name)
         if inner.casefold() in taken or not set(LEFT_OUT).isdisjoint(inner.split("/")):
             raise BadSubmission(
                 f"{archive.where}: {name!r} would take the place of another file, or of results: refused"
@@ -191,8 +191,8 @@ def _checked_sources(archive: Archive, submission: Submission, metadata: bytes) 
     return found
 
 
-def _place(name: str, submission: Submission) -> str:
-    """Where a file of an archive belongs in the folder of the submission."""
+def place_of(name: str, submission: Submission) -> str:
+    """Where a file below `source/` or `images/` of an archive belongs in the folder of the submission."""
     if name.startswith(IMAGES) and isinstance(submission, BreakSubmission):
         return f"{submission.images}/{name.removeprefix(IMAGES)}"
     return name.removeprefix(SOURCE)
