@@ -44,12 +44,13 @@ _COLUMNS = {"empirical": EMPIRICAL, "threats": THREATS, "certified": CERTIFIED, 
 
 
 class Board(NamedTuple):
-    """Everything that is written of a run, and what cannot be right in it."""
+    """Everything that is written of a run, what cannot be right in it, and who was left out of it."""
 
     suite: Suite
     plan: Plan
     tables: dict[str, pd.DataFrame]
     broken: list[Broken]
+    left: LeftOut
 
 
 def collect(
@@ -86,9 +87,7 @@ def collect(
     """
     root = Path(root)
     no_links(root, (BOARD, VIOLATED))
-    suite, plan = read_plan(root)
-    left = choose(plan, suite, without, only, because)
-    board = make_board(root, suite, plan.but(left.without), despite_violations)
+    board = make_board(root, despite_violations, without, only, because)
     if board.broken and not despite_violations:
         raise _stopped(board.broken, root)
     return write_board(board, root)
@@ -97,9 +96,8 @@ def collect(
 def write_board(board: Board, root: Path) -> dict[str, Path]:
     """Write the tables of a run into its folder, and return their paths: those of broken ones apart from a board's."""
     tables = board.tables
-    tables["summary"] = with_left_out(tables["summary"], root, suite, plan, left.without)
     folder = root / (VIOLATED if board.broken else BOARD)
-    text = _markdown(board, left)
+    text = _markdown(board)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.csv" for name in tables}
     for name, table in tables.items():
@@ -108,7 +106,7 @@ def write_board(board: Board, root: Path) -> dict[str, Path]:
         if sometimes not in tables:
             (folder / f"{sometimes}.csv").unlink(missing_ok=True)
     if not board.broken:
-        keep_in_record(root, left)
+        keep_in_record(root, board.left)
     paths["board"] = folder / "board.md"
     write_atomically(paths["board"], text.encode())
     if not board.broken:
@@ -116,8 +114,17 @@ def write_board(board: Board, root: Path) -> dict[str, Path]:
     return paths
 
 
-def make_board(root: Path, suite: Suite, plan: Plan, despite_violations: bool = False) -> Board:
+def make_board(
+    root: Path,
+    despite_violations: bool = False,
+    without: Sequence[str] = (),
+    only: Sequence[str] = (),
+    because: str = "",
+) -> Board:
     """The tables of a run, and what breaks a rule; without tables where records do, unless they are wanted anyway."""
+    suite, planned = read_plan(root)
+    left = choose(planned, suite, without, only, because)
+    plan = planned.but(left.without)
     inspector = Inspector(plan)
     budgets = track_budgets(plan, suite.headline)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("summary", *_COLUMNS)}
@@ -137,7 +144,7 @@ def make_board(root: Path, suite: Suite, plan: Plan, despite_violations: bool = 
         entrants += entrants_of(group, budgets, summary, empirical)
         trials += standard_trials(group)
     if inspector.broken and not despite_violations:
-        return Board(suite, plan, {}, inspector.broken)
+        return Board(suite, plan, {}, inspector.broken, left)
     tracks, neighbours = track_tables(entrants, plan.costs, suite.headline)
     tables = {"summary": ranked(found["summary"], tracks, suite.headline)}
     tables |= {name: _frame(found[name], columns) for name, columns in _COLUMNS.items()}
@@ -149,7 +156,8 @@ def make_board(root: Path, suite: Suite, plan: Plan, despite_violations: bool = 
         tables["errors"] = errors
     if broken:
         tables["violations"] = pd.DataFrame(broken, columns=list(Broken._fields))
-    return Board(suite, plan, tables, broken)
+    tables["summary"] = with_left_out(tables["summary"], root, suite, planned, left.without)
+    return Board(suite, plan, tables, broken, left)
 
 
 def _stopped(broken: Sequence[Broken], root: Path) -> BrokenInvariant:
@@ -192,9 +200,9 @@ _CERTIFIED = {
 }  # fmt: skip
 
 
-def _markdown(board: Board, left: LeftOut) -> str:
+def _markdown(board: Board) -> str:
     """The board for people: one block a data set and metric."""
-    suite, plan, tables, broken = board
+    suite, plan, tables, broken, left = board
     lines = [f"# {suite.name}", "", suite.description.strip(), "", *_warning(broken)]
     lines += [f"**{escaped(left.sentence)}.**", ""] if left.without else []
     summary, certified = tables["summary"], tables["certified"]

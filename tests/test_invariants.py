@@ -92,7 +92,7 @@ def planted(honest: Honest, tmp_path: Path) -> Callable[[Change], Board]:
         rows = honest.rows.copy()
         rows = rows if (found := change(rows)) is None else found
         write(root, rows)
-        return make_board(root, *read_plan(root))
+        return make_board(root)
 
     return plant
 
@@ -232,7 +232,7 @@ def test_a_planted_violation_names_its_row(
 
 
 def test_tables_are_counted_against_the_plan_and_each_other(honest: Honest) -> None:
-    board = make_board(honest.root, *read_plan(honest.root))
+    board = make_board(honest.root)
 
     def found(name: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> list[Broken]:
         tables = board.tables | {name: change(board.tables[name])}

@@ -64,7 +64,7 @@ def test_a_row_claimed_beside_measured(archive: Path, root: Path, tmp_path: Path
     entry, tables = accept(archive, tmp_path / "board")
     (row,) = rows_of(tmp_path / "board")
     own = pd.read_csv(root / "verified" / "leaderboard" / "summary.csv", keep_default_na=False).set_index("defense")
-    assert float(row["measured"]) == pytest.approx(float(own.loc[NAME, "worst_gain_mean"]), rel=1e-5)
+    assert float(row["measured"]) == pytest.approx(float(str(own.loc[NAME, "worst_gain_mean"])), rel=1e-5)
     assert float(row["claimed"]) == 0.5
     assert row["verified"] == ""
     assert (row["verdict"], row["verified_by"]) == ("better", "author")

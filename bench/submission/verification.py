@@ -88,10 +88,12 @@ class Verification(Strict):
     suite: Short
     files: dict[Short, Digest]
     ok: bool
-    problems: tuple[Annotated[str, Field(max_length=2000), AfterValidator(_shown)], ...] = Field((), max_length=1000)
-    claims: tuple[Found, ...] = Field((), max_length=200)
+    problems: tuple[Annotated[str, Field(max_length=2000), AfterValidator(_shown)], ...] = Field(
+        default=(), max_length=1000
+    )
+    claims: tuple[Found, ...] = Field(default=(), max_length=200)
     unit: Annotated[Finite, Field(gt=0)] | None = None
-    images: tuple[BrokenImage, ...] = Field((), max_length=MOST_IMAGES)
+    images: tuple[BrokenImage, ...] = Field(default=(), max_length=MOST_IMAGES)
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Verification:
