@@ -454,6 +454,7 @@ def _content(dataset: str) -> str:
     return resolve_target(f"{PACKAGE}.bench.datasets:load_dataset")(dataset).content_hash
 
 
+@functools.cache  # reading the metadata of all packages takes longer than planning a small suite
 def version_of(package: str) -> str | None:
     """Version of an installed distribution, or None."""
     try:
@@ -464,7 +465,7 @@ def version_of(package: str) -> str | None:
 
 def package_versions() -> list[str]:
     """Versions of the packages that decide scores."""
-    return [importlib.metadata.version(name) for name in ("torch", "kornia", "pillow", "scipy")]
+    return [str(version_of(name)) for name in ("torch", "kornia", "pillow", "scipy")]
 
 
 def register_metric(
