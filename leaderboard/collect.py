@@ -22,7 +22,7 @@ from .checks import COLUMNS as CHECKS
 from .checks import check_rows
 from .empirical import COLUMNS as EMPIRICAL
 from .empirical import empirical_rows
-from .exports.spreadsheet import neutralised
+from .exports.spreadsheet import csv_text
 from .invariants import Broken, Inspector
 from .invariants_tables import Trial, broken_tables, standard_trials
 from .results import FEW_SCORES, FEWEST, NO_RANGE, read_groups, read_plan
@@ -32,9 +32,6 @@ from .summary import eps_text, ranked, summary_row
 from .threats import COLUMNS as THREATS
 from .threats import threat_rows
 from .tracks import Entrant, entrants_of, stability_table, track_budgets, track_tables
-
-SIGNIFICANT = 6
-"""Digits in the CSV files: enough for any comparison, few enough to be the same on machines that compute alike."""
 
 BOARD, VIOLATED = "leaderboard", "leaderboard-violated"
 """Folders of the tables: of a board, and of records that cannot be right."""
@@ -78,13 +75,18 @@ def collect(root: str | Path, *, despite_violations: bool = False) -> dict[str, 
     board = make_board(root, despite_violations)
     if board.broken and not despite_violations:
         raise _stopped(board.broken, root)
+    return write_board(board, root)
+
+
+def write_board(board: Board, root: Path) -> dict[str, Path]:
+    """Write the tables of a run into its folder, and return their paths: those of broken ones apart from a board's."""
     tables = board.tables
     folder = root / (VIOLATED if board.broken else BOARD)
     text = _markdown(board)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.csv" for name in tables}
     for name, table in tables.items():
-        write_atomically(paths[name], _csv(with_rows(name, table, board.suite.seed)).encode())
+        write_atomically(paths[name], csv_text(with_rows(name, table, board.suite.seed)).encode())
     for sometimes in ("errors", "checks"):
         if sometimes not in tables:
             (folder / f"{sometimes}.csv").unlink(missing_ok=True)
@@ -150,13 +152,6 @@ def _remove_violated(folder: Path, tables: Mapping[str, Path]) -> None:
         (folder / path.name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-def _csv(table: pd.DataFrame) -> str:
-    """CSV text that no spreadsheet runs; eps is a key that people join on, so it keeps all its digits."""
-    exact = {str(name): table[name].map(neutralised) for name in table if table[name].dtype.kind not in "biuf"}
-    exact |= {"eps": table["eps"].map(repr)} if "eps" in table else {}
-    return table.assign(**exact).to_csv(index=False, float_format=f"%.{SIGNIFICANT}g", lineterminator="\n")
 
 
 def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:

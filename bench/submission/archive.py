@@ -86,7 +86,7 @@ class Archive:
     def __init__(self, archive: zipfile.ZipFile, raw: Mapping[str, zipfile.ZipInfo], manifest: bytes, where: str):
         self._archive, self._raw, self.where = archive, raw, where
         self.manifest_bytes = manifest
-        self.manifest = _manifest(manifest, where)
+        self.manifest = parse_manifest(manifest, where)
         self.digest = hashlib.sha256(manifest).hexdigest()
         """SHA-256 of the manifest, and so of everything: it names the submission."""
         there, listed = set(raw) - {MANIFEST}, set(self.manifest.files)
@@ -220,11 +220,14 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(info, content)
 
 
-def _manifest(content: bytes, where: str) -> Manifest:
+def parse_manifest(content: bytes, where: str) -> Manifest:
+    """The manifest in the bytes of a `MANIFEST.json`; raises `BadSubmission` for anything else, or a newer format."""
     data = load_json(content, f"{where}: {MANIFEST}")
     version = data.get("schema")
-    if isinstance(version, int) and version > 1:
-        raise BadSubmission(f"{where} is of format {version}, this program reads 1: update robustiqa")
+    if type(version) is not int:  # true is equal to 1
+        raise BadSubmission(f"{where}: {MANIFEST} does not say its format under 'schema': refused; {_AGAIN}")
+    if version > 1:
+        raise BadSubmission(f"{where} is of format {str(version)[:20]}, this program reads 1: update robustiqa")
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Whether the records of a run are those of a submitted defence: all of it, and nothing else."""
+"""Whether the records of a run are those of a submission: all of it, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import BadData, BadSubmission, counted
-from ..plan import Plan, read_run
+from ..plan import Cell, Plan, read_run
 from ..store import Store
 from ..suite import Suite
-from .metadata import DefenseSubmission
+from .metadata import BreakSubmission, DefenseSubmission, Submission
 
 _VERIFY = "run `robustiqa submit verify` (again)"
 
 
-def check_run(submission: DefenseSubmission, root: Path, plugin: bytes, where: str) -> tuple[Suite, Plan]:
-    """Raise `BadSubmission` unless the records in a folder are a whole run of a submission's defence.
+def check_run(submission: Submission, root: Path, files: Mapping[str, str], where: str) -> tuple[Suite, Plan]:
+    """Raise `BadSubmission` unless the records in a folder are a whole run of a submission.
 
     Args:
         submission: what was submitted.
         root: folder of the run.
-        plugin: content of the submission's plug-in file.
+        files: SHA-256 of what was submitted, by path.
         where: the records in words, for messages.
 
     Returns:
@@ -30,36 +32,71 @@ def check_run(submission: DefenseSubmission, root: Path, plugin: bytes, where: s
     """
     try:
         record, suite, plan = read_run(Store(root))
-        _check_plugin(submission, record, plugin, where)
-        _check_plan(submission, plan, where)
+        if record.get("failed") or not record.get("finished"):
+            raise BadSubmission(f"{where} are of a run that did not end well: {_VERIFY}")
+        if isinstance(submission, DefenseSubmission):
+            _check_plugin(submission, record, files[submission.plugin], where)
+            _check_defense(submission, plan, where)
+        else:
+            _check_break(submission, plan, files, where)
         _check_results(root, plan, where)
     except BadData as error:
         raise BadSubmission(f"{where}: {error}") from error
     return suite, plan
 
 
-def _check_plugin(submission: DefenseSubmission, record: Mapping[str, Any], plugin: bytes, where: str) -> None:
-    digest = hashlib.sha256(plugin).hexdigest()[:16]
-    files = [entry for entry in record.get("plugin_files", ()) if isinstance(entry, Mapping)]
-    if not any(entry.get("digest") == digest for entry in files):
+def attack_of(submission: BreakSubmission, files: Mapping[str, str]) -> str:
+    """The plug-in string under which `submit verify` runs the images of a break: it holds a digest of their contents.
+
+    Args:
+        submission: the break.
+        files: SHA-256 of what was submitted, by path.
+    """
+    digest, folder = hashlib.sha256(), f"{submission.images}/"
+    for name in sorted(name for name in files if name.startswith(folder)):
+        digest.update(f"{name.removeprefix(folder)}\n".encode() + bytes.fromhex(files[name]))
+    return f"break-{submission.name}[digest=x{digest.hexdigest()[:16]}]"
+
+
+def _check_plugin(submission: DefenseSubmission, record: Mapping[str, Any], digest: str, where: str) -> None:
+    entries = [entry for entry in record.get("plugin_files", ()) if isinstance(entry, Mapping)]
+    if not any(entry.get("digest") == digest[:16] for entry in entries):
         raise BadSubmission(f"{where} were not made with the {submission.plugin!r} of this submission, or it was "
                             f"changed since: {_VERIFY}")  # fmt: skip
-    if record.get("failed") or not record.get("finished"):
-        raise BadSubmission(f"{where} are of a run that did not end well: {_VERIFY}")
 
 
-def _check_plan(submission: DefenseSubmission, plan: Plan, where: str) -> None:
-    wanted = {"none", submission.defense}
+def _check_defense(submission: DefenseSubmission, plan: Plan, where: str) -> None:
     for cell in plan.cells:
-        if cell.defense not in wanted:
-            raise BadSubmission(f"{where} hold results of the defence {cell.defense!r}, which is not the submission's "
-                                f"({submission.defense!r}): {_VERIFY}")  # fmt: skip
-        if cell.metric not in submission.metrics:
-            raise BadSubmission(f"{where} hold results of the metric {cell.metric!r}, which is not among the "
-                                f"submission's: {_VERIFY}, or name it under metrics")  # fmt: skip
-    lacking = set(submission.metrics) - {cell.metric for cell in plan.cells if cell.defense == submission.defense}
+        _check_one_of("defence", cell.defense, ("none", submission.defense), where)
+        _check_one_of("metric", cell.metric, submission.metrics, where)
+    mine = [cell for cell in plan.cells if cell.defense == submission.defense]
+    lacking = set(submission.metrics) - {cell.metric for cell in mine if cell.kind == "attack"}
     if lacking:
-        raise BadSubmission(f"{where} have nothing of {submission.defense!r} behind {min(lacking)!r}: {_VERIFY}")
+        raise BadSubmission(f"{where} have no attack on {submission.defense!r} behind {min(lacking)!r}: {_VERIFY}")
+
+
+def _check_break(submission: BreakSubmission, plan: Plan, files: Mapping[str, str], where: str) -> None:
+    target, attack = submission.target, attack_of(submission, files)
+    for cell in plan.cells:
+        _check_one_of("defence", cell.defense, ("none", target.defense), where)
+        _check_one_of("metric", cell.metric, (target.metric,), where)
+        _check_one_of("data set", cell.dataset, (target.dataset,), where)
+    if not any(_is_break(cell, submission, attack) for cell in plan.cells):
+        raise BadSubmission(f"{where} hold nothing of these images at the threat of the target ({attack!r}): they are "
+                            f"others than those that were verified; {_VERIFY}")  # fmt: skip
+
+
+def _is_break(cell: Cell, submission: BreakSubmission, attack: str) -> bool:
+    target = submission.target
+    same = (cell.defense, cell.attack, cell.norm, cell.direction) == (
+        target.defense, attack, target.norm, target.direction)  # fmt: skip
+    return same and cell.kind == "attack" and bool(np.isclose(cell.eps[0], target.eps, rtol=1e-9, atol=0))
+
+
+def _check_one_of(what: str, given: str, known: tuple[str, ...], where: str) -> None:
+    if given not in known:
+        raise BadSubmission(f"{where} hold results of the {what} {given!r}, which is none of the submission's "
+                            f"({', '.join(map(repr, known))}): {_VERIFY}")  # fmt: skip
 
 
 def _check_results(root: Path, plan: Plan, where: str) -> None:

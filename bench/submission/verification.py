@@ -1,8 +1,7 @@
 """`verification.json`: what `submit verify` has found, in a form that others read without running anything.
 
-For a defence the figures are in the records of the run beside it, and whoever reads this file computes them again from
-there; what is here says which files they belong to. For a break there are no such records: its images are here, one by
-one, and every mean is computed from them.
+The figures are in the records of the run beside it, also those of a break, whose images are an attack there; whoever
+reads this file computes them again from the records. What is here says which files they belong to.
 """
 
 from __future__ import annotations
