@@ -8,6 +8,7 @@ from .lazy import LazyGroup
 
 _COMMANDS = {
     "new": ("submit_new:new", "Write the folder of a new submission."),
+    "verify": ("submit_verify:verify", "Run a submission on a suite and compare its claims."),
     "pack": ("submit_archive:pack", "Pack a verified submission into one archive."),
     "show": ("submit_archive:show", "Check an archive and show what is in it."),
     "unpack": ("submit_archive:unpack", "Write what was submitted into a folder, to be read and verified."),

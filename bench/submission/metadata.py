@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_va
 from ..errors import BadParameter, BadSubmission, did_you_mean
 from ..spec import parse_spec
 from ..suite import Eps
+from ..terminal import printable
 from ..threats import Direction, Norm, Threat
 from ..yaml_model import Strict, read_model
 from .paths import device_name, inside, relative_path
@@ -246,6 +247,13 @@ class Claim(Strict):
         return self
 
     @property
+    def what(self) -> str:
+        """The figure in words: column, row, data set."""
+        threat = f" at {self.norm} {self.eps:.6g}" if self.eps is not None else ""
+        words = [f"{self.measure} of {self.table}.csv{threat}", self.direction, self.attack, self.certificate]
+        return ", ".join([*filter(None, words), self.metric, self.dataset])
+
+    @property
     def better(self) -> Literal["smaller", "larger"]:
         """Which way the measure is better for the defence."""
         if self.table == "empirical" and self.direction == "down" and self.measure != "success_share":
@@ -403,11 +411,6 @@ def placeholders(submission: Submission) -> list[str]:
     return [key for key, value in data.items() if _PLACEHOLDER.search(str(value))]
 
 
-def printable(text: str) -> str:
-    """The text with its line ends, and what else is invisible or controls a terminal, written as escapes."""
-    return "".join(c if unicodedata.category(c) not in _INVISIBLE else f"\\u{ord(c):04x}" for c in text)
-
-
 def file_of(image: str) -> str:
     """Name of the PNG file of an image id in a break: what is no letter, digit, `.`, `_` or `-` becomes `-`."""
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', image).lstrip('-.')}.png"
@@ -449,7 +452,7 @@ def _kind(content: bytes, what: str) -> str | None:
                         raise BadSubmission(f"{what} nests more than {DEEPEST} levels: expected three at most")
                     keys.append(set() if isinstance(event, yaml.MappingStartEvent) else None)
     except (ValueError, OverflowError, yaml.YAMLError) as error:  # the first two of escapes that are no character
-        reason = printable(" ".join(str(error).split())[:300])
+        reason = printable(" ".join(str(error).split())[:300], lines=False)
         raise BadSubmission(f"{what} is no YAML in UTF-8: {reason}") from error
     return kind
 
