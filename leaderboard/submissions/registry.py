@@ -174,8 +174,9 @@ def _check_new(entry: Entry, entries: Sequence[Entry]) -> None:
             raise BadSubmission(f"a submission of the name {mine.name!r} is accepted already, with other contents: "
                                 f"choose another name, or a version in it, such as {mine.name}-2")  # fmt: skip
         theirs = other.submission
-        both = isinstance(mine, DefenseSubmission) and isinstance(theirs, DefenseSubmission)
-        if both and mine.defense == theirs.defense:
+        if not isinstance(mine, DefenseSubmission) or not isinstance(theirs, DefenseSubmission):
+            continue
+        if mine.defense == theirs.defense:
             raise BadSubmission(f"the defence {mine.defense!r} is that of the accepted submission {theirs.name!r}: "
                                 "give yours another name, so that tables can tell them apart")  # fmt: skip
 
