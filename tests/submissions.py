@@ -86,7 +86,7 @@ def verified(root: Path) -> Path:
         claims.append(Found(what=one.claim.what, claimed=one.claim.value, measured=one.measured, verdict=one.verdict))
     found = Verification(
         name=submission.name, kind="defense", robustiqa="0.1.0", suite="small",
-        files=digests(sources(root, submission)), ok=True, claims=tuple(claims),
+        files=digests(sources(root, submission)), ok=True, problems=(), claims=tuple(claims), images=(),
     )  # fmt: skip
     (root / "verified" / "verification.json").write_text(found.model_dump_json(by_alias=True))
     return root

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -63,8 +62,9 @@ def test_a_row_claimed_beside_measured(archive: Path, root: Path, tmp_path: Path
     """The measured value is that of the run's own table."""
     entry, tables = accept(archive, tmp_path / "board")
     (row,) = rows_of(tmp_path / "board")
-    own = pd.read_csv(root / "verified" / "leaderboard" / "summary.csv", keep_default_na=False).set_index("defense")
-    assert float(row["measured"]) == pytest.approx(float(str(own.loc[NAME, "worst_gain_mean"])), rel=1e-5)
+    own = csv.DictReader((root / "verified" / "leaderboard" / "summary.csv").open(newline=""))
+    (gain,) = [float(line["worst_gain_mean"]) for line in own if line["defense"] == NAME]
+    assert float(row["measured"]) == pytest.approx(gain, rel=1e-5)
     assert float(row["claimed"]) == 0.5
     assert row["verified"] == ""
     assert (row["verdict"], row["verified_by"]) == ("better", "author")
@@ -303,9 +303,7 @@ def test_what_was_accepted_cannot_be_edited_in_place(archive: Path, tmp_path: Pa
 def test_broken_records_name_the_row(files: dict[str, bytes], tmp_path: Path) -> None:
     part, change, _ = RECORDS["a larger budget"]
     path = archive_of(tmp_path / "a.zip", edited(files, part, change))
-    with pytest.raises(
-        BrokenInvariant, match=r"cannot be right, the submission is refused .*\n  budget: cheap \| half"
-    ):
+    with pytest.raises(BrokenInvariant, match=r"cannot be right, the submission is refused .*\n  budget: cheap \|"):
         look(path)
 
 

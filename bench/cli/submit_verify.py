@@ -15,9 +15,9 @@ from ..errors import BadParameter, BadPlugin, RobustIQAError
 from ..submission.claims import read_table, suggestions
 from ..submission.listed import listed_gain
 from ..submission.metadata import BreakSubmission, DefenseSubmission, placeholders, read_submission
+from ..submission.packing import VERIFIED
 from ..submission.verification import FILE
 from ..submission.verify import (
-    OUT,
     Verified,
     check_folder,
     first_look,
@@ -40,7 +40,7 @@ _SUMMARY = ("metric", "dataset", "defense", "srocc_clean", "worst_gain_mean", "w
 @click.argument("path", type=click.Path(file_okay=False))
 @click.option("--suite", default=None, help="Name of a suite, or a YAML file, for a defence.  [default: quick]")
 @click.option("--dataset", "datasets", multiple=True, help="Run on this data set instead of the suite's; repeatable.")
-@click.option("--out", type=click.Path(file_okay=False), help=f"Folder of the results.  [default: PATH/{OUT}]")
+@click.option("--out", type=click.Path(file_okay=False), help=f"Folder of the results.  [default: PATH/{VERIFIED}]")
 @click.option("--board", type=click.Path(file_okay=False), help="Run, or its tables, whose number a break has to beat.")
 @click.option("--device", default="cpu", show_default=True, help="Torch device.")
 @click.option("--json", "as_json", is_flag=True, help=f"Print what {FILE} holds.")
@@ -62,7 +62,7 @@ def verify(
     """
     root = Path(path)
     submission = read_submission(root)
-    target = Path(out) if out else root / OUT
+    target = Path(out) if out else root / VERIFIED
     check_folder(root, target)
     how |= {"device": device}
     if isinstance(submission, BreakSubmission):

@@ -30,13 +30,9 @@ from .claims import Judged, judge_claims, read_table, same_plugin, verdict_of
 from .images import read_given, register_given
 from .listed import Listed
 from .metadata import BreakSubmission, DefenseSubmission, Submission
+from .packing import LEFT_OUT, VERIFIED
 from .paths import inside, members
 from .verification import FILE, SCHEMA, BrokenImage, Found, Verification
-
-OUT = "verified"
-"""Folder of the results in that of the submission, by default."""
-LEAVE_OUT = frozenset({OUT, "__pycache__"})
-"""Folders in that of a submission that are no part of it."""
 
 CONTRACT = ("random-undeclared", "fixed-noise", "batch-dependent", "irreproducible", "output-invalid",
             "surrogate-inexact", "slope-mismatch", "cost-misdeclared")  # fmt: skip
@@ -70,11 +66,11 @@ class Verified:
 
 def check_folder(root: Path, out: Path) -> dict[str, str]:
     """SHA-256 of every file of a submission by its path; raises `BadSubmission` for what it may not hold."""
-    if out.resolve().is_relative_to(root.resolve()) and out.resolve() != (root / OUT).resolve():
+    if out.resolve().is_relative_to(root.resolve()) and out.resolve() != (root / VERIFIED).resolve():
         raise BadSubmission(f"--out {str(out)!r} is inside the submission, of which results are no part: choose "
-                            f"one elsewhere, or the default {OUT!r}")  # fmt: skip
+                            f"one elsewhere, or the default {VERIFIED!r}")  # fmt: skip
     found = {}
-    for member in members(root, LEAVE_OUT):
+    for member in members(root, LEFT_OUT):
         with inside(root, member.name).open("rb") as file:
             found[member.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
@@ -207,7 +203,7 @@ def verify_break(
     mean, lo, hi = bootstrap_mean(gains, [one.reference for one in images], f"break|{label}")
     lo, hi = (lo, hi) if math.isfinite(lo) else (mean, mean)
     what = f"mean gain at {target.threat} {target.direction}: {target.defense}, {target.metric}, {target.dataset}"
-    verdict = verdict_of(submission.gain, lo, hi, 0.0, "larger" if sign > 0 else "smaller")
+    verdict = verdict_of(submission.gain, mean, lo, hi, 0.0, "larger" if sign > 0 else "smaller")
     if verdict == "not confirmed":
         problems.append(f"{what}: {submission.gain:g} was claimed, {mean:.4g} measured")
     if listed is not None and not sign * mean > listed.gain:
