@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from robustiqa.bench import Metric, load_metric, trust
 from robustiqa.bench.registry import Plugin, registry
+from robustiqa.bench.session import SESSION
 
 # Two threads on a busy machine wait for each other at every barrier: ten times slower than one.
 torch.set_num_threads(1)
@@ -41,7 +42,7 @@ def own_plugins(linear_plugin: Path) -> Iterator[None]:
 
 def _of_files(found: Mapping[str, Plugin]) -> dict[str, Plugin]:
     """Those that are not built in: modules of these are not imported again, so they would be lost."""
-    return {name: plugin for name, plugin in found.items() if plugin.origin.startswith("file")}
+    return {name: plugin for name, plugin in found.items() if plugin.origin.startswith(("file", SESSION))}
 
 
 @pytest.fixture
