@@ -87,8 +87,8 @@ class Display:
             left = self._left(event["cell"])
             if kind == "failed":
                 self.say(f"FAILED {label}: {event['error']}")
+            self._bar.set_postfix_str(left, refresh=False)
             self._bar.update()
-            self._tell(left)
             if self._progress and not self._terminal:
                 self.say(f"[{self._done}/{self._planned}] {label} ({event['seconds']:.1f} s){left and ', '}{left}")
 

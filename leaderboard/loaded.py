@@ -238,7 +238,7 @@ def _typed_table(path: Path) -> pd.DataFrame:
 def _typed(text: pd.Series, column: str) -> pd.Series:
     """A column of a CSV file as what it stands for; one that this version does not know is text unless all of it are
     numbers."""
-    unit, given = unit_of(column), text.where(text != "")
+    unit, given = unit_of(column), text.where(~text.isin(["", "nan"]))
     if unit == FLAG:
         flags = given.map({"True": True, "False": False})
         if (flags.isna() & given.notna()).any():

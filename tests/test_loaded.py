@@ -22,19 +22,22 @@ from support import example
 DEFENSES = ("none", "dms-iqa[sigma=0.12]", "jpeg[quality=50]")
 EVIL = "<script>alert(1)</script>"
 FAILED = "attack-0-2-2"
+UNSCORED = "score-1-2-0"
+"""Cells in which an image has no result."""
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A made-up run of two metrics in which one image of one attack failed."""
+    """A made-up run of two metrics in which an image of an attack failed, and one of the clean scores."""
     root = tmp_path_factory.mktemp("loaded") / "run"
     example("made_up_board").make(root, DEFENSES, ("tiny-iqa", "lip-iqa"), 7, 20, name=EVIL)
     store = Store(root)
-    rows = store.read_cell(FAILED).to_pylist()
     keep = ("cell", "kind", "metric", "defense", "dataset", "attack", "norm", "eps", "direction", "image", "reference",
             "truth", "truth_name")  # fmt: skip
-    rows[3] = {name: rows[3][name] for name in keep} | {"status": "error", "message": "it was broken"}
-    store.write_cell(FAILED, rows)
+    for cell in (FAILED, UNSCORED):
+        rows = store.read_cell(cell).to_pylist()
+        rows[3] = {name: rows[3][name] for name in keep} | {"status": "error", "message": "it was broken"}
+        store.write_cell(cell, rows)
     collect(root)
     return root
 
@@ -53,7 +56,7 @@ def test_every_table_has_its_figures_as_numbers(results: LoadedResults, root: Pa
         assert {str(t) for t in frame.dtypes} <= {"string", "Int64", "boolean", "float64"}
         for column in frame:
             for value, written in zip(frame[column], text[column], strict=True):
-                if written == "":
+                if written in ("", "nan"):
                     assert pd.isna(value) or value == ""
                 elif str(frame[column].dtype) in ("Int64", "float64"):
                     assert float(value) == float(written)
@@ -70,7 +73,8 @@ def test_kinds_of_columns(results: LoadedResults) -> None:
     assert results.certified["eps"].tolist()[0] == 0.03
     assert results.tracks["reason"].isna().sum() == 0, "text that does not apply is empty"
     assert results.checks["raised"].dtype == "boolean"
-    assert results.errors["message"].tolist() == ["it was broken"]
+    assert results.errors["message"].tolist() == ["it was broken"] * 2
+    assert results.errors["eps"].isna().tolist() == [False, True], "a score has no budget"
     assert not results.threats.empty
     assert not results.neighbours.empty
     assert not results.stability.empty
@@ -135,7 +139,8 @@ def test_only_the_cells_that_fit_are_read(results: LoadedResults, monkeypatch: p
 def test_certificates_join_with_their_table(results: LoadedResults) -> None:
     rows = results.rows("certify")
     assert set(rows["kind"]) == {"population", "deployed"}
-    delta = np.maximum(rows["hi"] - rows["score"], rows["score"] - rows["lo"]) / rows["unit"]
+    shifts = pd.DataFrame({"up": rows["hi"] - rows["score"], "down": rows["score"] - rows["lo"]})
+    delta = shifts.max(axis=1) / rows["unit"]
     keys = ["metric", "defense", "dataset", "norm", "eps", "kind"]
     mean = delta.groupby([rows[k] for k in keys]).mean().rename("again").reset_index()
     both = results.certified.merge(mean, on=keys, validate="one_to_one")
