@@ -7,12 +7,13 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint con
 PYIQA := .venv-pyiqa
 PYIQA_PIP := $(PYIQA)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install install-dev demo gallery test test-pyiqa soundness lint types clean
+.PHONY: help install install-dev demo docs gallery test test-pyiqa soundness lint types clean
 
 help:
 	@echo "make install   make .venv and install into it"
 	@echo "make demo   install, run the quick suite on the embedded data, print the board (minutes)"
 	@echo "make soundness   hold every certified method against known truths and attacks (minutes)"
+	@echo "make docs   write the API reference to build/docs"
 	@echo "make gallery   write docs/attacks.md and docs/defenses.md again, with pictures (minutes)"
 	@echo "make test   install, then lint, types and fast tests"
 	@echo "make test-pyiqa   the tests of pyiqa's metrics, in an environment of their own (1.6 GB more, noncommercial)"
@@ -31,6 +32,10 @@ $(VENV)/stamp-dev: $(VENV)/stamp
 	$(PIP) --editable '.[dev,onnx]'
 	touch $@
 
+$(VENV)/stamp-docs: $(VENV)/stamp
+	$(PIP) --editable '.[docs]'
+	touch $@
+
 # torch is named in every command: a package that asks for it unpinned brings the newest build for CUDA.
 $(PYIQA)/stamp: pyproject.toml constraints.txt
 	test -x $(PYIQA)/bin/python || $(PYTHON) -m venv $(PYIQA)
@@ -44,6 +49,9 @@ install-dev: $(VENV)/stamp-dev
 
 demo: install
 	$(VENV)/bin/robustiqa run --suite quick --out runs/quick
+
+docs: $(VENV)/stamp-docs
+	$(PY) docs/reference.py build/docs
 
 gallery: install
 	$(VENV)/bin/robustiqa gallery --out docs

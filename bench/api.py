@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
 from .certificates import Certificate, CertifyRequest, Coverage, Decision, Progress
 from .errors import BadImage, BadParameter, BadPlugin, BadScore, Incompatible
+from .frames import attack_frame
 from .images import check_size
 from .measures import INTERVAL_ERROR
 from .seeds import Role, Streams, image_key
@@ -390,3 +392,15 @@ class AttackResult(Judged):
     backwards: np.ndarray
     queries: np.ndarray
     seconds: np.ndarray
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row an image, by its place in the batch: scores with their intervals in metric units, and the figures."""
+        names = ("gain", "gain_8bit", "linf", "l2", "psnr", "ssim", "forwards", "backwards", "queries", "seconds")
+        return attack_frame(
+            {"clean": self.clean, "attacked": self.attacked, "attacked_8bit": self.attacked_8bit},
+            {name: getattr(self, name) for name in names},
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return self.to_frame().to_html(max_rows=20)

@@ -8,14 +8,16 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .display import Display
-from .errors import BadData, BrokenInvariant
+from .errors import BadData, BrokenInvariant, counted
 from .executors.choose import Executor, choose
 from .executors.eventlog import NO_BOARD, EventLog
-from .executors.job import Job, check_job
+from .executors.inline import Inline
+from .executors.job import Job, check_job, check_reachable
 from .executors.slurm import Slurm
 from .interrupt import terminable
 from .plan import Cell, Plan, make_plan, write_plan
@@ -27,6 +29,10 @@ from .terminal import echo
 
 COLLECT = f"{PACKAGE}.leaderboard.collect:collect"
 """What turns result files into tables; named here, not imported: bench does not depend on the leaderboard."""
+
+
+_SHOWN = 10
+"""Lines that a notebook shows of what failed or was left out."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +70,22 @@ class RunResult:
             found.append(f"{self.bad_images} results are errors, not scores{where}")
         return found
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: how much there is, what is missing and why."""
+        said = f"{counted(self.computed, 'cell')} computed, {self.resumed} found complete"
+        said += f", <b>{len(self.failed)} failed</b>" if self.failed else ""
+        said += f", <b>{counted(self.bad_images, 'image')} failed</b>" if self.bad_images else ""
+        lines = [f"failed: {why}" for why in dict.fromkeys(self.failed.values())]
+        lines += [f"left out: {what}: {why}" for what, why in self.skipped]
+        shown = "".join(f"<li>{escape(line)}</li>" for line in lines[:_SHOWN])
+        more = f"<li>and {len(lines) - _SHOWN} more</li>" if len(lines) > _SHOWN else ""
+        return (
+            f"<p>Run in <code>{escape(str(self.out))}</code>: {said}.</p>{f'<ul>{shown}{more}</ul>' if lines else ''}"
+        )
+
 
 def run_suite(
-    suite: Suite | str,
+    suite: Suite | str | Mapping[str, Any],
     out: str | Path,
     *,
     device: str = "cpu",
@@ -85,10 +104,11 @@ def run_suite(
     """Run a suite into a folder, or go on with one that was interrupted, and write its tables.
 
     Args:
-        suite: a suite, the name of one that comes with the package, or the path of a YAML file.
+        suite: a suite, the name of one that comes with the package, the path of a YAML file, or a dict with the keys
+            of such a file.
         out: folder of the results; completed cells in it are kept if they are the same in every respect.
         device: torch device of the metric and the defences.
-        progress: show a bar on a terminal, a line a cell otherwise.
+        progress: show a bar on a terminal and in a notebook, a line a cell otherwise.
         executor: "inline" (this process), "local" (processes on this machine), "dask" or "slurm".
         workers: cells at once; None for as many as there are devices, or CPUs for their threads.
         threads: of each worker; None divides the CPU's.
@@ -118,7 +138,7 @@ def run_suite(
 
 
 def slurm_script(
-    suite: Suite | str, out: str | Path, *, device: str = "cpu", workers: int | None = None,
+    suite: Suite | str | Mapping[str, Any], out: str | Path, *, device: str = "cpu", workers: int | None = None,
     threads: int | None = None, slurm: Mapping[str, str] | None = None, overwrite: Overwrite = DEFAULT_OVERWRITE,
     **how: Any,
 ) -> str:  # fmt: skip
@@ -143,12 +163,19 @@ class _Run(NamedTuple):
 
 @contextlib.contextmanager
 def _prepared(
-    suite: Suite | str, out: str | Path, executor: Executor, device: str, overwrite: Overwrite, how: Mapping[str, Any]
+    suite: Suite | str | Mapping[str, Any],
+    out: str | Path,
+    executor: Executor,
+    device: str,
+    overwrite: Overwrite,
+    how: Mapping[str, Any],
 ) -> Iterator[_Run]:
     """Hold the folder, with everything in it that workers need."""
     how = check_job(**how)
-    suite = load_suite(suite) if isinstance(suite, str) else suite
+    suite = suite if isinstance(suite, Suite) else load_suite(suite)
     store, plan = Store(out), make_plan(suite)
+    if not isinstance(executor, Inline):
+        check_reachable(plan.cells)
     try:
         with store.locked(), terminable():
             store.create()

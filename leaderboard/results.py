@@ -183,7 +183,7 @@ def read_results(root: Path, without: Collection[str] = ()) -> Results:
 class FailedImages:
     """Collects the rows of images that failed inside completed cells."""
 
-    _COLUMNS = (
+    COLUMNS = (
         "metric",
         "defense",
         "dataset",
@@ -203,11 +203,11 @@ class FailedImages:
 
     def take(self, rows: pd.DataFrame) -> None:
         """Keep the error rows among these."""
-        self._found.append(rows.loc[rows["status"] != "ok", list(self._COLUMNS)])
+        self._found.append(rows.loc[rows["status"] != "ok", list(self.COLUMNS)])
 
     def table(self) -> pd.DataFrame:
         """A row an image, in the order of the plan."""
-        found = pd.concat(self._found) if self._found else pd.DataFrame(columns=list(self._COLUMNS))
+        found = pd.concat(self._found) if self._found else pd.DataFrame(columns=list(self.COLUMNS))
         order = found["cell"].map(self._place).to_numpy(dtype=float).argsort(kind="stable")  # those of no plan last
         return found.iloc[order].reset_index(drop=True)
 

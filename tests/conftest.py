@@ -13,6 +13,7 @@ from PIL import Image
 from robustiqa.bench import Metric, load_metric, run_suite, trust
 from robustiqa.bench.executors import supervisor
 from robustiqa.bench.registry import Plugin, registry
+from robustiqa.bench.session import SESSION
 from runs import FAULTS, tiny
 
 # Two threads on a busy machine wait for each other at every barrier: ten times slower than one.
@@ -51,7 +52,7 @@ def own_plugins(linear_plugin: Path) -> Iterator[None]:
 
 def _of_files(found: Mapping[str, Plugin]) -> dict[str, Plugin]:
     """Those that are not built in: modules of these are not imported again, so they would be lost."""
-    return {name: plugin for name, plugin in found.items() if plugin.origin.startswith("file")}
+    return {name: plugin for name, plugin in found.items() if plugin.origin.startswith(("file", SESSION))}
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,10 @@ from ...leaderboard.left_out import FLAG as LEFT_OUT
 from ...leaderboard.rows import NOT_ITS_OWN, Column, Row, compare_rows, find_row, needed_suite
 from ..errors import BadData, BadPlugin
 from ..files import make_folder, no_links, write_atomically
+from ..imports import file_digest
 from ..plan import read_run
 from ..provenance import HISTORY, differences, found_path, may_be_set, threads_of
-from ..registry import PACKAGE, file_digest
+from ..registry import PACKAGE
 from ..store import Store
 from ..terminal import echo
 from ..trust import trusted
