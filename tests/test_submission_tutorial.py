@@ -28,7 +28,7 @@ def block(language: str) -> str:
 def commands() -> list[list[str]]:
     """What is to be typed, without comments."""
     lines = "".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)).splitlines()
-    return [line.split("#")[0].split() for line in lines]
+    return [str(line).split("#")[0].split() for line in lines]
 
 
 def test_the_metadata_are_sound_and_complete() -> None:

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ...bench.measures import srocc
-from ..compare import clipped, paired
+from ..compare import srocc_interval
 from ..empirical import name_of
 from ..results import Group, Results
 from ..summary import eps_text
@@ -105,12 +104,8 @@ def _kind(defense: str, certified: bool, group: Group | None) -> str:
 
 def _accuracy_interval(group: Group) -> dict[str, float]:
     """95 % interval of the SROCC, resampled by reference photograph."""
-    table = group.clean.set_index("image")[["reference", "quality", "truth"]].astype({"truth": float}).sort_index()
-    if len(table) < 3 or not np.isfinite(table["truth"]).all():
-        return {}
-    found = paired(table, lambda t: srocc(t["quality"].to_numpy(), t["truth"].to_numpy()), "srocc")
-    ends = clipped(found._asdict())
-    return {"srocc_clean_lo": ends["lo"], "srocc_clean_hi": ends["hi"]}
+    found = srocc_interval(group)
+    return {} if np.isnan(found.value) else {"srocc_clean_lo": found.lo, "srocc_clean_hi": found.hi}
 
 
 def _seconds_a_pass(empirical: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -80,7 +80,9 @@ def page_data(root: Path, results: Results, tables: Tables, images: Show, left: 
     """All that the page shows, as plain data."""
     record = Store(root).read_json("run.json")
     options = record.get("options")
-    out = str(options.get("out") or "OUT") if isinstance(options, Mapping) else "OUT"
+    # What was typed for one of several runs that were united is not where they are now.
+    named = isinstance(options, Mapping) and not record.get("merged") and options.get("out")
+    out = str(named or "OUT")
     found = blocks(results, tables, record, out)
     raised = [flag for block in found for row in block["rows"] for flag in row["flags"]]
     attacks = sum(len(group.attacks()) for group in results.groups)
