@@ -223,9 +223,9 @@ def test_an_own_certified_defence_is_attacked(tmp_path: Path) -> None:
         "--defense",
         "too-sure[n=100,m=31]",
         "--images",
-        "2",
+        "1",
         "--trials",
-        "300",
+        "200",
     ]
     result = CliRunner().invoke(cli, [*arguments, "--metric", "linear"])
     assert result.exit_code == 1
