@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from copies import copied
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.images import load_image, save_png
 from robustiqa.bench.metrics import load_metric
