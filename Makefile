@@ -75,7 +75,7 @@ types: install-dev
 	$(VENV)/bin/pyright
 
 test: lint types
-	$(PY) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadfile
+	$(PY) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-pyiqa: $(PYIQA)/stamp
 	$(PYIQA)/bin/python -m pytest -m "pyiqa and not slow" --numprocesses auto --dist loadfile tests/with_pyiqa

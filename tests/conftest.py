@@ -21,6 +21,14 @@ torch.set_num_threads(1)
 
 PLUGIN = Path(__file__).parent / "plugins" / "linear.py"
 
+LONG = ("test_soundness", "test_attacks", "test_certified_methods", "test_executors", "test_run_faults", "test_dask",
+        "test_attacks_query", "test_attacks_all", "test_train_denoiser")  # fmt: skip
+"""Files that begin first where several processes share them: the last one to begin is what all others wait for."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def linear_plugin() -> Path:

@@ -70,8 +70,10 @@ def test_submitits_local_executor_gives_the_same_tables(inline: Path, tmp_path: 
     pd.testing.assert_frame_equal(rows(inline), rows(tmp_path), check_exact=True)
 
 
-@pytest.mark.parametrize("chunk", [1, 8, 64])
-@pytest.mark.parametrize("batch", [None, 1, 4])
+@pytest.mark.parametrize(("chunk", "batch"), [
+    (1, None), (8, None), (64, None), (8, 1), (8, 4),
+    *(pytest.param(chunk, batch, marks=pytest.mark.slow) for chunk in (1, 64) for batch in (1, 4)),
+])  # fmt: skip
 def test_chunks_and_batches_do_not_change_results(inline: Path, tmp_path: Path, chunk: int, batch: int | None) -> None:
     run_suite(tiny(chunk=chunk), tmp_path, progress=False, batch=batch)
     known = tables(inline, None)
