@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -17,6 +18,7 @@ from robustiqa.bench import records
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.errors import BadSubmission, BrokenInvariant, RobustIQAError
 from robustiqa.bench.submission.packing import pack, unpack_sources
+from robustiqa.leaderboard.report import report
 from robustiqa.leaderboard.submissions import accept, look, write_tables
 from submissions import METADATA, NAME, PLUGIN, archive_of, changed_json, contents, folder_of, verified
 
@@ -39,6 +41,19 @@ def files(archive: Path) -> dict[str, bytes]:
     return contents(archive)
 
 
+@pytest.fixture(scope="module")
+def accepted(archive: Path) -> Path:
+    """A registry with the archive, only to be read."""
+    accept(archive, archive.parent / "board")
+    return archive.parent / "board"
+
+
+@pytest.fixture
+def board(accepted: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(accepted, tmp_path / "board")
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -58,10 +73,9 @@ def test_packing_is_deterministic_and_names_no_place(root: Path, archive: Path, 
             assert b"~/" not in content, name
 
 
-def test_a_row_claimed_beside_measured(archive: Path, root: Path, tmp_path: Path) -> None:
+def test_a_row_claimed_beside_measured(accepted: Path, root: Path) -> None:
     """The measured value is that of the run's own table."""
-    entry, tables = accept(archive, tmp_path / "board")
-    (row,) = rows_of(tmp_path / "board")
+    (row,) = rows_of(accepted)
     own = csv.DictReader((root / "verified" / "leaderboard" / "summary.csv").open(newline=""))
     (gain,) = [float(line["worst_gain_mean"]) for line in own if line["defense"] == NAME]
     assert float(row["measured"]) == pytest.approx(gain, rel=1e-5)
@@ -69,21 +83,22 @@ def test_a_row_claimed_beside_measured(archive: Path, root: Path, tmp_path: Path
     assert row["verified"] == ""
     assert (row["verdict"], row["verified_by"]) == ("better", "author")
     assert float(row["best_known"]) == float(row["measured"])
-    assert row["digest"] == entry.digest[:16]
-    assert set(tables) == {"submissions", "best_known", "markdown"}
+    assert row["digest"] == hashlib.sha256((accepted / NAME / "MANIFEST.json").read_bytes()).hexdigest()[:16]
+    assert {p.name for p in accepted.iterdir() if p.is_file()} == {
+        "submissions.csv",
+        "best_known.csv",
+        "submissions.md",
+    }
 
 
-def test_only_data_are_kept(archive: Path, tmp_path: Path) -> None:
-    accept(archive, tmp_path / "board")
-    kept = tree(tmp_path / "board")
+def test_only_data_are_kept(accepted: Path) -> None:
+    kept = tree(accepted)
     assert not [name for name in kept if name.endswith((".py", ".png", ".safetensors"))]
     assert not [content for content in kept.values() if b"class HalfWay" in content]
     assert f"{NAME}/run/plan.json" in kept
 
 
-def test_the_tables_are_the_same_again(archive: Path, tmp_path: Path) -> None:
-    board = tmp_path / "board"
-    accept(archive, board)
+def test_the_tables_are_the_same_again(board: Path, tmp_path: Path) -> None:
     before = tree(board)
     write_tables(board)
     assert tree(board) == before
@@ -92,12 +107,11 @@ def test_the_tables_are_the_same_again(archive: Path, tmp_path: Path) -> None:
     assert tree(tmp_path / "elsewhere") == before
 
 
-def test_texts_of_others_stay_texts(archive: Path, tmp_path: Path) -> None:
+def test_texts_of_others_stay_texts(accepted: Path) -> None:
     """No formula, no tag, no column, no link of their own."""
-    accept(archive, tmp_path / "board")
-    (row,) = rows_of(tmp_path / "board")
+    (row,) = rows_of(accepted)
     assert row["authors"].startswith("'@SUM")
-    markdown = (tmp_path / "board" / "submissions.md").read_text()
+    markdown = (accepted / "submissions.md").read_text()
     assert "<script>" not in markdown
     assert "<b>" not in markdown
     assert "&lt;script&gt;" in markdown
@@ -106,9 +120,7 @@ def test_texts_of_others_stay_texts(archive: Path, tmp_path: Path) -> None:
     assert {line.replace("\\|", "").count("|") for line in lines} == {12, 7}
 
 
-def test_the_maintainers_run_stands_beside_the_authors(archive: Path, root: Path, tmp_path: Path) -> None:
-    board = tmp_path / "board"
-    accept(archive, board)
+def test_the_maintainers_run_stands_beside_the_authors(archive: Path, board: Path, root: Path, tmp_path: Path) -> None:
     with pytest.raises(BadSubmission, match="is accepted already, the same to the last byte: add the maintainers' run"):
         accept(archive, board)
     accept(archive, board, verified=root / "verified")
@@ -244,9 +256,7 @@ def test_deep_json(files: dict[str, bytes], tmp_path: Path) -> None:
         refused(files | {name: deep}, "is no JSON that can be read", tmp_path)
 
 
-def test_one_name_and_one_defence_once(archive: Path, root: Path, tmp_path: Path) -> None:
-    board = tmp_path / "board"
-    accept(archive, board)
+def test_one_name_and_one_defence_once(board: Path, root: Path, tmp_path: Path) -> None:
     before = tree(board)
     same = tmp_path / "same" / NAME
     shutil.copytree(root, same)
@@ -281,9 +291,7 @@ def test_what_was_changed_since_is_not_packed(root: Path, tmp_path: Path) -> Non
         pack_again(copy)
 
 
-def test_what_was_accepted_cannot_be_edited_in_place(archive: Path, tmp_path: Path) -> None:
-    board = tmp_path / "board"
-    accept(archive, board)
+def test_what_was_accepted_cannot_be_edited_in_place(board: Path) -> None:
     for name in ("submission.yml", "verification.json", "run/run.json"):
         path = board / NAME / name
         before = path.read_bytes()
@@ -326,3 +334,19 @@ def test_the_commands(archive: Path, root: Path, tmp_path: Path) -> None:
     failed = CliRunner().invoke(cli, ["submit", "accept", str(archive), "--into", board])
     assert failed.exit_code == 1
     assert "is accepted already" in failed.output
+
+
+def test_the_page_shows_them_as_text(accepted: Path, root: Path, tmp_path: Path) -> None:
+    """Below the boards of a run; none where there are none."""
+    run = shutil.copytree(root / "verified", tmp_path / "run")
+    plain = report(run, "none").read_text(encoding="utf-8")
+    assert 'id="submissions"' not in plain
+    shutil.copytree(accepted, run / "submissions")
+    page = report(run, "none").read_text(encoding="utf-8")
+    section = page[page.index('<section aria-labelledby="submissions-h"') : page.index('id="flags"')]
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in section
+    assert "<script" not in section
+    assert "better" in section
+    assert "0.500" in section
+    shutil.rmtree(run / "submissions")
+    assert report(run, "none", accepted).read_text(encoding="utf-8") == page

@@ -25,6 +25,7 @@ from .flags import explained
 from .frames import read_table, records
 from .pictures import Show, album
 from .provenance import provenance
+from .submitted import FOLDER, submitted
 from .transfer import matrices
 
 NAME = "report.html"
@@ -46,18 +47,20 @@ PLOT_STYLE = """:where(.rq-plot) {
 """The style sheet that Observable Plot puts into every drawing: the one thing besides our own that the page allows."""
 
 
-def report(root: str | Path, images: Show = "licensed") -> Path:
+def report(root: str | Path, images: Show = "licensed", submissions: str | Path | None = None) -> Path:
     """Write the tables of a run again, and ROOT/report.html, which shows them; the same records give the same bytes.
 
     Args:
         root: folder of the run.
         images: which pictures are embedded: those "licensed" to be shown by their data set, "all", or "none".
+        submissions: folder of accepted submissions; ROOT/submissions by default, which need not exist.
 
     Returns:
         the path of the page.
 
     Raises:
         BadData: the folder is no run, or a record in it is corrupt.
+        BadSubmission: an accepted submission was changed.
     """
     root = Path(root)
     paths = collect(root)
@@ -65,6 +68,7 @@ def report(root: str | Path, images: Show = "licensed") -> Path:
     tables = Tables(*(records(read_table(paths.get(name, root / "leaderboard" / f"{name}.csv"))) for name in names))
     results = read_results(root)
     data = page_data(root, results, tables, images)
+    data["submissions"] = submitted(root / FOLDER if submissions is None else Path(submissions), [root])
     path = root / NAME
     write_atomically(path, render(data).encode())
     return path
@@ -98,6 +102,7 @@ def page_data(root: Path, results: Results, tables: Tables, images: Show) -> dic
         "transfer": matrices(root),
         "provenance": provenance(record),
         "pictures": album(results, root, images).to_json(),
+        "submissions": None,
     }
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from ...bench.errors import BadSubmission
-from ...bench.submission.belonging import attack_of
 from ...bench.submission.metadata import BreakSubmission, Target
-from ..empirical import worst_case
-from ..results import Group, Results, read_results
+from ..results import Results, read_results
 from .entry import Entry
+from .gains import Gains, break_gains, listed_gains
 
 COLUMNS = ("metric", "defense", "dataset", "norm", "eps", "direction", "listed", "best_known", "best_known_by",
            "n_images", "not_verified", "not_verified_by")  # fmt: skip
@@ -22,14 +20,6 @@ COLUMNS = ("metric", "defense", "dataset", "norm", "eps", "direction", "listed",
 
 SAME_UNIT = 0.01
 """Relative difference that R may have between the run of a break and the board: the same images give the same R."""
-
-
-class Gains(NamedTuple):
-    """Gains of a target by image, the photograph behind each, and R of the run that they are from."""
-
-    by_image: pd.Series
-    references: list[str]
-    unit: float
 
 
 class Best(NamedTuple):
@@ -62,48 +52,15 @@ def best_known(entries: Sequence[Entry], boards: Sequence[Path] = ()) -> list[Be
     Raises:
         BadSubmission: a break was measured on other images, or in another unit, than the row that it speaks of.
     """
-    results = [read_results(board) for board in boards]
-    results += [entry.verified_results or entry.results for entry in entries if entry.submission.kind == "defense"]
     targets: dict[Target, list[Entry]] = {}
     for entry in entries:
         if isinstance(entry.submission, BreakSubmission):
             targets.setdefault(entry.submission.target, []).append(entry)
+    if not targets:
+        return []
+    results = [read_results(board) for board in boards]
+    results += [entry.verified_results or entry.results for entry in entries if entry.submission.kind == "defense"]
     return [_best(target, breaks, results) for target, breaks in sorted(targets.items(), key=lambda t: repr(t[0]))]
-
-
-def break_gains(submission: BreakSubmission, submitted: Mapping[str, str], results: Results) -> Gains:
-    """The gains of a break by image, as a run of it has measured them on the 8-bit files.
-
-    Args:
-        submission: the break.
-        submitted: SHA-256 of what was submitted, by path: the run says which images it has scored.
-        results: of the run.
-
-    Raises:
-        BadSubmission: the run has no such figure.
-    """
-    target, attack = submission.target, attack_of(submission, submitted)
-    for group in _groups_of(target, [results]):
-        at = group.under(target.norm, target.eps, target.direction)
-        mine = at[at["attack"] == attack].set_index("image")
-        if len(mine) and np.isfinite(group.unit):
-            return Gains(mine["gain_8bit"] / group.unit, mine["reference"].tolist(), group.unit)
-    raise BadSubmission(f"the run of break {submission.name!r} has no gain: its unit R is unknown, or no image has a "
-                        "result; verify it on a data set that has a range of scores")  # fmt: skip
-
-
-def listed_gains(target: Target, results: Sequence[Results]) -> Gains | None:
-    """The gains of our strongest attack by image; None where no run has the row."""
-    for group in _groups_of(target, results):
-        worst = worst_case(group, target.norm, target.eps, target.direction)
-        if len(worst):
-            return Gains(worst["gain"], worst["reference"].tolist(), group.unit)
-    return None
-
-
-def _groups_of(target: Target, results: Sequence[Results]) -> Iterator[Group]:
-    key = (target.metric, target.defense, target.dataset)
-    return (g for found in results for g in found.groups if (g.metric, g.defense, g.dataset) == key)
 
 
 def _best(target: Target, breaks: Sequence[Entry], results: Sequence[Results]) -> Best:

@@ -16,6 +16,7 @@ from ...bench.submission.packing import place_of
 from ...bench.submission.paths import members
 from ...bench.submission.verification import FILE as VERIFICATION
 from ..results import Results, read_results
+from .figures import Figure, figures
 
 VERIFIED = "verified"
 """Folder with the records of the maintainers' run, beside `run` of the author's."""
@@ -75,6 +76,16 @@ class Entry:
     def verified_results(self) -> Results | None:
         """What the maintainers' run has measured."""
         return None if self.verified is None else read_results(self.verified)
+
+    @cached_property
+    def figures(self) -> list[Figure]:
+        """What the author's run gives."""
+        return figures(self.submission, self.run, self.submitted)
+
+    @cached_property
+    def verified_figures(self) -> list[Figure] | None:
+        """What the maintainers' run gives."""
+        return None if self.verified is None else figures(self.submission, self.verified, self.submitted)
 
 
 def read_entries(into: Path) -> list[Entry]:

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +22,8 @@ from ...bench.submission.verification import FILE as VERIFICATION
 from ...bench.submission.verification import Verification, parse_verification
 from ..collect import SHOWN, make_board, write_board
 from .entry import VERIFIED, Entry, read_entries, read_entry
-from .rows import Row, figures, rows_of
-from .tables import write_tables
+from .rows import Row, rows_of
+from .tables import submission_tables, write_frames
 
 ROUNDING = 1e-6
 """By how much a figure of `verification.json` may differ from the one of the records, relative to 1 and to itself."""
@@ -84,15 +85,14 @@ def accept(
             _check_new(entry, entries)
         if verified is not None:
             _stage_verified(entry, packed, verified)
-        others = [other for other in entries if other is not known]
-        entry = read_entry(entry.folder)
-        rows_of([*others, entry], boards)  # raises before anything is changed
+        entries = sorted([*(e for e in entries if e is not known), entry], key=lambda e: e.submission.name)
+        frames = submission_tables(entries, boards)  # raises before anything is changed
         target = into / entry.submission.name
         with no_os_errors(into, "--into"):
             if known is not None:
                 shutil.rmtree(target)
             entry.folder.rename(target)
-    return read_entry(target), write_tables(into, boards)
+    return replace(entry, folder=target), write_frames(into, entries, frames)
 
 
 @contextlib.contextmanager
@@ -150,7 +150,9 @@ def _check_board(run: Path, where: str) -> None:
 
 def _check_claims(entry: Entry, verification: Verification, where: str) -> None:
     """What `verification.json` says of the claims is what the records say."""
-    again = figures(entry.submission, entry.run, entry.submitted)
+    submission = entry.submission
+    claims = len(submission.claims) if isinstance(submission, DefenseSubmission) else 1
+    again = entry.figures[:claims]
     if len(again) != len(verification.claims):
         raise BadSubmission(f"{where}: {VERIFICATION} speaks of {len(verification.claims)} claims, {FILE} makes "
                             f"{len(again)}: refused; run `robustiqa submit verify` again")  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +11,24 @@ import pandas as pd
 from ...bench.files import write_atomically
 from ..board import table
 from ..exports.spreadsheet import csv_text
+from ..summary import eps_text
 from .best_known import COLUMNS as BEST
 from .best_known import best_known
 from .entry import Entry, read_entries
 from .rows import Row, rows_of
 
 NAME = "submissions"
-FOLDER = "submissions"
-"""Folder of the registry beside or below a board."""
 
-_SHOWN = {
+SHOWN = {
     "submission": "submission", "defense": "defence", "metric": "metric", "dataset": "data set", "measure": "measure",
     "threat": "threat", "claimed": "claimed", "measured_text": "author's run", "verified_text": "maintainers' run",
     "verdict": "verdict", "best_text": "best known",
 }  # fmt: skip
 _ABOUT = {"submission": "submission", "title": "title", "authors": "authors", "licence": "licence", "code": "code",
           "digest": "digest"}  # fmt: skip
-_BEST = {"defense": "defence", "metric": "metric", "dataset": "data set", "threat": "threat", "listed": "our attacks",
-         "best_known": "best known", "best_known_by": "by", "not_verified": "not verified yet",
-         "not_verified_by": "by whom"}  # fmt: skip
+BEST_SHOWN = {"defense": "defence", "metric": "metric", "dataset": "data set", "threat": "threat",
+              "listed": "our attacks", "best_known": "best known", "best_known_by": "by",
+              "not_verified": "not verified yet", "not_verified_by": "by whom"}  # fmt: skip
 
 INTRODUCTION = (
     "Claimed: what the authors wrote into `submission.yml`. Author's run: computed from the records in their archive. "
@@ -53,7 +52,11 @@ def write_tables(into: Path, boards: Sequence[Path] = ()) -> dict[str, Path]:
         BadSubmission: something in it is not what was accepted.
     """
     entries = read_entries(into)
-    frames = submission_tables(entries, boards)
+    return write_frames(into, entries, submission_tables(entries, boards))
+
+
+def write_frames(into: Path, entries: Sequence[Entry], frames: Mapping[str, pd.DataFrame]) -> dict[str, Path]:
+    """Write `submission_tables` of the accepted submissions into their folder; returns the paths, by table name."""
     paths = {name: into / f"{name}.csv" for name in frames}
     for name, frame in frames.items():
         write_atomically(paths[name], csv_text(frame).encode())
@@ -64,15 +67,17 @@ def write_tables(into: Path, boards: Sequence[Path] = ()) -> dict[str, Path]:
 
 def submission_tables(entries: Sequence[Entry], boards: Sequence[Path] = ()) -> dict[str, pd.DataFrame]:
     """The tables of accepted submissions by name: `submissions` and `best_known`."""
+    best = best_known(entries, boards)
     return {
-        NAME: pd.DataFrame(rows_of(entries, boards), columns=list(Row._fields)),
-        "best_known": pd.DataFrame(best_known(entries, boards), columns=list(BEST)),
+        NAME: pd.DataFrame(rows_of(entries, best), columns=list(Row._fields)),
+        "best_known": pd.DataFrame(best, columns=list(BEST)),
     }
 
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with intervals and makers in words, for people."""
     return rows.assign(
+        claimed=rows["claimed"].map(_number),
         measured_text=_with_interval(rows, "measured"),
         verified_text=_with_interval(rows, "verified"),
         best_text=[
@@ -82,20 +87,27 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _markdown(entries: Sequence[Entry], frames: dict[str, pd.DataFrame]) -> str:
-    rows, best = readable(frames[NAME]), frames["best_known"]
-    about = pd.DataFrame(
-        [(e.submission.name, e.submission.title, e.authors, e.submission.licence, e.submission.code, e.digest[:16])
-         for e in entries],
-        columns=list(_ABOUT),
-    )  # fmt: skip
-    best = best.assign(threat=[f"{n} {e:.4g} {d}" for n, e, d in zip(best["norm"], best["eps"], best["direction"],
-                                                                     strict=True)])  # fmt: skip
-    lines = ["# Submissions", "", INTRODUCTION, "", table(rows, _SHOWN), ""]
+def readable_best(best: pd.DataFrame) -> pd.DataFrame:
+    """`best_known.csv` with threats and figures in words, for people."""
+    threats = zip(best["norm"], best["eps"], best["direction"], strict=True)
+    shown = {name: best[name].map(_number) for name in ("listed", "best_known", "not_verified")}
+    return best.assign(threat=[f"{norm} {eps_text(eps)} {direction}" for norm, eps, direction in threats], **shown)
+
+
+def about(entries: Sequence[Entry]) -> pd.DataFrame:
+    """Who has submitted what: a row a submission."""
+    rows = [(e.submission.name, e.submission.title, e.authors, e.submission.licence, e.submission.code, e.digest[:16])
+            for e in entries]  # fmt: skip
+    return pd.DataFrame(rows, columns=list(_ABOUT))
+
+
+def _markdown(entries: Sequence[Entry], frames: Mapping[str, pd.DataFrame]) -> str:
+    rows, best = readable(frames[NAME]), readable_best(frames["best_known"])
+    lines = ["# Submissions", "", INTRODUCTION, "", table(rows, SHOWN), ""]
     if len(best):
         lines += ["## Best known", "", "Mean over the images of the largest gain that our attacks or a verified break "
-                  "reached on each.", "", table(best, _BEST), ""]  # fmt: skip
-    return "\n".join([*lines, "## Who", "", table(about, _ABOUT), ""])
+                  "reached on each.", "", table(best, BEST_SHOWN), ""]  # fmt: skip
+    return "\n".join([*lines, "## Who", "", table(about(entries), _ABOUT), ""])
 
 
 def _with_interval(rows: pd.DataFrame, name: str) -> list[str]:
