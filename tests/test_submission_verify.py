@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -222,6 +224,16 @@ def test_a_break_gains_what_arithmetic_says(broken: Path, photos: str) -> None:
     assert [one.gain == 0 for one in record.images] == [False] * 10 + [True] * 2
     assert max(one.linf for one in record.images) == pytest.approx(3 / 255, abs=1e-6)
     assert (broken / "verified" / "leaderboard" / "empirical.csv").exists()
+
+
+def test_the_attack_of_the_template_reaches_the_optimum(broken: Path, photos: str, capsys: Any) -> None:
+    """Of a linear metric it is known: 12/10 of what ten of the twelve images gain."""
+    shutil.rmtree(broken / "images")
+    runpy.run_path(str(broken / "make_images.py"), run_name="__main__")
+    assert len(list((broken / "images").iterdir())) == 12
+    assert call(broken).exit_code == 0, "more than was claimed is better"
+    record = parse_verification(json.loads((broken / "verified" / "verification.json").read_text()), "here")
+    assert 0.95 <= record.gain / (_gain(photos) * 12 / 10) <= 1 + 1e-5
 
 
 def test_a_gain_that_is_not_there_is_not_confirmed(broken: Path, photos: str) -> None:

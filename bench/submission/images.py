@@ -12,7 +12,7 @@ import torch
 from ..api import Threat
 from ..build import AttackLike
 from ..datasets import Dataset
-from ..errors import BadSubmission, UnknownName
+from ..errors import BadSubmission, did_you_mean
 from ..images import compare, file_size, load_image
 from ..registry import PACKAGE, registry, resolve_target
 from ..seeds import image_key
@@ -62,7 +62,9 @@ def read_given(root: Path, submission: BreakSubmission, dataset: Dataset) -> Giv
     n = 0
     for member in members(folder):
         if member.name not in places:
-            raise UnknownName(f"image of {submission.target.dataset}", member.name, places)
+            near = did_you_mean(member.name, places)
+            raise BadSubmission(f"{str(folder / member.name)!r} is named by no image of {submission.target.dataset!r}: "
+                                f"{near or 'expected names such as ' + repr(next(iter(places), 'a.png'))}")  # fmt: skip
         path = folder / member.name
         clean = dataset.load(places[member.name])
         digest.update(f"{member.name}\n".encode() + hashlib.sha256(_content(path, member.size)).digest())
