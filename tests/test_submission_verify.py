@@ -259,8 +259,8 @@ def test_images_that_break_a_rule(broken: Path, photos: str) -> None:
     file = broken / "images" / file_of(load_dataset(photos).items[0].id)
     pixels = (clean.permute(1, 2, 0) * 255).round().byte().numpy()
 
-    def message(image: Image.Image | bytes, kind: str = "PNG") -> str:
-        file.write_bytes(image) if isinstance(image, bytes) else image.save(file, kind)
+    def message(image: Image.Image | bytes, kind: str = "PNG", **options: Any) -> str:
+        file.write_bytes(image) if isinstance(image, bytes) else image.save(file, kind, **options)
         result = call(broken)
         assert result.exit_code == 1
         assert "Traceback" not in result.output
@@ -272,6 +272,9 @@ def test_images_that_break_a_rule(broken: Path, photos: str) -> None:
         Image.fromarray(far)
     )
     assert "16x16 px: expected 20x24" in message(Image.fromarray(pixels[:16, :16]))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # by 90 degrees, whatever the header says
+    assert "24x20 px: expected 20x24" in message(Image.fromarray(pixels), exif=turned)
     assert "is no PNG file" in message(Image.fromarray(pixels), "BMP")
     assert "alpha" in message(Image.fromarray(pixels).convert("RGBA"))
     assert "grey" in message(Image.fromarray(pixels).convert("L"))

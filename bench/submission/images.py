@@ -79,15 +79,21 @@ def read_given(root: Path, submission: BreakSubmission, dataset: Dataset) -> Giv
 
 def check_image(path: Path, clean: torch.Tensor, threat: Threat) -> None:
     """Raise `BadSubmission` unless a file is a PNG of the clean image's size within the budget, as it is on disk."""
-    height, width = file_size(path)
-    if (height, width) != tuple(clean.shape[1:]):
-        expected = f"{clean.shape[2]}x{clean.shape[1]}, the size of the clean one"
-        raise BadSubmission(f"image {str(path)!r} is {width}x{height} px: expected {expected}")
-    found = compare(load_image(path), clean)
+    _check_size(path, file_size(path), clean)  # before anything is decoded
+    image = load_image(path)
+    _check_size(path, (image.shape[1], image.shape[2]), clean)  # an orientation in the file may have turned it
+    found = compare(image, clean)
     measured = getattr(found, threat.norm)
     if not measured <= threat.eps * (1 + FLOAT):
         raise BadSubmission(f"image {str(path)!r} is {measured:.6g} away from the clean one in {threat.norm}, as it is "
                             f"saved: the budget is {threat.eps:.6g}; round inwards")  # fmt: skip
+
+
+def _check_size(path: Path, size: tuple[int, int], clean: torch.Tensor) -> None:
+    height, width = clean.shape[1:]
+    if size != (height, width):
+        raise BadSubmission(f"image {str(path)!r} is {size[1]}x{size[0]} px: expected {width}x{height}, the size of the "
+                            "clean one")  # fmt: skip
 
 
 def _content(path: Path, size: int) -> bytes:
