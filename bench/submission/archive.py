@@ -158,21 +158,20 @@ def most_bytes(name: str) -> int | None:
     return next((most for pattern, most in LAYOUT if pattern.fullmatch(name)), None)
 
 
-def write_archive(path: Path, name: str, kind: Literal["defense", "break"], files: Mapping[str, bytes | Path]) -> str:
+def write_archive(path: Path, name: str, kind: Literal["defense", "break"], files: Mapping[str, bytes]) -> str:
     """Write an archive atomically, the same bytes for the same files; returns its digest.
 
     Args:
         path: of the archive.
         name, kind: of the submission.
-        files: by their names in the archive, as content or as the file that holds it.
+        files: by their names in the archive.
     """
     temporary = temporary_name(path)
     entries: dict[str, Entry] = {}
     try:
         with no_os_errors(path), zipfile.ZipFile(temporary, "w", allowZip64=False) as archive:
             for inner in sorted(files):
-                source = files[inner]
-                content = source.read_bytes() if isinstance(source, Path) else source
+                content = files[inner]
                 if len(content) > (most := most_bytes(inner) or 0):
                     raise BadSubmission(f"{inner!r} has {human(len(content))}, more than the {human(most)} that such a "
                                         "file may have: leave it out, or make it smaller")  # fmt: skip

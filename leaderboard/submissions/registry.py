@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from ...bench.files import make_folder, no_os_errors, write_atomically
 from ...bench.submission.archive import MANIFEST, RUN, load_json, opened_archive
 from ...bench.submission.belonging import check_run
 from ...bench.submission.metadata import FILE, DefenseSubmission
-from ...bench.submission.packing import Packed, check_archive, records_of
+from ...bench.submission.packing import Packed, check_archive, read_result, records_of
 from ...bench.submission.verification import FILE as VERIFICATION
 from ...bench.submission.verification import Verification, parse_verification
 from ..collect import SHOWN, make_board, write_board
@@ -189,19 +189,19 @@ def _stage_verified(entry: Entry, packed: Packed, verified: Path) -> None:
     where = f"the maintainers' run in {str(verified)!r}"
     if not path.is_file():
         raise BadSubmission(f"{where} has no {VERIFICATION}: `robustiqa submit unpack` and `submit verify` the archive")
-    found = parse_verification(load_json(path.read_bytes(), repr(str(path))), where)
+    content = read_result(verified, VERIFICATION)
+    found = parse_verification(load_json(content, repr(str(path))), where)
     if found.files != packed.verification.files:
         wrong = sorted(n for n in {*found.files, *packed.verification.files}
                        if found.files.get(n) != packed.verification.files.get(n))  # fmt: skip
         raise BadSubmission(f"{where} is of other files than the archive's ({wrong[0]!r}): unpack the archive and "
                             "verify that")  # fmt: skip
     home = entry.folder / VERIFIED
-    records: Mapping[str, bytes | Path] = records_of(packed.submission, verified, packed.verification.files)
-    for name, content in records.items():
+    for name, content in records_of(packed.submission, verified, packed.verification.files).items():
         target = home / name.removeprefix(RUN)
         make_folder(target.parent, "--into")
-        write_atomically(target, content.read_bytes() if isinstance(content, Path) else content, sync=False)
-    write_atomically(home / VERIFICATION, path.read_bytes())
+        write_atomically(target, content, sync=False)
+    write_atomically(home / VERIFICATION, content)
     _check_board(home, where)
 
 
