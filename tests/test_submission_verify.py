@@ -121,13 +121,17 @@ def test_claims_beside_what_is_measured(verified: tuple[Path, Result], suite: Pa
 
 def test_verdicts() -> None:
     """Inside the interval, or off it by no more than the tolerance; else the side decides."""
-    assert verdict_of(0.5, 0.4, 0.6, 0, "smaller") == "confirmed"
-    assert verdict_of(0.6 + ROUNDING, 0.4, 0.6, 0, "smaller") == "confirmed"
-    assert verdict_of(0.62, 0.4, 0.6, 0.03, "smaller") == "confirmed"
-    assert verdict_of(0.62, 0.4, 0.6, 0, "smaller") == "better", "a gain of .62 was claimed, and it is smaller"
-    assert verdict_of(0.38, 0.4, 0.6, 0, "smaller") == "not confirmed"
-    assert verdict_of(0.62, 0.4, 0.6, 0, "larger") == "not confirmed"
-    assert verdict_of(0.38, 0.4, 0.6, 0, "larger") == "better"
+    around = (0.5, 0.48, 0.52)
+    assert verdict_of(0.5, *around, 0, "smaller") == "confirmed"
+    assert verdict_of(0.52 + ROUNDING, *around, 0, "smaller") == "confirmed"
+    assert verdict_of(0.54, *around, 0.03, "smaller") == "confirmed"
+    assert verdict_of(0.54, *around, 0, "smaller") == "better", "a gain of .54 was claimed, and it is smaller"
+    assert verdict_of(0.46, *around, 0, "smaller") == "not confirmed"
+    assert verdict_of(0.54, *around, 0, "larger") == "not confirmed"
+    assert verdict_of(0.46, *around, 0, "larger") == "better"
+    # SROCC of five photographs: an interval that spans everything confirms no more than what is near.
+    assert verdict_of(0.95, 0.47, -0.3, 1.0, 0, "larger") == "not confirmed"
+    assert verdict_of(0.5, 0.47, -0.3, 1.0, 0, "larger") == "confirmed"
 
 
 @pytest.mark.parametrize(("body", "word"), [

@@ -55,7 +55,7 @@ class _Program(LazyGroup):
             echo(f"robustiqa: {error}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt as error:
-            goes_on = ctx.invoked_subcommand in ("run", "train", "tune", "data")
+            goes_on = ctx.invoked_subcommand in ("run", "train", "tune", "data", "submit")
             promise = "; the same command goes on where a run, a training or a download stopped" if goes_on else ""
             echo(f"robustiqa: interrupted{promise}", err=True)
             ctx.exit(143 if isinstance(error, Terminated) else 130)

@@ -13,11 +13,14 @@ import numpy as np
 import pandas as pd
 
 from ..errors import RobustIQAError
-from ..registry import PACKAGE, identity_of, resolve_target
+from ..registry import PACKAGE, registry, resolve_target
 from .metadata import Claim
 
 ROUNDING = 0.005
 """By how much a claim may be off in any case: people give two decimals."""
+
+FAR = 0.05
+"""How far from the measured value a claim may be, whatever the interval: that of five photographs can span all."""
 
 Verdict = Literal["confirmed", "better", "not confirmed", "not measured"]
 COMPARE = f"{PACKAGE}.leaderboard.compare:compare"
@@ -57,13 +60,15 @@ def judge_claims(claims: Sequence[Claim], defense: str, root: Path) -> list[Judg
     return [_judged(claim, defense, tables[claim.table], compared) for claim in claims]
 
 
-def verdict_of(claimed: float, lo: float, hi: float, tolerance: float, better: str) -> Verdict:
-    """What follows for a claim from an interval of the measured value.
+def verdict_of(claimed: float, measured: float, lo: float, hi: float, tolerance: float, better: str) -> Verdict:
+    """What follows for a claim from a measured value and its interval.
 
-    It is confirmed inside the interval, widened on either side by the larger of the claim's tolerance and `ROUNDING`.
-    Beyond, the measured value is better for the defence than claimed, or it is not confirmed.
+    It is confirmed inside the interval, of which no more counts than `FAR` to either side of the value: a claim speaks
+    of the same images, and that others might give other figures is no excuse. Both ends are moved outwards by the
+    larger of the claim's tolerance and `ROUNDING`. Beyond, the value is better than claimed, or does not confirm it.
     """
     slack = max(tolerance, ROUNDING)
+    lo, hi = max(lo, measured - FAR), min(hi, measured + FAR)
     if lo - slack <= claimed <= hi + slack:
         return "confirmed"
     measured_is_smaller = claimed > hi
@@ -87,7 +92,8 @@ def same_plugin(kind: str, a: str, b: str) -> bool:
     if a == b:
         return True
     try:
-        return identity_of(kind, a) == identity_of(kind, b)
+        (one, first, _), (other, second, _) = registry.resolve(kind, a), registry.resolve(kind, b)
+        return one.identity(first) == other.identity(second)
     except RobustIQAError:
         return False  # one of them is not known here
 
@@ -123,7 +129,7 @@ def _judged(claim: Claim, defense: str, table: pd.DataFrame, compared: pd.DataFr
         return Judged(claim, np.nan, np.nan, np.nan, "not measured", "the run has no figure there: see its flags")
     lo, hi = _interval(claim, row, compared)
     lo, hi = (lo, hi) if math.isfinite(lo) and math.isfinite(hi) else (value, value)
-    verdict = verdict_of(claim.value, lo, hi, claim.tolerance, claim.better)
+    verdict = verdict_of(claim.value, value, lo, hi, claim.tolerance, claim.better)
     return Judged(claim, value, lo, hi, verdict)
 
 

@@ -203,7 +203,7 @@ def verify_break(
     mean, lo, hi = bootstrap_mean(gains, [one.reference for one in images], f"break|{label}")
     lo, hi = (lo, hi) if math.isfinite(lo) else (mean, mean)
     what = f"mean gain at {target.threat} {target.direction}: {target.defense}, {target.metric}, {target.dataset}"
-    verdict = verdict_of(submission.gain, lo, hi, 0.0, "larger" if sign > 0 else "smaller")
+    verdict = verdict_of(submission.gain, mean, lo, hi, 0.0, "larger" if sign > 0 else "smaller")
     if verdict == "not confirmed":
         problems.append(f"{what}: {submission.gain:g} was claimed, {mean:.4g} measured")
     if listed is not None and not sign * mean > listed.gain:

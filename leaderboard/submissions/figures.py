@@ -77,7 +77,7 @@ def _of_break(submission: BreakSubmission, submitted: Mapping[str, str], results
     label = f"break|{target.norm}|{target.eps!r}|{target.direction}|{target.dataset}"
     mean, lo, hi = bootstrap_mean(gains.by_image.to_numpy(dtype=float), gains.references, label)
     lo, hi = (lo, hi) if np.isfinite(lo) else (mean, mean)
-    verdict = verdict_of(submission.gain, lo, hi, 0.0, "larger" if target.direction == "up" else "smaller")
+    verdict = verdict_of(submission.gain, mean, lo, hi, 0.0, "larger" if target.direction == "up" else "smaller")
     threat = f"{target.norm} {eps_text(target.eps)} {target.direction}"
     claimed = submission.gain
     return Figure(
