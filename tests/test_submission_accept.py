@@ -117,7 +117,7 @@ def test_texts_of_others_stay_texts(accepted: Path) -> None:
     assert "&lt;script&gt;" in markdown
     assert "](javascript" not in markdown
     lines = [line for line in markdown.splitlines() if NAME in line]
-    assert {line.replace("\\|", "").count("|") for line in lines} == {12, 7}
+    assert {line.replace("\\|", "").count("|") for line in lines} == {13, 7}
 
 
 def test_the_maintainers_run_stands_beside_the_authors(archive: Path, board: Path, root: Path, tmp_path: Path) -> None:
@@ -130,8 +130,14 @@ def test_the_maintainers_run_stands_beside_the_authors(archive: Path, board: Pat
     before = tree(board)
     accept(archive, board, verified=root / "verified")
     assert tree(board) == before
+    assert row["problems"] == ""
     other = shutil.copytree(root / "verified", tmp_path / "other")
-    data = json.loads((other / "verification.json").read_text())
+    data = json.loads((other / "verification.json").read_text()) | {"ok": False, "problems": ["=it is | <b>random"]}
+    (other / "verification.json").write_text(json.dumps(data))
+    accept(archive, board, verified=other)
+    assert rows_of(board)[0]["problems"] == "'=it is | <b>random", "what did not hold is shown"
+    assert "=it is \\| &lt;b&gt;random" in (board / "submissions.md").read_text()
+    before = tree(board)
     data["files"]["defense.py"] = "0" * 64
     (other / "verification.json").write_text(json.dumps(data))
     with pytest.raises(BadSubmission, match=r"is of other files than the archive's \('defense\.py'\)"):

@@ -10,11 +10,12 @@ from typing import Any
 
 from ...bench.errors import BadSubmission
 from ...bench.store import Store
-from ...bench.submission.archive import IMAGES, MANIFEST, RUN, SOURCE, parse_manifest
+from ...bench.submission.archive import IMAGES, MANIFEST, RUN, SOURCE, load_json, parse_manifest
 from ...bench.submission.metadata import FILE, Submission, parse_submission
 from ...bench.submission.packing import place_of
 from ...bench.submission.paths import members
 from ...bench.submission.verification import FILE as VERIFICATION
+from ...bench.submission.verification import parse_verification
 from ..results import Results, read_results
 from .figures import Figure, figures
 
@@ -56,6 +57,15 @@ class Entry:
         places = {place_of(name, self.submission): digest for name, digest in self.files.items()
                   if name.startswith((SOURCE, IMAGES))}  # fmt: skip
         return places | {FILE: self.files[FILE]}
+
+    @property
+    def problems(self) -> str:
+        """What did not hold in the maintainers' run, in sentences."""
+        if self.verified is None:
+            return ""
+        where = f"accepted submission {self.submission.name!r}"
+        found = load_json((self.verified / VERIFICATION).read_bytes(), where)
+        return "; ".join(parse_verification(found, where).problems)
 
     @property
     def authors(self) -> str:

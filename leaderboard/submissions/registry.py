@@ -189,8 +189,8 @@ def _stage_verified(entry: Entry, packed: Packed, verified: Path) -> None:
     where = f"the maintainers' run in {str(verified)!r}"
     if not path.is_file():
         raise BadSubmission(f"{where} has no {VERIFICATION}: `robustiqa submit unpack` and `submit verify` the archive")
-    content = read_result(verified, VERIFICATION)
-    found = parse_verification(load_json(content, repr(str(path))), where)
+    outcome = read_result(verified, VERIFICATION)
+    found = parse_verification(load_json(outcome, repr(str(path))), where)
     if found.files != packed.verification.files:
         wrong = sorted(n for n in {*found.files, *packed.verification.files}
                        if found.files.get(n) != packed.verification.files.get(n))  # fmt: skip
@@ -201,7 +201,7 @@ def _stage_verified(entry: Entry, packed: Packed, verified: Path) -> None:
         target = home / name.removeprefix(RUN)
         make_folder(target.parent, "--into")
         write_atomically(target, content, sync=False)
-    write_atomically(home / VERIFICATION, content)
+    write_atomically(home / VERIFICATION, outcome)
     _check_board(home, where)
 
 
