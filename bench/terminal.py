@@ -35,7 +35,8 @@ def echo(text: str, err: bool = False) -> None:
 
 def echo_data(text: str) -> None:
     """Print what a program may read, without a line feed of ours: as it is, unless it goes to a terminal."""
-    click.echo(printable(text) if sys.stdout.isatty() else text, nl=False)
+    # `color=True`: click would take such characters out where no terminal reads, and change a name.
+    click.echo(printable(text) if sys.stdout.isatty() else text, nl=False, color=True)
 
 
 def _code(character: str) -> str:

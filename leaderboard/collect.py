@@ -203,13 +203,13 @@ _CERTIFIED = {
 def _markdown(board: Board) -> str:
     """The board for people: one block a data set and metric."""
     suite, plan, tables, broken, left = board
-    lines = [f"# {suite.name}", "", suite.description.strip(), "", *_warning(broken)]
+    lines = [f"# {escaped(suite.name)}", "", escaped(suite.description.strip()), "", *_warning(broken)]
     lines += [f"**{escaped(left.sentence)}.**", ""] if left.without else []
     summary, certified = tables["summary"], tables["certified"]
     for (dataset, metric), block in summary.groupby(["dataset", "metric"], sort=False) if len(summary) else ():
         kept = block[block["flags"] != FLAG]
         lines += [
-            f"## {metric} on {dataset}",
+            f"## {escaped(str(metric))} on {escaped(str(dataset))}",
             "",
             _introduction(kept, suite, tables.get("errors")),
             "",
@@ -226,7 +226,7 @@ def _markdown(board: Board) -> str:
             lines += ["Certified bounds against attacks at the same budget:", "", _table(mine, _CERTIFIED), ""]
     lines += track_sections(tables)
     if plan.skipped:
-        lines += ["Left out: " + "; ".join(f"{what} ({why})" for what, why in plan.skipped), ""]
+        lines += ["Left out: " + escaped("; ".join(f"{what} ({why})" for what, why in plan.skipped)), ""]
     lines += ["Each row of the CSV files has an id, in column `row`: `robustiqa reproduce ID --from OUT` computes it "
               "again.", ""]  # fmt: skip
     return "\n".join(lines)
@@ -248,10 +248,10 @@ def _introduction(block: pd.DataFrame, suite: Suite, errors: pd.DataFrame | None
         if errors is not None:
             mine = (errors[["metric", "dataset"]] == first[["metric", "dataset"]]).all(axis=1)
             messages = errors.loc[mine, "message"].tolist()
-        reasons = [f"{count} x {message}" for message, count in Counter(messages).most_common(3)]
+        reasons = [f"{count} x {escaped(message)}" for message, count in Counter(messages).most_common(3)]
         found = f": {'; '.join(reasons)} (all of them in `errors.csv`)" if reasons else ", see the folder `errors`"
         return f"**Every image failed**, behind every defence; there is no figure to give{found}."
-    truth = f"Ground truth: {'none' if pd.isna(first['truth']) else first['truth']}."
+    truth = f"Ground truth: {'none' if pd.isna(first['truth']) else escaped(first['truth'])}."
     unit = f"Gains and deltas in units of the metric's range R = {first['range']:.4g} ({first['range_source']})."
     if first["range_source"] == NO_RANGE:
         unit = ("**No gain or delta can be given**: their unit R is unknown, since the undefended metric has no scores "
@@ -287,7 +287,7 @@ def _overlapping(plan: Plan, dataset: Any, metric: Any) -> list[str]:
     """A line that says what is judged on images which it was fitted on."""
     mine = [overlap for overlap in plan.overlaps if (overlap.dataset, overlap.metric) == (dataset, metric)]
     sentences = dict.fromkeys(overlap.sentence for overlap in mine)
-    return [f"Flag `{OVERLAP}`: {'; '.join(sentences)}.", ""] if sentences else []
+    return [f"Flag `{OVERLAP}`: {escaped('; '.join(sentences))}.", ""] if sentences else []
 
 
 def _readable(block: pd.DataFrame) -> pd.DataFrame:

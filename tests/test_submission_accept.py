@@ -117,7 +117,7 @@ def test_texts_of_others_stay_texts(accepted: Path) -> None:
     assert "&lt;script&gt;" in markdown
     assert "](javascript" not in markdown
     lines = [line for line in markdown.splitlines() if NAME in line]
-    assert {line.replace("\\|", "").count("|") for line in lines} == {12, 7}
+    assert {line.replace("\\|", "").count("|") for line in lines} == {13, 7}
 
 
 def test_the_maintainers_run_stands_beside_the_authors(archive: Path, board: Path, root: Path, tmp_path: Path) -> None:
@@ -130,8 +130,14 @@ def test_the_maintainers_run_stands_beside_the_authors(archive: Path, board: Pat
     before = tree(board)
     accept(archive, board, verified=root / "verified")
     assert tree(board) == before
+    assert row["problems"] == ""
     other = shutil.copytree(root / "verified", tmp_path / "other")
-    data = json.loads((other / "verification.json").read_text())
+    data = json.loads((other / "verification.json").read_text()) | {"ok": False, "problems": ["=it is | <b>random"]}
+    (other / "verification.json").write_text(json.dumps(data))
+    accept(archive, board, verified=other)
+    assert rows_of(board)[0]["problems"] == "'=it is | <b>random", "what did not hold is shown"
+    assert "=it is \\| &lt;b&gt;random" in (board / "submissions.md").read_text()
+    before = tree(board)
     data["files"]["defense.py"] = "0" * 64
     (other / "verification.json").write_text(json.dumps(data))
     with pytest.raises(BadSubmission, match=r"is of other files than the archive's \('defense\.py'\)"):
@@ -227,6 +233,8 @@ def test_records_that_do_not_belong(files: dict[str, bytes], tmp_path: Path) -> 
     refused(plan(each(metric="tiny-iqa")), "results of the metric 'tiny-iqa'", tmp_path)
     refused(plan(each(defense="none")), "have no attack on 'half-way' behind 'cheap'", tmp_path)
     refused(record(plugin_files=[]), r"were not made with the 'defense\.py' of this submission", tmp_path)
+    for name in ("<script>", "caf\u00e9", "x" * 300, "a[b=", "\x1b[2J", "z[b=1,a=2]"):
+        refused(plan(each(dataset=name)), "which is no plug-in string", tmp_path)
     refused(record(finished=None), "did not end well", tmp_path)
     refused(record(failed=3), "did not end well", tmp_path)
 
@@ -248,6 +256,17 @@ PLANS: dict[str, Callable[[dict[str, Any]], object]] = {
 def test_plans_that_are_none(files: dict[str, bytes], how: str, tmp_path: Path) -> None:
     plan = changed_json(files["run/plan.json"], PLANS[how])
     refused(files | {"run/plan.json": plan}, r"is damaged|was not planned|has no result", tmp_path)
+
+
+def test_records_of_a_run_that_are_of_other_kinds(files: dict[str, bytes], tmp_path: Path) -> None:
+    """What only notes speak of may be anything, and gives none."""
+    odd = {"plugins": ["x", {"kind": [], "origin": "file"}, {}], "code": {"git": "dirty"}, "notes": 3}
+    record = changed_json(files["run/run.json"], lambda data: data.update(odd))
+    found = look(archive_of(tmp_path / "a.zip", files | {"run/run.json": record}))
+    assert len(found.notes) == 1
+    plan = changed_json(files["run/plan.json"], lambda data: data.update(skipped=[["<b>", "<script>alert(1)"]]))
+    accept(archive_of(tmp_path / "a.zip", files | {"run/plan.json": plan}), tmp_path / "board")
+    assert not [p for p in (tmp_path / "board").rglob("*.md") if "<script>" in p.read_text() or "<b>" in p.read_text()]
 
 
 def test_deep_json(files: dict[str, bytes], tmp_path: Path) -> None:
@@ -291,7 +310,7 @@ def test_what_was_changed_since_is_not_packed(root: Path, tmp_path: Path) -> Non
         pack_again(copy)
 
 
-def test_what_was_accepted_cannot_be_edited_in_place(board: Path) -> None:
+def test_what_was_accepted_cannot_be_edited_in_place(archive: Path, board: Path, root: Path) -> None:
     for name in ("submission.yml", "verification.json", "run/run.json"):
         path = board / NAME / name
         before = path.read_bytes()
@@ -303,6 +322,13 @@ def test_what_was_accepted_cannot_be_edited_in_place(board: Path) -> None:
     with pytest.raises(BadSubmission, match=r"'run/more\.json' is missing, or was not in its archive"):
         write_tables(board)
     (board / NAME / "run" / "more.json").unlink()
+    accept(archive, board, verified=root / "verified")
+    path = board / NAME / "verified" / "verification.json"
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b"better", b"confirmed"))
+    with pytest.raises(BadSubmission, match=r"verified: 'verification\.json' was changed since it was accepted"):
+        write_tables(board)
+    path.write_bytes(before)
     (board / "link").symlink_to(board / NAME)
     with pytest.raises(BadSubmission, match="is a link"):
         write_tables(board)

@@ -27,8 +27,8 @@ def block(language: str) -> str:
 
 def commands() -> list[list[str]]:
     """What is to be typed, without comments."""
-    lines = "".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)).splitlines()
-    return [str(line).split("#")[0].split() for line in lines]
+    blocks: list[str] = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+    return [line.split("#")[0].split() for text in blocks for line in text.splitlines()]
 
 
 def test_the_metadata_are_sound_and_complete() -> None:

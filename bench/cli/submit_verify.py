@@ -11,7 +11,7 @@ import click
 from tabulate import tabulate
 
 from ..checks.reliability import RULES
-from ..errors import BadParameter, BadPlugin, RobustIQAError
+from ..errors import BadParameter, BadPlugin, RobustIQAError, counted
 from ..submission.claims import read_table, suggestions
 from ..submission.listed import listed_gain
 from ..submission.metadata import BreakSubmission, DefenseSubmission, placeholders, read_submission
@@ -126,7 +126,9 @@ def _show(found: Verified, submission: DefenseSubmission | BreakSubmission, out:
         echo(f"listed: {found.listed.gain:.4g} ({found.listed.where})")
     for problem in found.record.problems:
         echo(f"robustiqa: {problem}", err=True)
-    echo(f"{'verified' if found.record.ok else 'NOT verified'}: {out / FILE}")
+    unknown = sum(one.verdict == "not measured" for one in found.record.claims)
+    but = f" but for {counted(unknown, 'claim')} that this run says nothing of" if unknown else ""
+    echo(f"{f'verified{but}' if found.record.ok else 'NOT verified'}: {out / FILE}")
 
 
 def _show_run(found: Verified, submission: DefenseSubmission, out: Path) -> None:

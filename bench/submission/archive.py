@@ -158,34 +158,39 @@ def most_bytes(name: str) -> int | None:
     return next((most for pattern, most in LAYOUT if pattern.fullmatch(name)), None)
 
 
-def write_archive(path: Path, name: str, kind: Literal["defense", "break"], files: Mapping[str, bytes | Path]) -> str:
+def write_archive(path: Path, name: str, kind: Literal["defense", "break"], files: Mapping[str, bytes]) -> str:
     """Write an archive atomically, the same bytes for the same files; returns its digest.
 
     Args:
         path: of the archive.
         name, kind: of the submission.
-        files: by their names in the archive, as content or as the file that holds it.
+        files: by their names in the archive.
     """
     temporary = temporary_name(path)
-    entries: dict[str, Entry] = {}
     try:
         with no_os_errors(path), zipfile.ZipFile(temporary, "w", allowZip64=False) as archive:
             for inner in sorted(files):
-                source = files[inner]
-                content = source.read_bytes() if isinstance(source, Path) else source
+                content = files[inner]
                 if len(content) > (most := most_bytes(inner) or 0):
                     raise BadSubmission(f"{inner!r} has {human(len(content))}, more than the {human(most)} that such a "
                                         "file may have: leave it out, or make it smaller")  # fmt: skip
-                entries[inner] = Entry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
                 _add(archive, inner, content)
-            about = Manifest(name=name, kind=kind, robustiqa=importlib.metadata.version(PACKAGE), files=entries)
-            manifest = (json.dumps(about.model_dump(by_alias=True), indent=1, sort_keys=True) + "\n").encode()
+            manifest = manifest_of(name, kind, files)
             _add(archive, MANIFEST, manifest)
         with no_os_errors(path):
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return hashlib.sha256(manifest).hexdigest()
+
+
+def manifest_of(name: str, kind: Literal["defense", "break"], files: Mapping[str, bytes]) -> bytes:
+    """The bytes of a manifest for these files."""
+    entries = {
+        inner: Entry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest()) for inner, content in files.items()
+    }
+    about = Manifest(name=name, kind=kind, robustiqa=importlib.metadata.version(PACKAGE), files=entries)
+    return (json.dumps(about.model_dump(by_alias=True), indent=1, sort_keys=True) + "\n").encode()
 
 
 def load_json(content: bytes, what: str) -> dict[str, Any]:

@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadData, BadSubmission, counted
+from ..errors import BadData, BadParameter, BadSubmission, counted
 from ..plan import Cell, Plan, read_run
+from ..spec import parse_spec
 from ..store import Store
 from ..suite import Suite
 from .metadata import BreakSubmission, DefenseSubmission, Submission
+
+LONGEST_NAME = 200
+"""Characters of a plug-in string, as in a claim."""
 
 _VERIFY = "run `robustiqa submit verify` (again)"
 
@@ -32,6 +36,7 @@ def check_run(submission: Submission, root: Path, files: Mapping[str, str], wher
     """
     try:
         record, suite, plan = read_run(Store(root))
+        _check_names(plan, where)
         if record.get("failed") or not record.get("finished"):
             raise BadSubmission(f"{where} are of a run that did not end well: {_VERIFY}")
         if isinstance(submission, DefenseSubmission):
@@ -56,6 +61,19 @@ def attack_of(submission: BreakSubmission, files: Mapping[str, str]) -> str:
     for name in sorted(name for name in files if name.startswith(folder)):
         digest.update(f"{name.removeprefix(folder)}\n".encode() + bytes.fromhex(files[name]))
     return f"break-{submission.name}[digest=x{digest.hexdigest()[:16]}]"
+
+
+def _check_names(plan: Plan, where: str) -> None:
+    """Plug-in strings as this program writes them: they head rows, and are compared with those of claims."""
+    for name in {text for c in plan.cells for text in (c.metric, c.defense, c.dataset, c.attack) if text is not None}:
+        try:
+            right = (
+                len(name) <= LONGEST_NAME and name.isascii() and name.isprintable() and str(parse_spec(name)) == name
+            )
+        except BadParameter:
+            right = False
+        if not right:
+            raise BadSubmission(f"{where} have the name {name[:100]!r}, which is no plug-in string: {_VERIFY}")
 
 
 def _check_plugin(submission: DefenseSubmission, record: Mapping[str, Any], digest: str, where: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from ..api import Threat
 from ..build import AttackLike
 from ..datasets import Dataset
-from ..errors import BadSubmission, UnknownName
+from ..errors import BadSubmission, did_you_mean
 from ..images import compare, file_size, load_image
 from ..registry import PACKAGE, registry, resolve_target
 from ..seeds import image_key
@@ -62,7 +62,9 @@ def read_given(root: Path, submission: BreakSubmission, dataset: Dataset) -> Giv
     n = 0
     for member in members(folder):
         if member.name not in places:
-            raise UnknownName(f"image of {submission.target.dataset}", member.name, places)
+            near = did_you_mean(member.name, places)
+            raise BadSubmission(f"{str(folder / member.name)!r} is named by no image of {submission.target.dataset!r}: "
+                                f"{near or 'expected names such as ' + repr(next(iter(places), 'a.png'))}")  # fmt: skip
         path = folder / member.name
         clean = dataset.load(places[member.name])
         digest.update(f"{member.name}\n".encode() + hashlib.sha256(_content(path, member.size)).digest())
@@ -77,15 +79,21 @@ def read_given(root: Path, submission: BreakSubmission, dataset: Dataset) -> Giv
 
 def check_image(path: Path, clean: torch.Tensor, threat: Threat) -> None:
     """Raise `BadSubmission` unless a file is a PNG of the clean image's size within the budget, as it is on disk."""
-    height, width = file_size(path)
-    if (height, width) != tuple(clean.shape[1:]):
-        expected = f"{clean.shape[2]}x{clean.shape[1]}, the size of the clean one"
-        raise BadSubmission(f"image {str(path)!r} is {width}x{height} px: expected {expected}")
-    found = compare(load_image(path), clean)
+    _check_size(path, file_size(path), clean)  # before anything is decoded
+    image = load_image(path)
+    _check_size(path, (image.shape[1], image.shape[2]), clean)  # an orientation in the file may have turned it
+    found = compare(image, clean)
     measured = getattr(found, threat.norm)
     if not measured <= threat.eps * (1 + FLOAT):
         raise BadSubmission(f"image {str(path)!r} is {measured:.6g} away from the clean one in {threat.norm}, as it is "
                             f"saved: the budget is {threat.eps:.6g}; round inwards")  # fmt: skip
+
+
+def _check_size(path: Path, size: tuple[int, int], clean: torch.Tensor) -> None:
+    height, width = clean.shape[1:]
+    if size != (height, width):
+        given, expected = f"{size[1]}x{size[0]} px", f"{width}x{height}, the size of the clean one"
+        raise BadSubmission(f"image {str(path)!r} is {given}: expected {expected}")
 
 
 def _content(path: Path, size: int) -> bytes:

@@ -10,12 +10,13 @@ from pathlib import Path
 from ..errors import BadSubmission
 from ..files import make_folder, write_atomically
 from ..provenance import HISTORY, RECORD
+from ..sources.places import human
 from ..store import Store
-from .archive import IMAGES, RUN, SOURCE, Archive, load_json, opened_archive, write_archive
+from .archive import IMAGES, RUN, SOURCE, Archive, load_json, most_bytes, opened_archive, write_archive
 from .belonging import check_run
 from .contents import check_source
 from .metadata import FILE, BreakSubmission, DefenseSubmission, Submission, parse_submission, read_submission
-from .paths import members
+from .paths import inside, members
 from .scrubbed import check_names, scrubbed
 from .verification import FILE as VERIFICATION
 from .verification import Verification, parse_verification
@@ -64,7 +65,7 @@ def pack(root: Path, verified: Path | None = None, out: Path | None = None) -> t
     verified = verified or root / VERIFIED
     out = out or Path(f"{submission.name}.zip")
     contents = sources(root, submission, verified)
-    files: dict[str, bytes | Path] = {FILE: contents[FILE], VERIFICATION: _verified(verified, submission, contents)}
+    files: dict[str, bytes] = {FILE: contents[FILE], VERIFICATION: _verified(verified, submission, contents)}
     for name, content in contents.items():
         if name != FILE:
             inside = isinstance(submission, BreakSubmission) and name.startswith(f"{submission.images}/")
@@ -150,7 +151,7 @@ def _verified(verified: Path, submission: Submission, contents: dict[str, bytes]
     if not path.is_file():
         raise BadSubmission(f"{str(verified)!r} holds no {VERIFICATION}: `robustiqa submit verify` first; what is not "
                             "verified is not packed")  # fmt: skip
-    content = path.read_bytes()
+    content = read_result(verified, VERIFICATION)
     found = parse_verification(load_json(content, repr(str(path))), repr(str(path)))
     _check_verified(found, submission, digests(contents), repr(str(verified)))
     return content
@@ -209,7 +210,7 @@ def _write_records(archive: Archive, folder: Path | None) -> None:
             write_atomically(folder / name.removeprefix(RUN), content, sync=False)
 
 
-def records_of(submission: Submission, verified: Path, files: dict[str, str]) -> dict[str, bytes | Path]:
+def records_of(submission: Submission, verified: Path, files: dict[str, str]) -> dict[str, bytes]:
     """The records of a run of a submission, checked and without paths of this machine, by their names in an archive.
 
     Args:
@@ -217,15 +218,28 @@ def records_of(submission: Submission, verified: Path, files: dict[str, str]) ->
         verified: folder of the run.
         files: SHA-256 of what was submitted, by path.
     """
+    history = sorted(f"{HISTORY}/{path.name}" for path in (verified / HISTORY).glob("[0-9]*.json"))
+    records = {name: read_result(verified, name) for name in (RECORD, "plan.json", *history)}
+    cells = [CELLS + name for name in sorted(Store(verified).snapshot().results.values())]
+    found = {RUN + name: read_result(verified, name) for name in cells}
     _, plan = check_run(submission, verified, files, f"the records in {str(verified)!r}")
     check_names(plan)
-    found: dict[str, bytes | Path] = {}
-    kept = sorted((verified / HISTORY).glob("[0-9]*.json"))
-    for path in (verified / RECORD, verified / "plan.json", *kept):
-        data = scrubbed(json.loads(path.read_text(encoding="utf-8")))
-        inner = f"{HISTORY}/{path.name}" if path in kept else path.name
-        found[RUN + inner] = (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
-    store = Store(verified)
-    for name in store.snapshot().results.values():
-        found[f"{RUN}{CELLS}{name}"] = store.cells / name
+    for name, content in records.items():
+        data = scrubbed(load_json(content, repr(str(verified / name))))
+        found[RUN + name] = (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
     return found
+
+
+def read_result(verified: Path, name: str) -> bytes:
+    """A file that `submit verify` has left: never through a link, since the program that it ran could have made one.
+
+    Raises:
+        BadSubmission: it is a link, not there, no part of a submission, or too large.
+    """
+    path = inside(verified, name)
+    most = most_bytes(name if name == VERIFICATION else RUN + name)
+    size = path.stat().st_size
+    if most is None or not path.is_file() or size > most:
+        raise BadSubmission(f"{str(path)!r} ({human(size)}) is none of the files that `robustiqa submit verify` "
+                            "leaves, or too large: run it again into a new folder")  # fmt: skip
+    return path.read_bytes()

@@ -42,8 +42,9 @@ class Best(NamedTuple):
 def best_known(entries: Sequence[Entry], boards: Sequence[Path] = ()) -> list[Best]:
     """A row for every target of an accepted break.
 
-    A break counts once the maintainers have run it; before, its author's figure stands under `not_verified`. An image
-    without a version of the break keeps the gain of our strongest attack, so that no break makes a row look better.
+    A break counts once the maintainers have run it; before, its author's figure stands under `not_verified`. Each image
+    counts with the larger gain, and one that the break has no version of as left as it is, so no break makes a row look
+    better than our attacks do.
 
     Args:
         entries: all accepted submissions.

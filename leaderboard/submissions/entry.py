@@ -10,11 +10,12 @@ from typing import Any
 
 from ...bench.errors import BadSubmission
 from ...bench.store import Store
-from ...bench.submission.archive import IMAGES, MANIFEST, RUN, SOURCE, parse_manifest
+from ...bench.submission.archive import IMAGES, MANIFEST, RUN, SOURCE, Manifest, load_json, parse_manifest
 from ...bench.submission.metadata import FILE, Submission, parse_submission
 from ...bench.submission.packing import place_of
 from ...bench.submission.paths import members
 from ...bench.submission.verification import FILE as VERIFICATION
+from ...bench.submission.verification import parse_verification
 from ..results import Results, read_results
 from .figures import Figure, figures
 
@@ -56,6 +57,15 @@ class Entry:
         places = {place_of(name, self.submission): digest for name, digest in self.files.items()
                   if name.startswith((SOURCE, IMAGES))}  # fmt: skip
         return places | {FILE: self.files[FILE]}
+
+    @property
+    def problems(self) -> str:
+        """What did not hold in the maintainers' run, in sentences."""
+        if self.verified is None:
+            return ""
+        where = f"accepted submission {self.submission.name!r}"
+        found = load_json((self.verified / VERIFICATION).read_bytes(), where)
+        return "; ".join(parse_verification(found, where).problems)
 
     @property
     def authors(self) -> str:
@@ -106,20 +116,27 @@ def read_entries(into: Path) -> list[Entry]:
 def read_entry(folder: Path) -> Entry:
     """The accepted submission in a folder; raises as `read_entries`."""
     where = f"accepted submission {folder.name!r}"
+    content, manifest = _checked(folder, where, kept=(FILE, VERIFICATION, RUN))
+    if (folder / VERIFIED).exists():
+        _checked(folder / VERIFIED, f"{where}, {VERIFIED}", kept=("",))
+    submission = parse_submission((folder / FILE).read_bytes(), f"{where}: {FILE}")
+    if submission.name != folder.name:
+        raise BadSubmission(f"{where} is called {submission.name!r}: the folder has to have that name")
+    digests = {name: entry.sha256 for name, entry in manifest.files.items()}
+    return Entry(folder, submission, hashlib.sha256(content).hexdigest(), digests)
+
+
+def _checked(folder: Path, where: str, kept: tuple[str, ...]) -> tuple[bytes, Manifest]:
+    """The manifest of a folder, if its other files are those in it whose names begin as in `kept`, unchanged."""
     there = {member.name: folder / member.name for member in members(folder, {TABLES, VERIFIED})}
     if MANIFEST not in there:
         raise BadSubmission(f"{where} has no {MANIFEST}: remove its folder, and accept its archive again")
     content = there.pop(MANIFEST).read_bytes()
     manifest = parse_manifest(content, where)
-    kept = {name for name in manifest.files if name in (FILE, VERIFICATION) or name.startswith(RUN)}
-    if wrong := sorted(kept ^ set(there)):
+    if wrong := sorted({name for name in manifest.files if name.startswith(kept)} ^ set(there)):
         raise BadSubmission(f"{where}: {wrong[0]!r} is missing, or was not in its archive: accept the archive again")
     for name, path in there.items():
         if hashlib.sha256(path.read_bytes()).hexdigest() != manifest.files[name].sha256:
             raise BadSubmission(f"{where}: {name!r} was changed since it was accepted: take the change back, or accept "
                                 "the archive again")  # fmt: skip
-    submission = parse_submission(there[FILE].read_bytes(), f"{where}: {FILE}")
-    if submission.name != folder.name:
-        raise BadSubmission(f"{where} is called {submission.name!r}: the folder has to have that name")
-    digests = {name: entry.sha256 for name, entry in manifest.files.items()}
-    return Entry(folder, submission, hashlib.sha256(content).hexdigest(), digests)
+    return content, manifest

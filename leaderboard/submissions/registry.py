@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...bench.errors import BadSubmission, BrokenInvariant, RobustIQAError, first_line
 from ...bench.files import make_folder, no_os_errors, write_atomically
-from ...bench.submission.archive import MANIFEST, RUN, load_json, opened_archive
+from ...bench.submission.archive import MANIFEST, RUN, load_json, manifest_of, opened_archive
 from ...bench.submission.belonging import check_run
 from ...bench.submission.metadata import FILE, DefenseSubmission
-from ...bench.submission.packing import Packed, check_archive, records_of
+from ...bench.submission.packing import Packed, check_archive, read_result, records_of
 from ...bench.submission.verification import FILE as VERIFICATION
 from ...bench.submission.verification import Verification, parse_verification
 from ..collect import SHOWN, make_board, write_board
@@ -189,19 +189,20 @@ def _stage_verified(entry: Entry, packed: Packed, verified: Path) -> None:
     where = f"the maintainers' run in {str(verified)!r}"
     if not path.is_file():
         raise BadSubmission(f"{where} has no {VERIFICATION}: `robustiqa submit unpack` and `submit verify` the archive")
-    found = parse_verification(load_json(path.read_bytes(), repr(str(path))), where)
+    outcome = read_result(verified, VERIFICATION)
+    found = parse_verification(load_json(outcome, repr(str(path))), where)
     if found.files != packed.verification.files:
         wrong = sorted(n for n in {*found.files, *packed.verification.files}
                        if found.files.get(n) != packed.verification.files.get(n))  # fmt: skip
         raise BadSubmission(f"{where} is of other files than the archive's ({wrong[0]!r}): unpack the archive and "
                             "verify that")  # fmt: skip
     home = entry.folder / VERIFIED
-    records: Mapping[str, bytes | Path] = records_of(packed.submission, verified, packed.verification.files)
-    for name, content in records.items():
-        target = home / name.removeprefix(RUN)
-        make_folder(target.parent, "--into")
-        write_atomically(target, content.read_bytes() if isinstance(content, Path) else content, sync=False)
-    write_atomically(home / VERIFICATION, path.read_bytes())
+    records = records_of(packed.submission, verified, packed.verification.files)
+    files = {VERIFICATION: outcome} | {name.removeprefix(RUN): content for name, content in records.items()}
+    files[MANIFEST] = manifest_of(packed.submission.name, packed.submission.kind, files)
+    for name, content in files.items():
+        make_folder((home / name).parent, "--into")
+        write_atomically(home / name, content, sync=False)
     _check_board(home, where)
 
 
@@ -210,9 +211,15 @@ def _notes(entry: Entry) -> list[str]:
     record = entry.record
     notes = []
     for plugin in record.get("plugins", ()):
-        if plugin.get("kind") != "defense" and str(plugin.get("origin", "")).startswith("file"):
-            notes.append(f"the {plugin['kind']} {plugin['plugin']!r} is not one that comes with robustiqa, but of a "
+        kind, name, origin = (str(_of(plugin, key)) for key in ("kind", "plugin", "origin"))
+        if kind != "defense" and origin.startswith("file"):
+            notes.append(f"the {kind} {name!r} is not one that comes with robustiqa, but of a "
                          "file of the author's")  # fmt: skip
-    if (record.get("code") or {}).get("git", None) and record["code"]["git"].get("dirty"):
+    if _of(_of(record.get("code"), "git"), "dirty"):
         notes.append("the author's copy of robustiqa had changes")
     return notes
+
+
+def _of(value: object, key: str) -> Any:
+    """A part of a record, which may be anything."""
+    return value.get(key) if isinstance(value, dict) else None

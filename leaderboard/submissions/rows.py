@@ -25,6 +25,7 @@ class Row(NamedTuple):
         verdict: of the maintainers' run where there is one, else of the author's.
         verified_by: "maintainers" or "author".
         best_known: of a worst gain, with accepted breaks that were verified; by whom, where not by our attacks.
+        problems: what did not hold in the maintainers' run: a breach of the contract, a claim that was refuted.
         authors, licence, code, digest: of the submission.
     """
 
@@ -47,6 +48,7 @@ class Row(NamedTuple):
     verified_by: str
     best_known: float
     best_known_by: str
+    problems: str
     authors: str
     licence: str
     code: str
@@ -68,7 +70,7 @@ def _rows(entry: Entry, best: Sequence[Best]) -> Iterator[Row]:
     theirs = {figure.what: figure for figure in entry.verified_figures or ()}
     by = "author" if entry.verified is None else "maintainers"
     defense = submission.defense if isinstance(submission, DefenseSubmission) else submission.target.defense
-    about = (entry.authors, submission.licence, submission.code, entry.digest[:16])
+    about = (entry.problems, entry.authors, submission.licence, submission.code, entry.digest[:16])
     for figure in entry.figures:
         other = theirs.get(figure.what)
         verdict = figure.verdict if entry.verified is None else other.verdict if other else "not measured"

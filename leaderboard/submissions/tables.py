@@ -22,7 +22,7 @@ NAME = "submissions"
 SHOWN = {
     "submission": "submission", "defense": "defence", "metric": "metric", "dataset": "data set", "measure": "measure",
     "threat": "threat", "claimed": "claimed", "measured_text": "author's run", "verified_text": "maintainers' run",
-    "verdict": "verdict", "best_text": "best known",
+    "verdict": "verdict", "problems": "problems", "best_text": "best known",
 }  # fmt: skip
 _ABOUT = {"submission": "submission", "title": "title", "authors": "authors", "licence": "licence", "code": "code",
           "digest": "digest"}  # fmt: skip
