@@ -28,8 +28,8 @@ MACHADO = {
 TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
                    [0.0193339, 0.1191920, 0.9503041]])  # fmt: skip
 WHITE = TO_XYZ @ np.ones(3)
-APART = 10.0
-"""Least distance of two colours that stand for two things, four times what is just noticeable side by side."""
+APART = 13.0
+"""Least distance of two colours that stand for two things, more than five times what is noticed side by side."""
 
 
 def themes() -> dict[str, dict[str, str]]:
