@@ -53,7 +53,7 @@ demo: install
 	$(VENV)/bin/robustiqa run --suite quick --out runs/quick
 
 docs: $(VENV)/stamp-docs
-	$(PY) docs/reference.py build/docs
+	$(PY) docs/reference/build.py build/docs
 
 board: install
 	$(PY) examples/board.py run

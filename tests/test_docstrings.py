@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-REFERENCE = Path(__file__).parents[1] / "docs" / "reference.py"
+REFERENCE = Path(__file__).parents[1] / "docs" / "reference" / "build.py"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Write the API reference into a folder: `python docs/reference.py build/docs`, or `make docs`.
+"""Write the API reference into a folder: `python docs/reference/build.py build/docs`, or `make docs`.
 
 It is made of the docstrings by pdoc. Anything that pdoc warns of is an error, and so is a public name (`__all__` of the
 four packages) that has no docstring or no place in the pages.
@@ -57,7 +57,8 @@ def build(folder: Path) -> list[str]:
     for module in (*PACKAGES, *MODULES):
         importlib.import_module(module)
     resolve_named_tuples()
-    pdoc.render.configure(docformat="google", show_source=False)
+    pdoc.render.configure(docformat="google", show_source=False, footer_text="RobustIQA",
+                          template_directory=Path(__file__).parent / "templates")  # fmt: skip
     own = [pattern for package in PACKAGES for pattern in (package, f"!{re.escape(package)}\\..*")]
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
