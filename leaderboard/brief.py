@@ -44,7 +44,8 @@ def brief(root: Path) -> pd.DataFrame:
         place (`reason` where there is none); `other`, that of the other norm's track; `certified`, the mean
         certified delta at the headline's budget, and `found`, the mean over the images of the largest shift that
         attacks reached there. `srocc` is that on the metric's largest data set with a ground truth, which may be
-        another one than that attacked, with a 95 % interval over reference photographs.
+        another one than that attacked, with a 95 % interval over reference photographs. `pool` is that of a certified
+        defence also on data sets on which no certificates were asked for.
     """
     results = read_results(root)
     headline = results.suite.headline
@@ -56,12 +57,13 @@ def brief(root: Path) -> pd.DataFrame:
         judged = _judged(groups)
         main, other = (LINF, L2) if headline.norm == "linf" else (L2, LINF)
         first = mine[(mine["track"] == main) & (mine["n_images"] > 0)]
+        proven = {str(row["defense"]): row["pool"] for row in _records(mine) if row["pool"].startswith("certified")}
         labels = short_names([str(name) for name in dict.fromkeys(mine["defense"])])
         for row in _records(first):
             key = {name: row[name] for name in ("metric", "dataset", "defense")}
             rows.append(
                 key
-                | {"label": labels[str(row["defense"])], "pool": row["pool"]}
+                | {"label": labels[str(row["defense"])], "pool": proven.get(str(row["defense"]), row["pool"])}
                 | {name: row[name] for name in ("n_images", "n_references", "rank", "rank_lo", "rank_hi", "reason")}
                 | _value(row, "gain", "threat")
                 | _value(next(iter(_same(mine[mine["track"] == other], key)), None), "other", "other_threat")
@@ -127,7 +129,7 @@ def sections(table: pd.DataFrame) -> str:
         accuracy = " There is no ground truth to judge accuracy by."
         if len(judged):
             rated = judged.iloc[0]
-            accuracy = f" SROCC: {rated['truth']} of `{rated['accuracy_dataset']}` ({rated['n_rated']} images)."
+            accuracy = f" SROCC: {rated['truth']} of `{rated['accuracy_dataset']}` ({int(rated['n_rated'])} images)."
         heading = f"**`{escaped(str(metric))}`, attacked on `{escaped(str(dataset))}`** ({photographs})."
         parts += [heading + accuracy, "", _table(block), ""]
     return "\n".join(parts)

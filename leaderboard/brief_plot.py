@@ -29,6 +29,8 @@ STYLES = {
 
 _TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 _FOUND, _BOUND, _GREY = "#0072B2", "#D55E00", "0.55"
+_NEAR, _BESIDE = 1.2, 0.1
+"""Ratio of gains and difference of SROCCs below which the lower of two points has its name underneath."""
 _TITLE: dict[str, Any] = {"loc": "left", "fontsize": 9}
 
 
@@ -49,7 +51,7 @@ def plot_brief(table: pd.DataFrame, certified: pd.DataFrame, path: Path) -> Path
         (certified["metric"] == table["metric"].iloc[0])
         & (certified["kind"] == "population")
         & (certified["norm"] == "l2")
-        & np.isfinite(certified["certified_delta_mean"])
+        & np.isfinite(certified["certified_delta_mean"].astype(float))
     ]
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9.4, 4.3), layout="constrained", facecolor="white")
@@ -73,16 +75,21 @@ def _accuracy(panel: Axes, rows: pd.DataFrame) -> None:
         ends = {"xerr": _reach(mine, "srocc"), "yerr": _reach(mine, "gain")}
         panel.errorbar(mine["srocc"], mine["gain"], **ends, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.4)
         panel.plot(mine["srocc"], mine["gain"], marker, color=colour, markersize=6.5, label=pool)
-    for row in rows.to_dict("records"):
-        panel.annotate(str(row["label"]), (row["srocc"], row["gain"]), xytext=(5, 5), textcoords="offset points",
-                       fontsize=8)  # fmt: skip
+    above = None
+    for row in rows.sort_values("gain", ascending=False, kind="stable").to_dict("records"):
+        near = (
+            above is not None and above["gain"] < _NEAR * row["gain"] and abs(above["srocc"] - row["srocc"]) < _BESIDE
+        )
+        panel.annotate(str(row["label"]), (row["srocc"], row["gain"]), xytext=(5, -11 if near else 5),
+                       textcoords="offset points", fontsize=8)  # fmt: skip
+        above = row
     first = rows.iloc[0]
     panel.set_yscale("log")
     _plain_ticks(panel.yaxis)
     panel.grid(alpha=0.25)
     panel.set_title(f"Attacked at {first['threat']}\n{first['metric']}, {first['dataset']}", **_TITLE)
     panel.set_xlabel(f"SROCC to {first['truth']}, {first['accuracy_dataset']} (right is better)")
-    panel.set_ylabel("worst gain, units of R or of the defended range (down is better)")
+    panel.set_ylabel("worst gain in R, or in the defended range (down is better)")
     panel.legend(fontsize=8, frameon=False, loc="best")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..bench.errors import BadData, BadParameter, counted
 from ..bench.files import make_folder, no_os_errors, write_atomically
 from ..bench.merge import MAP, merge_runs
-from ..bench.provenance import RECORD
+from ..bench.provenance import HISTORY, RECORD
 from ..bench.records import SUFFIX
 from ..bench.store import Store
 from .brief import brief, described, sections
@@ -23,9 +23,10 @@ from .collect import collect
 from .report.frames import read_table
 
 PLAN, CELLS = "plan.json", "cells"
-KEPT = (RECORD, PLAN, MAP, CELLS)
-"""What is published of a run: the record, the plan, which run each cell is from, and the cells. No images, no draws of
-certificates, no logs: those name hosts, and images are often not ours to show."""
+KEPT = (RECORD, PLAN, MAP, HISTORY, CELLS)
+"""What is published: the record, the plan, which run each cell is from, the records of all runs into each folder (in
+`runs/FOLDER`), and the cells. No images, no draws of certificates, no logs: those name hosts, and images are often not
+ours to show."""
 
 PICTURE = "comparison.png"
 BEGIN, END = "<!-- board: begin -->", "<!-- board: end -->"
@@ -57,6 +58,7 @@ def publish(runs: Sequence[str | Path], out: str | Path) -> Path:
             raise BadData(f"{counted(len(missing), 'cell')} of {len(merged.cells) + len(missing)} without a result, "
                           f"such as {missing[0]}: run the suite again until all are there, or take out of it what "
                           "cannot be run")  # fmt: skip
+        _keep_history(runs, fresh)
         for where, text in texts(fresh):
             for name in _own_names():
                 if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text):
@@ -68,10 +70,21 @@ def publish(runs: Sequence[str | Path], out: str | Path) -> Path:
     return out
 
 
+def _keep_history(runs: Sequence[str | Path], out: Path) -> None:
+    """Copy the records of all runs into each folder, in the place of the one that the union has made."""
+    shutil.rmtree(out / HISTORY)
+    for run in map(Path, runs):
+        kept = out / HISTORY / run.name
+        kept.mkdir(parents=True)
+        for path in sorted((run / HISTORY).glob("*.json")):
+            shutil.copyfile(path, kept / path.name)
+
+
 def texts(root: Path) -> Iterator[tuple[str, str]]:
     """Every text of a published run that a machine may have left its names in, with the file that holds it."""
-    for name in (RECORD, PLAN, MAP):
-        yield name, json.dumps(json.loads((root / name).read_text(encoding="utf-8")), ensure_ascii=False)
+    for path in sorted(root.rglob("*.json")):
+        text = json.dumps(json.loads(path.read_text(encoding="utf-8")), ensure_ascii=False)
+        yield path.relative_to(root).as_posix(), text
     store = Store(root)
     for cell in store.snapshot().results:
         table = store.read_cell(cell)

@@ -10,14 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from robustiqa.bench import run_suite
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.errors import BadData, BadParameter
 from robustiqa.bench.measures import srocc
 from robustiqa.bench.registry import registry
 from robustiqa.leaderboard.brief import brief, sections
+from robustiqa.leaderboard.brief_plot import plot_brief
 from robustiqa.leaderboard.compare import paired, srocc_interval
 from robustiqa.leaderboard.publish import BEGIN, END, KEPT, publish, write_brief
+from robustiqa.leaderboard.report.frames import read_table
 from robustiqa.leaderboard.results import Group
 from runs import FAULTS, tiny
 from support import example
@@ -47,6 +50,7 @@ def test_only_records_are_published_and_they_give_the_same_tables(finished: Path
     out = publish([finished], tmp_path / "board")
     assert {path.name for path in out.iterdir()} == set(KEPT)
     assert {path.name for path in tmp_path.iterdir()} == {"board"}
+    assert [path.name for path in (out / "runs" / "run").iterdir()] == ["0001.json"], "of the run, not of the union"
     result = CliRunner().invoke(cli, ["collect", str(out)])
     assert result.exit_code == 0, result.output
     for path in (finished / "leaderboard").glob("*.csv"):
@@ -131,6 +135,17 @@ def test_the_interval_of_srocc_is_that_of_compare(photographs: int, versions: in
     found = srocc_interval(one)
     ends = np.clip([slow.lo, slow.hi], -1, 1)
     assert (found.value, found.lo, found.hi) == pytest.approx((slow.value, *ends), abs=1e-12)
+
+
+def test_a_board_without_certificates_has_half_a_picture(finished: Path, tmp_path: Path) -> None:
+    table = brief(finished)
+    certified = read_table(finished / "leaderboard" / "certified.csv")
+    both = plot_brief(table, certified, tmp_path / "both.png")
+    alone = plot_brief(table, certified.iloc[:0].astype(object), tmp_path / "alone.png")
+    for path in (both, alone):
+        with Image.open(path) as picture:
+            assert picture.width > 1000
+    assert both.read_bytes() != alone.read_bytes()
 
 
 def test_hostile_names_stay_text(finished: Path, tmp_path: Path) -> None:
