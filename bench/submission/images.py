@@ -92,8 +92,8 @@ def check_image(path: Path, clean: torch.Tensor, threat: Threat) -> None:
 def _check_size(path: Path, size: tuple[int, int], clean: torch.Tensor) -> None:
     height, width = clean.shape[1:]
     if size != (height, width):
-        raise BadSubmission(f"image {str(path)!r} is {size[1]}x{size[0]} px: expected {width}x{height}, the size of the "
-                            "clean one")  # fmt: skip
+        given, expected = f"{size[1]}x{size[0]} px", f"{width}x{height}, the size of the clean one"
+        raise BadSubmission(f"image {str(path)!r} is {given}: expected {expected}")
 
 
 def _content(path: Path, size: int) -> bytes:
