@@ -167,7 +167,7 @@ def verify_break(
 
     The images become an attack of an ordinary run in this process: clean and attacked images are scored on the same
     evaluation draws, and an image that has none of its own counts as left as it is. Behind a randomised defence the
-    draws follow from the content of the images, so that no image was made for its draws.
+    draws follow from the content of the images, so that no image can be optimised on its draws.
 
     Raises:
         RobustIQAError: an image that breaks a rule (`read_given`), or as `run_suite`.

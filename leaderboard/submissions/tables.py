@@ -22,7 +22,8 @@ NAME = "submissions"
 SHOWN = {
     "submission": "submission", "measure": "measure", "threat": "threat", "claimed": "claimed",
     "measured_text": "author's run", "verified_text": "maintainers' run", "verdict": "verdict",
-    "best_text": "best known", "defense": "defence", "metric": "metric", "dataset": "data set", "problems": "problems",
+    "best_text": "best known",
+    "defense": "defence", "metric": "metric", "dataset": "data set", "problems": "problems",
 }  # fmt: skip
 _ABOUT = {"submission": "submission", "title": "title", "authors": "authors", "licence": "licence", "code": "code",
           "digest": "digest"}  # fmt: skip
