@@ -36,6 +36,7 @@ _VERSION = b"robustiqa_schema"
 _GZIP = 16 + zlib.MAX_WBITS
 _MOST = 2**30
 """Bytes of a cell unzipped, a million rows: more is no record of ours, but may be made to fill the memory."""
+_STEP = 2**20
 _ROWS = 2**20
 """Rows of a cell."""
 _TYPES = {pa.string(), pa.int64(), pa.float64(), pa.bool_()}
@@ -196,6 +197,24 @@ def check(content: bytes, name: str) -> None:
         decode(content, name)
     else:
         _unzipped(content, name)
+
+
+def unzipped_size(content: bytes, most: int, name: str) -> int:
+    """Bytes that a result file holds unzipped, in little memory; a number above `most` where there are more than that.
+
+    Raises `Damaged` where it is no gzip file.
+    """
+    unzip, size = zlib.decompressobj(_GZIP), 0
+    try:
+        while not unzip.eof and size <= most:
+            part = unzip.decompress(content, _STEP)
+            content = unzip.unconsumed_tail
+            size += len(part)
+            if not part and not content:
+                break
+    except zlib.error as error:
+        raise _damaged(name) from error
+    return size
 
 
 def _unzipped(content: bytes, name: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import shutil
 import stat
@@ -14,6 +15,7 @@ import pytest
 from robustiqa.bench.errors import RobustIQAError
 from robustiqa.bench.sources import members
 from robustiqa.bench.submission import archive as archives
+from robustiqa.bench.submission import packing
 from robustiqa.bench.submission.packing import check_archive, pack, unpack_sources
 from submissions import archive_of, changed_json, contents, folder_of, manifest_of, pickled, verified, zipped
 
@@ -137,6 +139,21 @@ def test_bombs(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.undo()
     monkeypatch.setattr(archives, "MOST_ARCHIVE", 1000)
     refused(archive_of(tmp_path / "a.zip", files), "expected at most 1.0 kB; refused", tmp_path)
+
+
+def test_bombs_inside_the_records(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records are compressed within the archive: one by one, and all together."""
+    name = next(name for name in files if name.startswith("run/cells/"))
+    sizes = {n: len(gzip.decompress(c)) for n, c in files.items() if n.endswith(".gz")}
+    monkeypatch.setattr(packing, "MOST_RECORD", max(sizes.values()))
+    path = archive_of(tmp_path / "a.zip", files)
+    check_archive(path)
+    refused(archive_of(path, files | {name: gzip.compress(bytes(10**7))}), "refused as a decompression bomb", tmp_path)
+    refused(archive_of(path, files | {name: b"no gzip"}), "corrupt", tmp_path)
+    monkeypatch.setattr(packing, "MOST_RECORDS", sum(sizes.values()) - 1)
+    refused(archive_of(path, files), "refused as a decompression bomb", tmp_path)
+    monkeypatch.setattr(packing, "MOST_RECORDS", sum(sizes.values()))
+    check_archive(path)
 
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import BadSubmission
 from ..files import make_folder, write_atomically
 from ..provenance import HISTORY, RECORD
+from ..records import unzipped_size
 from ..sources.places import human
 from ..store import Store
 from .archive import IMAGES, RUN, SOURCE, Archive, load_json, most_bytes, opened_archive, write_archive
@@ -26,6 +27,8 @@ VERIFIED = "verified"
 LEFT_OUT = frozenset({VERIFIED, "__pycache__", ".git", ".pytest_cache", ".ruff_cache", ".mypy_cache"})
 """Folders that are no part of a submission."""
 CELLS = "cells/"
+MOST_RECORD, MOST_RECORDS = 64 * 2**20, 2**30
+"""Bytes of one record unzipped, and of all: a row has about 500, and a record is of one chunk of a data set."""
 
 
 @dataclass(frozen=True)
@@ -201,10 +204,19 @@ def place_of(name: str, submission: Submission) -> str:
 
 def _write_records(archive: Archive, folder: Path | None) -> None:
     """Read every record against its digest, and write it below a folder where one is given."""
+    room = MOST_RECORDS
     for name in archive.names(RUN):
         content = archive.read(name)
         if name.endswith(".json"):
             load_json(content, f"{archive.where}: {name!r}")
+        else:
+            size = unzipped_size(content, min(room, MOST_RECORD), name)
+            room -= size
+            if size > MOST_RECORD or room < 0:
+                raise BadSubmission(
+                    f"{archive.where}: the records unzip to more than {human(MOST_RECORDS)}, or {name!r} to more than "
+                    f"{human(MOST_RECORD)}: refused as a decompression bomb"
+                )
         if folder is not None:
             make_folder((folder / name.removeprefix(RUN)).parent, "--into")
             write_atomically(folder / name.removeprefix(RUN), content, sync=False)

@@ -89,8 +89,8 @@ def accept(
         frames = submission_tables(entries, boards)  # raises before anything is changed
         target = into / entry.submission.name
         with no_os_errors(into, "--into"):
-            if known is not None:
-                shutil.rmtree(target)
+            if known is not None:  # moved, not removed: two renames are all that an interruption can fall between
+                target.rename(folder / "before")
             entry.folder.rename(target)
     return replace(entry, folder=target), write_frames(into, entries, frames)
 
