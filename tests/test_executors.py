@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from copies import copied
 from robustiqa.bench import run_suite
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.errors import Absent, BadParameter, RunStopped, UnknownName
@@ -288,7 +287,7 @@ def test_the_same_threads_give_the_same_tables(tmp_path: Path, threads: int) -> 
     pd.testing.assert_frame_equal(rows(tmp_path / "inline"), rows(tmp_path / "local"), check_exact=True)
 
 
-def test_trusted_files_and_sibling_modules_reach_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trusted_files_and_sibling_modules_reach_the_workers(tmp_path: Path) -> None:
     """A network in a file that `--trust` names, which imports another file beside it."""
     (tmp_path / "own_part.py").write_text("import torch\n\n\ndef score(x):\n    return x.mean((1, 2, 3))\n")
     (tmp_path / "own_net.py").write_text(
@@ -296,8 +295,8 @@ def test_trusted_files_and_sibling_modules_reach_the_workers(tmp_path: Path, mon
         "    def forward(self, x):\n        return score(x)\n"
     )
     metric = f"module[file={tmp_path / 'own_net.py'},class=Net]"
-    words = words_of(tiny(metrics=[metric], certify=None, attacks=[], defenses=["none"]), tmp_path / "out")
-    monkeypatch.chdir(tmp_path)
-    with copied([*words, "--trust", str(tmp_path / "own_net.py"), "--executor", "local", "--workers", "1"]) as process:
-        assert process.wait() == 0, process.said
+    words = command(tiny(metrics=[metric], certify=None, attacks=[], defenses=["none"]), tmp_path / "out")
+    words += ["--trust", str(tmp_path / "own_net.py"), "--executor", "local", "--workers", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert len(results(tmp_path / "out")) == 3
