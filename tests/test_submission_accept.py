@@ -310,6 +310,18 @@ def test_what_was_changed_since_is_not_packed(root: Path, tmp_path: Path) -> Non
         pack_again(copy)
 
 
+def test_texts_of_the_template_are_not_packed(root: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(root, tmp_path / NAME)
+    data = yaml.safe_load((copy / "submission.yml").read_text()) | {"title": "CHANGE THIS to one line"}
+    (copy / "submission.yml").write_text(yaml.safe_dump(data))
+    path = copy / "verified" / "verification.json"
+    found = json.loads(path.read_text())
+    found["files"]["submission.yml"] = hashlib.sha256((copy / "submission.yml").read_bytes()).hexdigest()
+    path.write_text(json.dumps(found))
+    with pytest.raises(BadSubmission, match=r"the key 'title' of submission\.yml is still that of the template"):
+        pack(copy, out=tmp_path / "a.zip")
+
+
 def test_what_was_accepted_cannot_be_edited_in_place(archive: Path, board: Path, root: Path) -> None:
     for name in ("submission.yml", "verification.json", "run/run.json"):
         path = board / NAME / name

@@ -16,7 +16,15 @@ from ..store import Store
 from .archive import IMAGES, RUN, SOURCE, Archive, load_json, most_bytes, opened_archive, write_archive
 from .belonging import check_run
 from .contents import check_source
-from .metadata import FILE, BreakSubmission, DefenseSubmission, Submission, parse_submission, read_submission
+from .metadata import (
+    FILE,
+    BreakSubmission,
+    DefenseSubmission,
+    Submission,
+    parse_submission,
+    placeholders,
+    read_submission,
+)
 from .paths import inside, members
 from .scrubbed import check_names, scrubbed
 from .verification import FILE as VERIFICATION
@@ -168,6 +176,9 @@ def _check_verified(found: Verification, submission: Submission, files: dict[str
         names = sorted(name for name in {*found.files, *files} if found.files.get(name) != files.get(name))
         raise BadSubmission(f"{where}: {names[0]!r} is not what was verified, it was changed, added or taken away "
                             f"since: {again}")  # fmt: skip
+    if left := placeholders(submission):
+        raise BadSubmission(f"{where}: the key {left[0]!r} of {FILE} is still that of the template (CHANGE THIS): "
+                            f"write your own and {again}, which computes nothing again")  # fmt: skip
     if not found.ok:
         why = found.problems[0] if found.problems else "it does not say why"
         raise BadSubmission(f"{where}: the verification did not pass ({why}): mend it and {again}")
