@@ -20,7 +20,8 @@ from .results import Group, read_results
 from .rules import L2, LINF
 
 COLUMNS = (
-    "metric", "dataset", "defense", "label", "pool", "n_images", "n_references", "accuracy_dataset", "truth",
+    "metric", "dataset", "defense", "label", "pool", "n_images", "n_references", "unit", "unit_source",
+    "accuracy_dataset", "truth",
     "n_rated", "srocc", "srocc_lo", "srocc_hi", "threat", "gain", "gain_lo", "gain_hi", "rank", "rank_lo", "rank_hi",
     "reason", "other_threat", "other", "other_lo", "other_hi", "certified_threat", "certified", "found",
 )  # fmt: skip
@@ -55,6 +56,7 @@ def brief(root: Path) -> pd.DataFrame:
         mine = tracks[tracks["metric"] == metric]
         groups = [group for group in results.groups if group.metric == metric]
         judged = _judged(groups)
+        units = {group.dataset: {"unit": group.unit, "unit_source": group.range_source} for group in groups}
         main, other = (LINF, L2) if headline.norm == "linf" else (L2, LINF)
         first = mine[(mine["track"] == main) & (mine["n_images"] > 0)]
         proven = {str(row["defense"]): row["pool"] for row in _records(mine) if row["pool"].startswith("certified")}
@@ -65,6 +67,7 @@ def brief(root: Path) -> pd.DataFrame:
                 key
                 | {"label": labels[str(row["defense"])], "pool": proven.get(str(row["defense"]), row["pool"])}
                 | {name: row[name] for name in ("n_images", "n_references", "rank", "rank_lo", "rank_hi", "reason")}
+                | units[str(row["dataset"])]
                 | _value(row, "gain", "threat")
                 | _value(next(iter(_same(mine[mine["track"] == other], key)), None), "other", "other_threat")
                 | _bound(_same(certified, key), headline)
@@ -131,7 +134,8 @@ def sections(table: pd.DataFrame) -> str:
             rated = judged.iloc[0]
             accuracy = f" SROCC: {rated['truth']} of `{rated['accuracy_dataset']}` ({int(rated['n_rated'])} images)."
         heading = f"**`{escaped(str(metric))}`, attacked on `{escaped(str(dataset))}`** ({photographs})."
-        parts += [heading + accuracy, "", _table(block), ""]
+        unit = f" R = {first['unit']:.3g} ({first['unit_source']})."
+        parts += [heading + accuracy + unit, "", _table(block), ""]
     return "\n".join(parts)
 
 
