@@ -7,11 +7,13 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint con
 PYIQA := .venv-pyiqa
 PYIQA_PIP := $(PYIQA)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install install-dev demo docs gallery test test-pyiqa soundness lint types clean
+.PHONY: help install install-dev demo docs board board-tables gallery test test-pyiqa soundness lint types clean
 
 help:
 	@echo "make install   make .venv and install into it"
 	@echo "make demo   install, run the quick suite on the embedded data, print the board (minutes)"
+	@echo "make board   run the suites of the repository's board as far as their data and weights are here (hours; resumes)"
+	@echo "make board-tables   write its tables, its picture and the README's section again, from the records (seconds)"
 	@echo "make soundness   hold every certified method against known truths and attacks (minutes)"
 	@echo "make docs   write the API reference to build/docs"
 	@echo "make gallery   write docs/attacks.md and docs/defenses.md again, with pictures (minutes)"
@@ -53,6 +55,12 @@ demo: install
 docs: $(VENV)/stamp-docs
 	$(PY) docs/reference/build.py build/docs
 
+board: install
+	$(PY) examples/board.py run
+
+board-tables: install
+	$(PY) examples/board.py tables
+
 gallery: install
 	$(VENV)/bin/robustiqa gallery --out docs
 
@@ -67,7 +75,7 @@ types: install-dev
 	$(VENV)/bin/pyright
 
 test: lint types
-	$(PY) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadfile
+	$(PY) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-pyiqa: $(PYIQA)/stamp
 	$(PYIQA)/bin/python -m pytest -m "pyiqa and not slow" --numprocesses auto --dist loadfile tests/with_pyiqa

@@ -33,6 +33,7 @@ __all__ = [
     "DefendedMetric",
     "Direction",
     "Estimate",
+    "Judged",
     "Linf",
     "Metric",
     "Norm",
@@ -354,21 +355,16 @@ def check_batch(x: torch.Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class AttackResult:
-    """What an attack did to B images; arrays are per image.
+class Judged:
+    """What follows from B adversarial images alone; arrays are per image.
 
     Attributes:
-        adversarial: (B,3,H,W) float images inside ball and box.
         clean, attacked, attacked_8bit: deployed scores on the evaluation stream, which no attack has seen.
         gain: (B,) sign * (attacked - clean), oriented so that a success in the chosen direction is positive for "up"
             and negative for "down", in the metric's units.
         linf, l2, psnr, ssim: measured on the float result.
-        forwards, backwards: per image, of the metric network.
-        queries: per image, calls of the deployed score by a black-box attack.
-        seconds: per image, wall clock of the attack without the final evaluation.
     """
 
-    adversarial: torch.Tensor
     clean: Estimate
     attacked: Estimate
     attacked_8bit: Estimate
@@ -378,6 +374,20 @@ class AttackResult:
     l2: np.ndarray
     psnr: np.ndarray
     ssim: np.ndarray
+
+
+@dataclass(frozen=True)
+class AttackResult(Judged):
+    """What an attack did to B images, and what it took; arrays are per image.
+
+    Attributes:
+        adversarial: (B,3,H,W) float images inside ball and box.
+        forwards, backwards: per image, of the metric network.
+        queries: per image, calls of the deployed score by a black-box attack.
+        seconds: per image, wall clock of the attack without the final evaluation.
+    """
+
+    adversarial: torch.Tensor
     forwards: np.ndarray
     backwards: np.ndarray
     queries: np.ndarray

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from .executors.bundles import weight
 from .plan import Cell
+from .terminal import printable
 
 _COLUMNS = 110
 """Width of the bar in a notebook, which does not say its own."""
@@ -68,6 +69,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line on stderr that does not tear the bar."""
+        text = printable(text)
         if self._terminal:
             self._bar.write(text, file=sys.stderr)
         else:
@@ -77,10 +79,10 @@ class Display:
         """Show an event of a worker's log."""
         kind, label = event["event"], event.get("label", "")
         if kind == "start":
-            self._bar.set_description(label, refresh=False)
+            self._bar.set_description(printable(label, lines=False), refresh=False)
             self._tell("")
         elif kind == "progress":
-            self._tell(event["text"])
+            self._tell(printable(event["text"], lines=False))
         elif kind == "retry":
             self.say(f"once more: {label}: {event['error']}")
         elif kind in ("done", "failed") and event["cell"] in self._costs:

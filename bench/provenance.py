@@ -31,6 +31,8 @@ from .suite import Suite
 from .trust import TYPED, trusted
 
 RECORD = "run.json"
+BOARD = "board"
+"""Key in RECORD: what the board beside it leaves out. A run into the folder writes the whole board again."""
 HISTORY = "runs"
 """Folder beside `run.json` with the record of every run into it, `0001.json` being the first."""
 

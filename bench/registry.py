@@ -129,6 +129,7 @@ def code_digest() -> str:
             "cli",
             "executors",
             "sources",
+            "submission",
             "training",
             "suites",
             "__pycache__",
@@ -139,6 +140,7 @@ def code_digest() -> str:
             "display.py",
             "status.py",
             "interrupt.py",
+            "terminal.py",
         },
     )
 
@@ -405,6 +407,7 @@ def _content(dataset: str, identity: str) -> str:
     return resolve_target(f"{PACKAGE}.bench.datasets:load_dataset")(dataset).content_hash
 
 
+@functools.cache  # reading the metadata of all packages takes longer than planning a small suite
 def version_of(package: str) -> str | None:
     """Version of an installed distribution, or None."""
     try:
@@ -415,7 +418,7 @@ def version_of(package: str) -> str | None:
 
 def package_versions() -> list[str]:
     """Versions of the packages that decide scores."""
-    return [importlib.metadata.version(name) for name in ("torch", "kornia", "pillow", "scipy")]
+    return [str(version_of(name)) for name in ("torch", "kornia", "pillow", "scipy")]
 
 
 def register_metric(

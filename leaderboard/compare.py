@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 from scipy.stats import t as student_t
 
 from ..bench.errors import UnknownName
@@ -21,6 +22,8 @@ MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"srocc": srocc
 LEVEL = 0.95
 MOST = 0.95
 """Share of the resamples that have to give a number; else there is no interval (nearly constant scores)."""
+_AT_ONCE = 2**20
+"""Images that are resampled at once: more would fill the memory."""
 
 
 class Paired(NamedTuple):
@@ -173,6 +176,40 @@ def _jackknife(
 def _scores(group: Group) -> pd.DataFrame:
     """Clean qualities by image."""
     return group.clean.set_index("image")[["reference", "quality", "truth"]].astype({"truth": float}).sort_index()
+
+
+def srocc_interval(group: Group) -> Paired:
+    """SROCC to the ground truth with its interval, as `compare` gives it, but for the p-value.
+
+    All resamples are ranked at once: the same draws as those of `paired`, in a fiftieth of the time. NaN where some
+    image has no ground truth.
+    """
+    table = _scores(group)
+    if not _rated(table):
+        return Paired(np.nan, np.nan, np.nan, np.nan)
+    quality, truth = table["quality"].to_numpy(), table["truth"].to_numpy()
+    names, place = np.unique(table["reference"].to_numpy(dtype=str), return_inverse=True)
+    if len(names) < FEW_GROUPS or len(names) < len(table):  # versions of one photograph make resamples of many sizes
+        found = paired(table, lambda t: srocc(t["quality"].to_numpy(), t["truth"].to_numpy()), "srocc")
+        return found._replace(p=np.nan, **clipped(found._asdict()))
+    rng = np.random.default_rng(derive_seed("compare", "srocc"))
+    order, samples = np.argsort(place), np.empty(0)
+    for start in range(0, RESAMPLES, rows := max(1, _AT_ONCE // len(names))):
+        drawn = [rng.integers(len(names), size=len(names)) for _ in range(start, min(start + rows, RESAMPLES))]
+        part = order[np.array(drawn)]
+        samples = np.concatenate([samples, _rank_correlations(quality[part], truth[part])])
+    if len(samples) < MOST * RESAMPLES:
+        return Paired(srocc(quality, truth), np.nan, np.nan, np.nan)
+    lo, hi = np.percentile(samples, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return Paired(srocc(quality, truth), float(lo), float(hi), np.nan)
+
+
+def _rank_correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of each row of two tables (N,M): Pearson's of their ranks. Constant rows are left out."""
+    x, y = (rankdata(table, axis=1) for table in (a, b))
+    x, y = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (x, y))
+    scale = np.sqrt(np.square(x).sum(axis=1) * np.square(y).sum(axis=1))
+    return (x * y).sum(axis=1)[scale > 0] / scale[scale > 0]
 
 
 def _rated(table: pd.DataFrame) -> bool:

@@ -263,11 +263,7 @@ def _typed_rows(rows: pd.DataFrame, kind: Kind) -> pd.DataFrame:
     types = {c: next(name for fits, name in kinds.items() if fits(SCHEMA.field(c).type)) for c in _COLUMNS[kind]}
     frame = rows[list(types)].astype(types)
     words = [name for name, kind in types.items() if kind == "string"]
-    return (
-        frame.assign(**{name: frame[name].fillna("") for name in words})
-        .rename(columns=_AS_IN_TABLES)
-        .reset_index(drop=True)
-    )
+    return frame.fillna(dict.fromkeys(words, "")).rename(columns=_AS_IN_TABLES).reset_index(drop=True)
 
 
 def _chosen(cells: Sequence[Cell], column: str, wanted: Sequence[str], kind: str) -> list[Cell]:

@@ -178,7 +178,14 @@ def test_commands_are_quoted(name: str) -> None:
     assert words[words.index("--metric") + 1] == name
     assert words.count("--metric") == 1
     assert words[words.index("--plugin") + 1] == "p.py"
-    assert shlex.split(str(command_of({"row": name}, record, "OUT"))) == ["robustiqa", "reproduce", "OUT", name]
+    again = shlex.split(str(command_of({"row": name}, record, "OUT")))
+    assert again == [
+        "robustiqa",
+        "reproduce",
+        name,
+        "--from",
+        "OUT",
+    ]
 
 
 @pytest.mark.parametrize("name", ["a\nrm -rf /", "a\x1b[2J", "a\u2028b", "a\u202eb"])

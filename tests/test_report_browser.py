@@ -72,7 +72,9 @@ def test_what_hostile_names_would_do_does_not_happen(opened: Browser) -> None:
     names = opened.do("return [...document.querySelectorAll('#board b')].map((e) => e.textContent)")
     assert f"evil{HOSTILE}" in names
     commands = opened.do("return [...document.querySelectorAll('#board td:last-child button')].map((e) => e.title)")
-    assert all(re.fullmatch(r"robustiqa reproduce OUT [\w-]+", text) for text in commands), "a row's id, not its names"
+    assert all(re.fullmatch(r"robustiqa reproduce [\w-]+ --from OUT", text) for text in commands), (
+        "a row's id, not its names"
+    )
     assert len(commands) == 3
 
 
@@ -140,7 +142,7 @@ def test_details_hold_the_command(opened: Browser, plain: Path) -> None:
     button = opened.driver.find_element("css selector", f"{BOARD} [aria-expanded]")
     button.send_keys(" ")
     assert opened.do("return document.activeElement.getAttribute('aria-expanded')") == "true"
-    assert opened.texts("tr.details .command code")[0].startswith("robustiqa reproduce OUT ")
+    assert opened.texts("tr.details .command code")[0].endswith(" --from OUT")
     opened.do("document.querySelector('tr.details .command button').focus()")
     opened.driver.switch_to.active_element.send_keys(" ")
     opened.wait(lambda: opened.texts("tr.details .command button") == ["Copied ✓"])

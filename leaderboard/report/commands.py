@@ -24,7 +24,7 @@ def command_of(row: Mapping[str, Any], record: Mapping[str, Any], out: str) -> s
         out: the run's folder, as the reader should type it.
     """
     if row.get("row"):
-        words = ["robustiqa", "reproduce", out, str(row["row"])]
+        words = ["robustiqa", "reproduce", str(row["row"]), "--from", out]
     else:
         kept = _kept(record.get("arguments"))
         if "--suite" not in kept:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...bench.measures import srocc
 from ...bench.suite import Headline
-from ..compare import clipped, paired
+from ..compare import srocc_interval
 from ..empirical import worst_case
 from ..results import Group
 from .points import panels
@@ -66,9 +65,5 @@ def extract(group: Group, headline: Headline, *, interval: bool, pictures: bool)
 
 def _accuracy_interval(group: Group) -> dict[str, float]:
     """95 % interval of the SROCC, resampled by reference photograph."""
-    table = group.clean.set_index("image")[["reference", "quality", "truth"]].astype({"truth": float}).sort_index()
-    if len(table) < 3 or not np.isfinite(table["truth"]).all():
-        return {}
-    found = paired(table, lambda t: srocc(t["quality"].to_numpy(), t["truth"].to_numpy()), "srocc")
-    ends = clipped(found._asdict())
-    return {"srocc_clean_lo": ends["lo"], "srocc_clean_hi": ends["hi"]}
+    found = srocc_interval(group)
+    return {} if np.isnan(found.value) else {"srocc_clean_lo": found.lo, "srocc_clean_hi": found.hi}
