@@ -7,7 +7,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint con
 PYIQA := .venv-pyiqa
 PYIQA_PIP := $(PYIQA)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install install-dev demo board board-tables gallery test test-pyiqa soundness lint types clean
+.PHONY: help install install-dev demo docs board board-tables gallery test test-pyiqa soundness lint types clean
 
 help:
 	@echo "make install   make .venv and install into it"
@@ -15,6 +15,7 @@ help:
 	@echo "make board   run the suites of the repository's board as far as their data and weights are here (hours; resumes)"
 	@echo "make board-tables   write its tables, its picture and the README's section again, from the records (seconds)"
 	@echo "make soundness   hold every certified method against known truths and attacks (minutes)"
+	@echo "make docs   write the API reference to build/docs"
 	@echo "make gallery   write docs/attacks.md and docs/defenses.md again, with pictures (minutes)"
 	@echo "make test   install, then lint, types and fast tests"
 	@echo "make test-pyiqa   the tests of pyiqa's metrics, in an environment of their own (1.6 GB more, noncommercial)"
@@ -33,6 +34,10 @@ $(VENV)/stamp-dev: $(VENV)/stamp
 	$(PIP) --editable '.[dev,onnx]'
 	touch $@
 
+$(VENV)/stamp-docs: $(VENV)/stamp
+	$(PIP) --editable '.[docs]'
+	touch $@
+
 # torch is named in every command: a package that asks for it unpinned brings the newest build for CUDA.
 $(PYIQA)/stamp: pyproject.toml constraints.txt
 	test -x $(PYIQA)/bin/python || $(PYTHON) -m venv $(PYIQA)
@@ -46,6 +51,9 @@ install-dev: $(VENV)/stamp-dev
 
 demo: install
 	$(VENV)/bin/robustiqa run --suite quick --out runs/quick
+
+docs: $(VENV)/stamp-docs
+	$(PY) docs/reference/build.py build/docs
 
 board: install
 	$(PY) examples/board.py run
@@ -67,7 +75,7 @@ types: install-dev
 	$(VENV)/bin/pyright
 
 test: lint types
-	$(PY) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadfile
+	$(PY) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-pyiqa: $(PYIQA)/stamp
 	$(PYIQA)/bin/python -m pytest -m "pyiqa and not slow" --numprocesses auto --dist loadfile tests/with_pyiqa

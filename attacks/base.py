@@ -114,7 +114,7 @@ class Attack(ABC):
             queries[part] = objective.queries
 
         return AttackResult(
-            **judge(g, x, adversarial, seed, clean)._asdict(),
+            **vars(judge(g, x, adversarial, seed, clean)),
             adversarial=adversarial,
             forwards=forwards,
             backwards=backwards,

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
 from .certificates import Certificate, CertifyRequest, Coverage, Decision, Progress
 from .errors import BadImage, BadParameter, BadPlugin, BadScore, Incompatible
+from .frames import attack_frame
 from .images import check_size
 from .measures import INTERVAL_ERROR
 from .seeds import Role, Streams, image_key
@@ -31,6 +33,7 @@ __all__ = [
     "DefendedMetric",
     "Direction",
     "Estimate",
+    "Judged",
     "Linf",
     "Metric",
     "Norm",
@@ -352,21 +355,16 @@ def check_batch(x: torch.Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class AttackResult:
-    """What an attack did to B images; arrays are per image.
+class Judged:
+    """What follows from B adversarial images alone; arrays are per image.
 
     Attributes:
-        adversarial: (B,3,H,W) float images inside ball and box.
         clean, attacked, attacked_8bit: deployed scores on the evaluation stream, which no attack has seen.
         gain: (B,) sign * (attacked - clean), oriented so that a success in the chosen direction is positive for "up"
             and negative for "down", in the metric's units.
         linf, l2, psnr, ssim: measured on the float result.
-        forwards, backwards: per image, of the metric network.
-        queries: per image, calls of the deployed score by a black-box attack.
-        seconds: per image, wall clock of the attack without the final evaluation.
     """
 
-    adversarial: torch.Tensor
     clean: Estimate
     attacked: Estimate
     attacked_8bit: Estimate
@@ -376,7 +374,33 @@ class AttackResult:
     l2: np.ndarray
     psnr: np.ndarray
     ssim: np.ndarray
+
+
+@dataclass(frozen=True)
+class AttackResult(Judged):
+    """What an attack did to B images, and what it took; arrays are per image.
+
+    Attributes:
+        adversarial: (B,3,H,W) float images inside ball and box.
+        forwards, backwards: per image, of the metric network.
+        queries: per image, calls of the deployed score by a black-box attack.
+        seconds: per image, wall clock of the attack without the final evaluation.
+    """
+
+    adversarial: torch.Tensor
     forwards: np.ndarray
     backwards: np.ndarray
     queries: np.ndarray
     seconds: np.ndarray
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row an image, by its place in the batch: scores with their intervals in metric units, and the figures."""
+        names = ("gain", "gain_8bit", "linf", "l2", "psnr", "ssim", "forwards", "backwards", "queries", "seconds")
+        return attack_frame(
+            {"clean": self.clean, "attacked": self.attacked, "attacked_8bit": self.attacked_8bit},
+            {name: getattr(self, name) for name in names},
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return self.to_frame().to_html(max_rows=20)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 
+from .frames import certificate_frame
 from .seeds import Role, Streams
 from .threats import Norm
 
 Coverage = Literal["pointwise", "bonferroni", "dkw"]
 Progress = Callable[[int, int], None]
 """Called with the draws done and wanted, for all images together."""
+
+_SHOWN = 20
+"""Rows that a notebook shows."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,17 @@ class Certificate:
     def gaming_delta(self) -> np.ndarray:
         """(B,E) largest certified unfair improvement of quality."""
         return self.score[:, None] - self.lo if self.lower_better else self.hi - self.score[:, None]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row an image (by its place in the batch), kind and eps, with that of the deployed score, in metric units.
+
+        Columns: `image, kind, norm, eps, score, spread, [abstained,] lo, hi, delta, gaming_delta, n, alpha, coverage`.
+        """
+        return certificate_frame([self] if self.deployed is None else [self, self.deployed])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return self.to_frame().to_html(max_rows=_SHOWN) + "".join(f"<p>{escape(note)}</p>" for note in self.notes)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,10 @@ class BadSuite(RobustIQAError):
     """A suite file with an unknown key or an impossible value."""
 
 
+class BadSubmission(RobustIQAError):
+    """A submission to the board that cannot be taken: its folder, metadata, archive or claims."""
+
+
 class Incompatible(RobustIQAError):
     """Two plug-ins that cannot be combined, for example a white-box attack on a metric without gradient."""
 

@@ -36,6 +36,17 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def no_links(root: Path, names: Iterable[str]) -> None:
+    """Raise `BadData` where a folder in ROOT is a link: a run may be a stranger's, and what is written must stay in it.
+
+    ROOT itself may be one, since it is the user who names it.
+    """
+    for name in names:
+        if (root / name).is_symlink():
+            raise BadData(f"{str(root / name)!r} is a link, and what is written there would land elsewhere: put a "
+                          "folder in its place, or let the link stand for the whole run")  # fmt: skip
+
+
 def make_folder(path: Path, option: str = "--out") -> None:
     """Make a folder with its parents unless it is there; raises `BadData` when that is impossible."""
     with no_os_errors(path, option):

@@ -240,7 +240,7 @@ def largest_l2(norm: str, eps: float, height: int, width: int) -> float:
 
 
 def rms_grey_levels(eps: float, height: int, width: int) -> float:
-    """RMS in 8-bit grey levels of a perturbation with l2 norm `eps` (SCIENCE section 5): 255 eps / sqrt(3HW)."""
+    """RMS in 8-bit grey levels of a perturbation with l2 norm `eps`: 255 eps / sqrt(3HW)."""
     return 255.0 * eps / float(np.sqrt(3 * height * width))
 
 

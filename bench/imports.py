@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import os
 import shlex
 import sys
@@ -36,6 +37,22 @@ def imported_files(path: Path) -> list[Path]:
         todo += imported - found - {path}
         found |= imported - {path}
     return sorted(found)
+
+
+def file_digest(path: Path) -> str:
+    """Start of the digest of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def program_digest(path: Path) -> str:
+    """`file_digest`, and of a Python file that of the user's files that it imports, in no order of paths."""
+    others = imported_files(path) if path.suffix == ".py" else []
+    return file_digest(path) + "".join(sorted(map(file_digest, others)))
+
+
+def users_file(module: str, file: Path | None) -> Path | None:
+    """The file of a module if it is the user's, so neither installed nor of this package."""
+    return None if file is None or module.split(".")[0] == _OURS or _installed(file.parent) else file
 
 
 def _installed(folder: Path) -> bool:

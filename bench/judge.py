@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 
-from .api import DefendedMetric, Estimate
+from .api import DefendedMetric, Estimate, Judged
 from .images import compare, quantise
 from .seeds import Role, Streams, image_key
-
-
-class Judged(NamedTuple):
-    """The part of `AttackResult` that follows from the images; fields as there."""
-
-    clean: Estimate
-    attacked: Estimate
-    attacked_8bit: Estimate
-    gain: np.ndarray
-    gain_8bit: np.ndarray
-    linf: np.ndarray
-    l2: np.ndarray
-    psnr: np.ndarray
-    ssim: np.ndarray
 
 
 def judge(

@@ -1,4 +1,4 @@
-"""The measures of the suite, pure numpy and scipy (SCIENCE section 6)."""
+"""The measures of the suite, pure numpy and scipy."""
 
 from __future__ import annotations
 

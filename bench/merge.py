@@ -15,8 +15,8 @@ from . import records, saved_images
 from .agreement import TOLERANCE, agreement
 from .errors import BadData, BadParameter
 from .files import no_os_errors, write_atomically, write_json
-from .plan import Cell, Plan, read_run
-from .provenance import differences, found_path, shown_path, write_record
+from .plan import Cell, Plan, read_run, undamaged, write_plan
+from .provenance import BOARD, differences, found_path, shown_path, write_record
 from .records import SCHEMA_VERSION
 from .store import Snapshot, Store
 from .suite import Suite
@@ -116,7 +116,7 @@ def merge_runs(roots: Sequence[str | Path], out: str | Path, tolerance: float = 
                 target.write_error(cell, source.store.read_json(f"errors/{cell}.json"))
         names = [shown_path(source.store.root, target.root) for source in sources]
         write_json(target.root / MAP, {"schema": SCHEMA_VERSION, "sources": names, "cells": chosen})
-        write_json(target.root / "plan.json", plan.to_json())
+        write_plan(target.root, plan)
         write_record(target.root, _record(sources, names, chosen, notes))
     missing = tuple(cell.id for cell in plan.cells if cell.id not in chosen and cell.id not in reasons)
     return Merged(target.root, chosen, {c: why for c, (_, why) in reasons.items()}, missing, tuple(notes))
@@ -127,8 +127,10 @@ def _check_target(target: Store, sources: Sequence[Source]) -> None:
     known = {source.store.root.resolve() for source in sources}
     if target.root.resolve() in known or not (target.root / "run.json").exists():
         return
-    earlier = target.read_json("run.json").get("merged")
-    if earlier is None or not {found_path(part["folder"], target.root) for part in earlier} <= known:
+    with undamaged(target):
+        earlier = target.read_json("run.json").get("merged")
+        part_of = earlier is not None and {found_path(part["folder"], target.root) for part in earlier} <= known
+    if not part_of:
         raise BadData(f"{str(target.root)!r} holds a run that is not among those to be merged: name it, too, or choose "
                       "another --out")  # fmt: skip
 
@@ -302,7 +304,8 @@ def _record(
     for key, by in (("plugins", ("kind", "plugin")), ("datasets", ("dataset",))):
         found = [entry for source in sources for entry in source.record.get(key, ())]
         united[key] = list({tuple(entry[name] for name in by): entry for entry in found}.values())
-    return sources[0].record | united | {
+    kept = {name: value for name, value in sources[0].record.items() if name != BOARD}  # which is of that folder alone
+    return kept | united | {
         "schema": SCHEMA_VERSION,
         "suite": _united_suite([source.suite for source in sources]).model_dump(mode="json", by_alias=True),
         "merged_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -6,15 +6,18 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from .api import Coverage, DefendedMetric, Direction, Metric, Norm, Threat
 from .build import load_attack, load_defense
 from .datasets import Dataset, load_dataset
 from .errors import Absent, AbsentPath, BadData, Incompatible
+from .files import write_atomically
 from .foresight import Foresight
 from .metrics import load_metric
 from .overlap import Judge, Overlap
@@ -83,6 +86,12 @@ class Plan:
         """What a user should know before the work is done, in sentences."""
         return list(dict.fromkeys(overlap.sentence for overlap in self.overlaps))
 
+    def but(self, defenses: Collection[str]) -> Plan:
+        """The plan without what is about these defences."""
+        cells = tuple(cell for cell in self.cells if cell.defense not in defenses)
+        overlaps = tuple(overlap for overlap in self.overlaps if overlap.defense not in defenses)
+        return replace(self, cells=cells, overlaps=overlaps)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data; `plan_from_json` reads it back."""
         return {
@@ -93,7 +102,7 @@ class Plan:
             "overlaps": [asdict(overlap) for overlap in self.overlaps],
             "foreseen": self.foreseen,
             "costs": self.costs,
-            "cells": [dict(vars(c)) for c in self.cells],
+            "cells": [_stored(cell) for cell in self.cells],
         }
 
     def all_asked(self, suite: Suite) -> tuple[tuple[str, str], ...]:
@@ -122,14 +131,31 @@ class Identities:
         return self._known[kind, text]
 
 
+_DEFAULTS = {field.name: field.default for field in fields(Cell)}
+
+
+def _stored(cell: Cell) -> dict[str, Any]:
+    """What a cell has beyond the defaults: of a hundred thousand cells, half of the file would be nulls."""
+    return {name: value for name, value in vars(cell).items() if value != _DEFAULTS[name]}
+
+
+def write_plan(root: Path, plan: Plan) -> None:
+    """Write ROOT/plan.json atomically: a cell a line, each written as it comes."""
+    lines = [json.dumps(_stored(cell), ensure_ascii=False) for cell in plan.cells]
+    head = json.dumps(replace(plan, cells=()).to_json() | {"cells": 0}, ensure_ascii=False).removesuffix("0}")
+    write_atomically(root / "plan.json", "".join((head, "[\n", ",\n".join(lines), "\n]}\n")).encode())
+
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LARGEST = 10**8
-"""Images of a data set; a number beyond it is none that this program wrote."""
+"""Images of a data set, and any budget; a number beyond it is none that this program wrote."""
 
 
 def plan_from_json(data: dict[str, Any]) -> Plan:
     """The plan that `Plan.to_json` wrote; raises `ValueError`, `KeyError` or `TypeError` for anything else."""
-    cells = [_checked(Cell(**{**cell, "eps": tuple(cell["eps"])})) for cell in data["cells"]]
+    cells = [_checked(cell if isinstance(cell, Cell) else _cell(cell)) for cell in data["cells"]]
+    if len({cell.id for cell in cells}) != len(cells):
+        raise ValueError("two cells of one id")
     asked = data.get("asked")
     overlaps = tuple(Overlap(**overlap) for overlap in data.get("overlaps", ()))
     costs = tuple((metric, defense, int(cost)) for metric, defense, cost in data.get("costs", ()))
@@ -137,8 +163,28 @@ def plan_from_json(data: dict[str, Any]) -> Plan:
                 _pairs(data.get("datasets", ())), overlaps, _pairs(data.get("foreseen", ())), costs)  # fmt: skip
 
 
+def _cell(data: Mapping[str, Any]) -> Cell:
+    """The cell of its plain data; names that many cells share are one string in memory."""
+    shared = {
+        name: sys.intern(value) if isinstance(value, str) and name != "id" else value for name, value in data.items()
+    }
+    given: dict[str, Any] = shared | {"eps": tuple(data.get("eps", ()))}
+    return Cell(**given)
+
+
+def _plan_of(store: Store) -> Plan:
+    """The plan in a folder; each cell is made as it is parsed, so that the file is never in memory as plain data."""
+    return plan_from_json(store.read_json("plan.json", lambda part: _cell(part) if "start" in part else part))
+
+
 def _checked(cell: Cell) -> Cell:
     """The cell, if it is one that a plan can have: folders are passed around, and ids are names of files."""
+    texts = (cell.id, cell.kind, cell.metric, cell.defense, cell.dataset, cell.attack or "", cell.direction or "")
+    numbers = (cell.start, cell.stop, cell.seed, cell.family, cell.images)
+    if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
+        raise TypeError("texts and whole numbers")
+    if not all(type(eps) in (float, int) and 0 <= eps <= _LARGEST for eps in cell.eps):  # NaN is not, either
+        raise ValueError("budgets")
     whole = {"score": True, "check": True, "certify": bool(cell.eps), "attack": bool(cell.attack and cell.norm)}
     if not whole.get(cell.kind) or (cell.kind == "attack" and len(cell.eps) != 1):
         raise ValueError(f"kind {cell.kind!r} without what belongs to it")
@@ -154,22 +200,23 @@ _LISTS = ("plugins", "plugin_files", "trusted_files", "datasets", "merged")
 
 def read_run(store: Store) -> tuple[dict[str, Any], Suite, Plan]:
     """Record, suite and plan of a run's folder; raises `BadData` where it is none, or they are damaged."""
-    with _undamaged(store):
+    with undamaged(store):
         record = store.read_json("run.json")
         for kind, names in ((dict, _TABLES), (list, _LISTS)):
             if wrong := [name for name in names if not isinstance(record.get(name, kind()), kind)]:
                 raise TypeError(wrong[0])
-        return record, Suite.model_validate(record["suite"]), plan_from_json(store.read_json("plan.json"))
+        return record, Suite.model_validate(record["suite"]), _plan_of(store)
 
 
 def read_plan(store: Store) -> Plan:
     """The plan of a run's folder; raises `BadData` where it is none, or damaged."""
-    with _undamaged(store):
-        return plan_from_json(store.read_json("plan.json"))
+    with undamaged(store):
+        return _plan_of(store)
 
 
 @contextlib.contextmanager
-def _undamaged(store: Store) -> Iterator[None]:
+def undamaged(store: Store) -> Iterator[None]:
+    """Turn what comes of a record or plan that no run has written into `BadData`."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:

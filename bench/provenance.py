@@ -31,6 +31,8 @@ from .suite import Suite
 from .trust import TYPED, trusted
 
 RECORD = "run.json"
+BOARD = "board"
+"""Key in RECORD: what the board beside it leaves out. A run into the folder writes the whole board again."""
 HISTORY = "runs"
 """Folder beside `run.json` with the record of every run into it, `0001.json` being the first."""
 
@@ -184,7 +186,9 @@ def _plugins(plan: Plan, out: Path) -> list[dict[str, Any]]:
 
 def _distribution(origin: str) -> str | None:
     """The package that a plug-in came with; None for a file."""
-    return PACKAGE if origin == "built-in" else origin.removeprefix("entry point ") if "entry" in origin else None
+    if origin == "built-in":
+        return PACKAGE
+    return origin.removeprefix("entry point ") if origin.startswith("entry point ") else None
 
 
 def _dataset(name: str, content: str, plan: Plan) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .builtin import BUILTIN
 from .errors import BadParameter, BadPlugin, UnknownName
 from .files import no_file
-from .imports import import_advice, imported_files
+from .imports import file_digest, import_advice, program_digest
+from .session import SESSION, file_of, name_of, session_digest
 from .spec import Spec, Value, bind, parse_list, parse_spec
 from .trust import check_trusted, trust
 
@@ -64,7 +66,7 @@ class Plugin:
         name: kebab-case name by which users call it.
         factory: what builds it; for a defence its first argument is the metric, for a denoiser the noise level.
         version: raised whenever its behaviour changes, so that stored results are not mixed.
-        origin: "built-in", "entry point DIST" or "file PATH".
+        origin: "built-in", "entry point DIST", "file PATH", or "this session" for what stands in no file.
         meta: what the decorator declared (direction, range, ...).
         file_digest: digest of the plug-in file that registered it, if one did.
         packages: optional distributions whose version decides what it does.
@@ -90,9 +92,15 @@ class Plugin:
 
     @property
     def source_hash(self) -> str:
-        """Digest of the file that defines the plug-in; `code_digest` covers what it leans on."""
-        file = inspect.getsourcefile(inspect.unwrap(self.factory))
-        own = file_digest(Path(file)) if file else "unknown"
+        """Digest of the file that defines the plug-in; `code_digest` covers what it leans on.
+
+        Of what stands in no file it is that of the code, and of all that this leans on (`bench/session.py`).
+        """
+        try:
+            file = None if self.origin == SESSION else inspect.getsourcefile(inspect.unwrap(self.factory))
+        except TypeError:  # neither a class nor a function, but an object that can be called
+            file = None
+        own = file_digest(Path(file)) if file else session_digest(self.factory, f"{self.kind} {self.name!r}")
         return own + self.file_digest
 
     def bind(self, spec: Spec) -> dict[str, Value]:
@@ -121,6 +129,7 @@ def code_digest() -> str:
             "cli",
             "executors",
             "sources",
+            "submission",
             "training",
             "suites",
             "__pycache__",
@@ -131,6 +140,7 @@ def code_digest() -> str:
             "display.py",
             "status.py",
             "interrupt.py",
+            "terminal.py",
         },
     )
 
@@ -161,7 +171,7 @@ class Registry:
         self._loaded: dict[str, dict[str, Plugin]] = {kind: {} for kind in KINDS}
         self._broken: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
         self._files: dict[Path, tuple[str, ModuleType]] = {}
-        self._origin, self._digest = "file", ""
+        self._origin, self._digest = "", ""
         self._scanned = False
 
     def register(
@@ -173,23 +183,46 @@ class Registry:
         sources: Sources | None = None,
         **meta: Any,
     ) -> Callable[[F], F]:
-        """Decorator that registers a class or factory; a name taken by another origin is refused."""
+        """Decorator that registers a class or factory; a name taken by another origin is refused.
+
+        What a file or a session registers again takes the place of what it registered before, so that files can be
+        loaded and cells be run again; in a session only if it is called the same, since there two cells meet.
+        """
 
         def decorate(factory: F) -> F:
             # Who registers decides, not who wrote the class: a file may register a class of ours under its own name.
-            caller = sys._getframe(1).f_globals.get("__name__", "")
-            origin = "built-in" if caller.startswith(PACKAGE + ".") else self._origin
+            origin, digest = self._registering(sys._getframe(1).f_globals)
             old = self._loaded[kind].get(name)
             taken = old is not None and old.origin != origin
             if taken or (name in self._lazy[kind] and origin != "built-in"):
                 where = old.origin if old else "built-in"
                 raise BadPlugin(f"{kind} {name!r} is already registered ({where}): give yours another name")
-            self._loaded[kind][name] = Plugin(
-                kind, name, factory, version, origin, meta, self._digest, packages, sources=sources
-            )
+            if old is not None and origin == SESSION and name_of(old.factory) != name_of(factory):
+                raise BadPlugin(
+                    f"{kind} {name!r} is already registered in this session, by {name_of(old.factory)}: give "
+                    f"{name_of(factory)} another name, or call unregister({kind!r}, {name!r}) first"
+                )
+            self._loaded[kind][name] = Plugin(kind, name, factory, version, origin, meta, digest, packages,
+                                              sources=sources)  # fmt: skip
             return factory
 
         return decorate
+
+    def _registering(self, names: Mapping[str, Any]) -> tuple[str, str]:
+        """Where a plug-in comes from that code with these globals registers, and the digest of the file, if any."""
+        if str(names.get("__name__", "")).startswith(PACKAGE + "."):
+            return "built-in", self._digest
+        if self._origin:
+            return self._origin, self._digest
+        file = file_of(names)
+        return (f"file {file}", program_digest(file)) if file else (SESSION, "")
+
+    def unregister(self, kind: str, name: str) -> None:
+        """Take a plug-in of a file or of this session away; raises `UnknownName` where there is none."""
+        mine = [n for n, p in self._loaded[kind].items() if p.origin == SESSION or p.origin.startswith("file ")]
+        if name not in mine:
+            raise UnknownName(f"{kind} of yours", name, mine)
+        del self._loaded[kind][name]
 
     def names(self, kind: str) -> list[str]:
         """Every known name of a kind, also those not imported yet and the broken ones."""
@@ -267,7 +300,7 @@ class Registry:
     @contextlib.contextmanager
     def _from(self, origin: str, path: Path | None = None) -> Iterator[None]:
         before = self._origin, self._digest
-        self._origin, self._digest = origin, _program_digest(path) if path else ""
+        self._origin, self._digest = origin, program_digest(path) if path else ""
         try:
             yield
         finally:
@@ -288,132 +321,39 @@ class Registry:
                     self._broken[kind][point.name] = f"{kind} {point.name!r} of {origin} is broken: {error}"
 
 
-def file_digest(path: Path) -> str:
-    """Start of the digest of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def _program_digest(path: Path) -> str:
-    """`file_digest`, and of a Python file that of the user's files that it imports, in no order of paths."""
-    others = imported_files(path) if path.suffix == ".py" else []
-    return file_digest(path) + "".join(sorted(map(file_digest, others)))
-
-
 def resolve_target(target: str) -> Any:
     """The object that `module:attribute` names."""
     module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
-_TORCHATTACKS = (
-    "fgsm", "bim", "rfgsm", "pgd", "pgdl2", "eotpgd", "ffgsm", "mifgsm", "nifgsm", "sinifgsm", "vmifgsm", "vnifgsm",
-    "difgsm", "tifgsm", "pifgsm", "pifgsmpp", "upgd", "apgd", "pgdrs", "pgdrsl2", "spsa", "square",
-)  # fmt: skip
-_BUILTIN = {
-    "metric": {
-        "tiny-iqa": "bench.metrics.tiny_iqa",
-        "lip-iqa": "bench.metrics.lip_iqa",
-        "ibp-iqa": "bench.metrics.ibp_iqa",
-        "pyiqa": "bench.metrics.pyiqa_adapter",
-        "torchscript": "bench.metrics.torchscript",
-        "module": "bench.metrics.class_file",
-        "onnx": "bench.metrics.onnx_runtime",
-        "aligned": "bench.metrics.aligned",
-    },
-    "dataset": {
-        "photos": "bench.datasets.photos",
-        "clive": "bench.datasets.clive",
-        "koniq10k": "bench.datasets.koniq",
-        "spaq": "bench.datasets.spaq",
-        "kadid10k": "bench.datasets.kadid",
-        "tid2013": "bench.datasets.tid",
-        "csiq": "bench.datasets.csiq",
-        "live": "bench.datasets.live",
-        "pipal": "bench.datasets.pipal",
-        "agiqa3k": "bench.datasets.agiqa",
-        "flive": "bench.datasets.flive",
-        "nips2017": "bench.datasets.nips2017",
-        "folder": "bench.datasets.folder",
-    },
-    "defense": {
-        "none": "defenses.identity",
-        **dict.fromkeys(("jpeg", "diffjpeg"), "defenses.purification.jpeg"),
-        "webp": "defenses.purification.webp",
-        **dict.fromkeys(("resize", "upscale"), "defenses.purification.resize"),
-        "flip": "defenses.purification.flip",
-        **dict.fromkeys(("gaussian-blur", "unsharp"), "defenses.purification.blur"),
-        "median-blur": "defenses.purification.median",
-        "bilateral-blur": "defenses.purification.bilateral",
-        **dict.fromkeys(("color-quantization", "bit-depth"), "defenses.purification.quantisation"),
-        "non-local-means": "defenses.purification.non_local",
-        "total-variation": "defenses.purification.total_variation",
-        "random-noise": "defenses.randomised.noise",
-        "random-crop": "defenses.randomised.crop",
-        "random-resize": "defenses.randomised.resize",
-        "random-rotation": "defenses.randomised.rotation",
-        "random-flip": "defenses.randomised.flip",
-        "chain": "defenses.chain",
-        "denoise": "defenses.learned.denoise",
-        "diffusion-purification": "defenses.learned.diffusion",
-        "median-smoothing": "defenses.certified.median",
-        "denoised-median-smoothing": "defenses.certified.denoised",
-        "dms-iqa": "defenses.certified.dms",
-        "dms-iqa-tight": "defenses.certified.dms",
-        "diffusion-denoised-median-smoothing": "defenses.certified.denoised",
-        "fixed-noise-median-smoothing": "defenses.certified.fixed_noise",
-        "mean-smoothing": "defenses.certified.mean",
-        "cdf-mean-smoothing": "defenses.certified.cdf_mean",
-        "trimmed-mean-smoothing": "defenses.certified.l_estimator",
-        "l-estimator-smoothing": "defenses.certified.l_estimator",
-        "score-bins": "defenses.certified.bins",
-        "denoised-score-bins": "defenses.certified.denoised",
-        "center-smoothing": "defenses.certified.center",
-        "lipschitz": "defenses.certified.deterministic",
-        "interval-bounds": "defenses.certified.deterministic",
-        "ensemble": "defenses.ensembles.ensemble",
-        "random-metric": "defenses.ensembles.random_metric",
-        **{f"{name}-training": "defenses.trained.training" for name in ("gradient-norm", "adversarial", "noise")},
-    },
-    "denoiser": {
-        "light-s0.06": "defenses.denoisers.shipped",
-        "light-s0.12": "defenses.denoisers.shipped",
-        "light-s0.18": "defenses.denoisers.shipped",
-        "light-s0.25": "defenses.denoisers.shipped",
-        "diffusion-light": "defenses.denoisers.shipped",
-        **{
-            f"{kind}-tiny-iqa-s{level}": "defenses.denoisers.shipped"
-            for kind in ("dms", "tight")
-            for level in ("0.06", "0.12", "0.18", "0.25")
-        },
-    },
-    "attack": {
-        **dict.fromkeys(("random-noise", "single-sign"), "attacks.random_noise"),
-        "fgsm": "attacks.fgsm",
-        "pgd": "attacks.pgd",
-        **dict.fromkeys(("eot-pgd", "fixed-noise-pgd"), "attacks.eot"),
-        "apgd": "attacks.apgd",
-        **dict.fromkeys(("i-fgsm", "mi-fgsm", "ni-fgsm", "di-fgsm", "vmi-fgsm"), "attacks.iterative"),
-        "ami-fgsm": "attacks.adaptive",
-        "auto-iqa": "attacks.auto",
-        "naive": "attacks.naive",
-        "minimal-eps": "attacks.minimal",
-        **dict.fromkeys(("korhonen-you", "madc"), "attacks.content"),
-        **dict.fromkeys(("zhang-ssim", "zhang-lpips", "zhang-dists", "ssah", "ioi"), "attacks.perceptual"),
-        **dict.fromkeys(("stadv", "colour-curve"), "attacks.rendered"),
-        "quantised-pgd": "attacks.quantised",
-        "jpeg-pgd": "attacks.surviving",
-        "surrogate-pgd": "attacks.surrogates",
-        "transfer": "attacks.transfer",
-        "square": "attacks.square",
-        "parsimonious": "attacks.parsimonious",
-        **dict.fromkeys(("one-pixel", "patch-search"), "attacks.sparse"),
-        "jnd-search": "attacks.jnd",
-        **dict.fromkeys(("nes", "spsa"), "attacks.estimated"),
-        **dict.fromkeys((f"torchattacks-{name}" for name in _TORCHATTACKS), "attacks.torchattacks_bridge"),
-        **dict.fromkeys(("uap", "facpa"), "attacks.universal"),
-    },
-}
-registry = Registry({k: {n: f"{PACKAGE}.{m}" for n, m in v.items()} for k, v in _BUILTIN.items()})
+registry = Registry({k: {n: f"{PACKAGE}.{m}" for n, m in v.items()} for k, v in BUILTIN.items()})
+
+
+def load_plugin(path: str | Path) -> ModuleType:
+    """Run a plug-in file, as `--plugin` does: its decorators register what it defines. Returns its module.
+
+    The file is known to the workers of every executor, which a class written in a notebook is not.
+
+    Raises:
+        BadPlugin: there is no such file, or running it failed.
+    """
+    return registry.load_file(path)
+
+
+def unregister(kind: str, name: str) -> None:
+    """Take away a plug-in of a file or of this session, so that its name is free.
+
+    Args:
+        kind: "metric", "dataset", "defense", "denoiser" or "attack".
+        name: its name.
+
+    Raises:
+        UnknownName: there is no such kind, or no such plug-in of yours.
+    """
+    if kind not in KINDS:
+        raise UnknownName("kind of plug-in", kind, KINDS)
+    registry.unregister(kind, name)
 
 
 def identity_of(kind: str, text: str) -> str:
@@ -422,20 +362,35 @@ def identity_of(kind: str, text: str) -> str:
     plugin, spec, parameters = registry.resolve(kind, text)
     parts = plugin.meta.get("parts", {})
     files = [
-        _program_digest(Path(value))
+        program_digest(Path(value))
         for name, value in parameters.items()
         if name not in parts and isinstance(value, str) and _is_file(value)
     ]
+    for of, part in _named_by(plugin, parameters):
+        inner = identity_of(of, part)
+        files.append(inner)
+        if of == "dataset":
+            files.append(_content(part, inner))
+    packages = [f"{name} {version_of(name)}" for name in plugin.packages]
+    return f"{plugin.identity(spec)}@{plugin.source_hash}{sorted(plugin.meta.items())}{files}{packages}"
+
+
+def _named_by(plugin: Plugin, parameters: Mapping[str, Value]) -> Iterator[tuple[str, str]]:
+    """Kind and string of every plug-in that stands in the parameters of one."""
     denoiser = parameters.get("denoiser")
     # What `auto` stands for comes with the package, which `code_digest` covers.
     if isinstance(denoiser, str) and denoiser != "auto" and not _is_file(denoiser):
-        files.append(identity_of("denoiser", denoiser))
-    for parameter, of in parts.items():
-        named = [part for part in parse_list(str(parameters[parameter])) if part != SELF]
-        files += [identity_of(of, part) for part in named]
-        files += [_content(part) for part in named if of == "dataset"]
-    packages = [f"{name} {version_of(name)}" for name in plugin.packages]
-    return f"{plugin.identity(spec)}@{plugin.source_hash}{sorted(plugin.meta.items())}{files}{packages}"
+        yield "denoiser", denoiser
+    for parameter, of in plugin.meta.get("parts", {}).items():
+        yield from ((of, part) for part in parse_list(str(parameters[parameter])) if part != SELF)
+
+
+def leaned_on(kind: str, text: str) -> Iterator[Plugin]:
+    """The plug-in of a string, and all that stand in its parameters."""
+    plugin, _, parameters = registry.resolve(kind, text)
+    yield plugin
+    for of, part in _named_by(plugin, parameters):
+        yield from leaned_on(of, part)
 
 
 def _is_file(value: str) -> bool:
@@ -447,11 +402,12 @@ def _is_file(value: str) -> bool:
 
 
 @functools.cache
-def _content(dataset: str) -> str:
+def _content(dataset: str, identity: str) -> str:
     """Digest of the images of a data set that a plug-in leans on, taken once a process: its name does not tell."""
     return resolve_target(f"{PACKAGE}.bench.datasets:load_dataset")(dataset).content_hash
 
 
+@functools.cache  # reading the metadata of all packages takes longer than planning a small suite
 def version_of(package: str) -> str | None:
     """Version of an installed distribution, or None."""
     try:
@@ -462,7 +418,7 @@ def version_of(package: str) -> str | None:
 
 def package_versions() -> list[str]:
     """Versions of the packages that decide scores."""
-    return [importlib.metadata.version(name) for name in ("torch", "kornia", "pillow", "scipy")]
+    return [str(version_of(name)) for name in ("torch", "kornia", "pillow", "scipy")]
 
 
 def register_metric(

@@ -18,7 +18,7 @@ from .datasets import load_dataset
 from .errors import BadData, BadImage, RobustIQAError
 from .files import write_atomically, write_json
 from .judge import judge
-from .plan import Cell, Plan, read_run
+from .plan import Cell, Plan, read_run, undamaged, write_plan
 from .provenance import run_record, shown_path, write_record
 from .seeds import image_key
 from .store import Store
@@ -87,7 +87,7 @@ class Rescorer(Worker):
         if len(found) < len(kept):
             raise BadImage("the run has kept no adversarial version of this image, which failed")
         adversarial = torch.from_numpy(np.stack(found)).to(x)
-        judged, nothing = judge(g, x, adversarial, seed, clean)._asdict(), np.zeros(len(x))
+        judged, nothing = vars(judge(g, x, adversarial, seed, clean)), np.zeros(len(x))
         return AttackResult(
             **judged, adversarial=adversarial, forwards=nothing, backwards=nothing, queries=nothing, seconds=nothing
         )
@@ -136,7 +136,7 @@ def rescore(
             else:
                 target.write_cell(cell.id, new)
         _keep(store, target, whole.difference(cell.id for cell in todo))
-        write_json(target.root / "plan.json", plan.to_json())
+        write_plan(target.root, plan)
         write_record(target.root, _record(suite, plan, device, target, store, record, _notes(plan, whole, todo)))
     return found.result(_notes(plan, whole, todo), target.root)
 
@@ -201,7 +201,8 @@ def _target(out: Path, source: Store) -> Store:
     if out.resolve() == source.root.resolve():
         raise BadData(f"--out {str(out)!r} is the run itself: choose another folder, its figures are kept")
     if (out / "run.json").exists():
-        earlier = target.read_json("run.json").get("rescored", {}).get("folder")
+        with undamaged(target):
+            earlier = target.read_json("run.json").get("rescored", {}).get("folder")
         if earlier != shown_path(source.root, out):
             raise BadData(f"--out {str(out)!r} holds another run: choose a new folder")
     return target

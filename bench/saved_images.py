@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from .errors import BadData
-from .files import no_os_errors, write_atomically
+from .files import no_links, no_os_errors, write_atomically
 from .images import save_png
 
 SUFFIX = ".safetensors"
@@ -41,6 +41,7 @@ def write_images(path: Path, images: Mapping[str, np.ndarray]) -> None:
     """
     with no_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    no_links(path.parent, [folder_of(path).name])
     arrays = {name: np.ascontiguousarray(image) for name, image in images.items()}
     for k, (name, image) in enumerate(arrays.items()):
         save_png(torch.from_numpy(image), folder_of(path) / f"{k:03d}-{re.sub(r'[^A-Za-z0-9.]+', '-', name)[-80:]}.png")

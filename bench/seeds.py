@@ -15,7 +15,7 @@ import torch
 
 
 class Role(StrEnum):
-    """What a random stream is used for; the first four are the disjoint streams of SCIENCE section 7."""
+    """What a random stream is used for; the first four are disjoint: what one chooses, another judges."""
 
     SEARCH = "search"
     SELECTION = "selection"

@@ -60,7 +60,7 @@ class Status:
         workers: of the latest run.
         cells_per_hour: of the latest run, or None before its first cell.
         seconds_left: guess from the time that cells of this run took, or None.
-        ended: how the latest run ended: "complete", "failed", "interrupted", or None.
+        ended: how the latest run ended: "complete", "failed", "interrupted", `NO_BOARD`, or None.
     """
 
     out: str

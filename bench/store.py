@@ -16,7 +16,7 @@ import platform
 import shutil
 import time
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from . import records, saved_images
 from .errors import BadData
-from .files import no_os_errors, remove_stale, write_atomically, write_json
+from .files import no_links, no_os_errors, remove_stale, write_atomically, write_json
 from .records import SCHEMA, SCHEMA_VERSION
 
 try:
@@ -40,6 +40,9 @@ Overwrite = Literal["never", "failed", "errors", "all"]
 OVERWRITE: tuple[Overwrite, ...] = get_args(Overwrite)
 """What a run computes although it was computed before; see `Store.todo`."""
 DEFAULT_OVERWRITE: Overwrite = "failed"
+
+_FOLDERS = ("cells", "errors", "images", "pools", "log", "log/slurm", "runs", "leaderboard", "leaderboard-violated")
+"""What a run writes to."""
 
 _MERGED = 64
 """Cells that are joined as they are read: 11 kB each while they are tables of their own, a few kB once joined."""
@@ -76,6 +79,7 @@ class Store:
 
     def create(self) -> None:
         """Make the folders, and remove what killed runs left half written."""
+        no_links(self.root, _FOLDERS)
         with no_os_errors(self.root):
             for folder in (self.cells, self.errors):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -262,7 +266,7 @@ class Store:
             return str(json.loads((self.errors / f"{cell}.json").read_text(encoding="utf-8"))["error"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return "its error file cannot be read: run again"
 
     def failed(self, cells: Iterable[str]) -> dict[str, str]:
@@ -298,16 +302,18 @@ class Store:
         """The exact adversarial images of a cell by image id; raises `BadData` where they are not there or damaged."""
         return saved_images.read_images(self.images / f"{cell}{saved_images.SUFFIX}")
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """`run.json` or `plan.json`."""
+    def read_json(self, name: str, hook: Callable[[dict[str, Any]], Any] | None = None) -> dict[str, Any]:
+        """`run.json` or `plan.json`; `hook` is given each object in it, and what it returns takes its place."""
         path = self.root / name
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8"), object_hook=hook)
         except FileNotFoundError:
             raise BadData(f"{str(self.root)!r} holds no {name}: give the folder of a `robustiqa run`") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadData(f"{str(path)!r} is corrupt ({error}): run the suite again into this folder") from error
-        schema = found.get("schema") if isinstance(found, dict) else None
+        if not isinstance(found, dict):
+            raise BadData(f"{str(path)!r} is damaged (no JSON object): run the suite again into this folder")
+        schema = found.get("schema")
         if isinstance(schema, int) and schema > SCHEMA_VERSION:
             raise BadData(f"{str(path)!r} has schema {schema}, this program reads up to {SCHEMA_VERSION}: update "
                           "robustiqa to the version that wrote it")  # fmt: skip

@@ -1,9 +1,10 @@
-"""Suite files: what to run, in YAML, with the same keys as the options of `robustiqa run`."""
+"""Suites: what to run, in YAML or as a dict, with the same keys as the options of `robustiqa run`."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from .api import Coverage, Direction, Norm, Threat
 from .errors import BadParameter, BadSuite, UnknownName
-from .yaml_model import Strict, read_model
+from .yaml_model import Strict, check_model, read_model
 
 _EPS = re.compile(r"(?P<above>\d*\.?\d+(?:e[+-]?\d{1,3})?)(?:/(?P<below>\d{1,9}(?:\.\d+)?))?", re.IGNORECASE)
 
@@ -129,12 +130,17 @@ class Suite(Strict):
         return self
 
     def override(
-        self, metrics: tuple[str, ...], defenses: tuple[str, ...], datasets: tuple[str, ...], attacks: tuple[str, ...]
+        self,
+        metrics: str | Sequence[str] = (),
+        defenses: str | Sequence[str] = (),
+        datasets: str | Sequence[str] = (),
+        attacks: str | Sequence[str] = (),
     ) -> Suite:
         """The suite with some of its lists replaced; an attack named here takes the threats of all entries.
 
         Other metrics or defences than the suite's leave its pairs out; on other data sets every attack runs.
         """
+        metrics, defenses, datasets, attacks = map(_listed, (metrics, defenses, datasets, attacks))
         changes: dict[str, Any] = {
             key: value for key, value in (("metrics", metrics), ("defenses", defenses), ("datasets", datasets)) if value
         }
@@ -168,13 +174,28 @@ def suite_names() -> list[str]:
     return sorted(p.name.removesuffix(".yml") for p in _FOLDER.iterdir() if p.name.endswith(".yml"))
 
 
-def load_suite(text: str) -> Suite:
-    """Load a suite by name, or from a YAML file.
+def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+_PARTS = {
+    "attacks": AttackEntry,
+    "certify": CertifyEntry,
+    "headline": Headline,
+    "pairs": Pair,
+    "checks": ChecksEntry,
+}
+
+
+def load_suite(text: str | Mapping[str, Any]) -> Suite:
+    """Load a suite by name, from a YAML file, or from a dict with the keys of such a file.
 
     Raises:
-        UnknownName: no such suite, or an unknown key in the file, with the nearest one.
+        UnknownName: no such suite, or an unknown key, with the nearest one.
         BadSuite: the file is missing, is not YAML, or a value is impossible.
     """
+    if not isinstance(text, str):
+        return check_model(text, Suite, "the suite", BadSuite, _PARTS, "metrics and attacks")
     if text.endswith((".yml", ".yaml")):
         path = Path(text)
         if not path.is_file():
@@ -184,11 +205,4 @@ def load_suite(text: str) -> Suite:
         content = _FOLDER.joinpath(f"{text}.yml").read_bytes()
     else:
         raise UnknownName("suite", text, suite_names(), "for one of your own give the path of its .yml file")
-    parts = {
-        "attacks": AttackEntry,
-        "certify": CertifyEntry,
-        "headline": Headline,
-        "pairs": Pair,
-        "checks": ChecksEntry,
-    }
-    return read_model(content, Suite, f"suite {text!r}", BadSuite, parts, "metrics and attacks")
+    return read_model(content, Suite, f"suite {text!r}", BadSuite, _PARTS, "metrics and attacks")

@@ -1,4 +1,4 @@
-"""YAML files that a user writes, checked against a pydantic model: one clear sentence for the first thing wrong."""
+"""What a user writes as YAML or as a dict, checked against a pydantic model: one sentence for the first thing wrong."""
 
 from __future__ import annotations
 
@@ -52,10 +52,22 @@ def read_model(
         # PyYAML makes dates and numbers of what looks like them, and lets their errors through.
         raise error(f"{what} has a value that is no date or number but looks like one, or is nested too deeply "
                     f"({type(problem).__name__}: {problem}): put texts in quotes") from problem  # fmt: skip
-    if not isinstance(data, dict):
+    return check_model(data, model, what, error, parts, example)
+
+
+def check_model(
+    data: object,
+    model: type[Model],
+    what: str,
+    error: type[RobustIQAError],
+    parts: Mapping[str, type[BaseModel]],
+    example: str,
+) -> Model:
+    """The model that plain data describe; arguments and errors as for `read_model`."""
+    if not isinstance(data, Mapping):
         raise error(f"{what} holds a {type(data).__name__}: expected keys such as {example}")
     try:
-        return model.model_validate(data)
+        return model.model_validate(dict(data))
     except ValidationError as problem:
         raise _explain(problem, model, what, error, parts) from problem
 

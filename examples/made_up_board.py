@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from robustiqa.bench.checks.reliability import RULES
 from robustiqa.bench.files import write_json
-from robustiqa.bench.plan import Cell, Plan
+from robustiqa.bench.plan import Cell, Plan, write_plan
 from robustiqa.bench.records import SUFFIX, encode
 from robustiqa.bench.store import SCHEMA_VERSION, Store
 from robustiqa.bench.suite import Suite
@@ -185,7 +185,7 @@ def make(
               "started": "2026-01-01T00:00:00+00:00", "arguments": ["run", "--suite", "made-up.yml"],
               "packages": {"python": "3.11", "torch": "2.13.0"}}  # fmt: skip
     write_json(root / "run.json", json.loads(json.dumps(record)))
-    write_json(root / "plan.json", plan.to_json())
+    write_plan(root, plan)
     return len(metrics) * len(defenses) * min(attacks, len(THREATS)) * images
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from robustiqa.bench.plan import Cell, Plan
+from robustiqa.bench.plan import Cell, Plan, write_plan
 from robustiqa.bench.records import SUFFIX, encode
 from robustiqa.bench.store import SCHEMA_VERSION, Store
 from robustiqa.bench.suite import Suite
@@ -31,13 +31,13 @@ EPS = (0.05, 0.12)
 ACTIONS = {
     "list": """
         store = Store(root)
-        plan = plan_from_json(store.read_json("plan.json"))
+        plan = read_plan(store)
         ids = [cell.id for cell in plan.cells]
         print(len(store.completed(ids, verify=False)), "of", len(ids), "cells,", len(store.failed(ids)), "failed")
     """,
     "verify": """
         store = Store(root)
-        plan = plan_from_json(store.read_json("plan.json"))
+        plan = read_plan(store)
         print(len(store.todo([cell.id for cell in plan.cells])), "to do")
     """,
     "collect": """
@@ -49,7 +49,7 @@ ACTIONS = {
 
 _HEAD = """
         import sys
-        from robustiqa.bench.plan import plan_from_json
+        from robustiqa.bench.plan import read_plan
         from robustiqa.bench.store import Store
         root = sys.argv[1]
 """
@@ -140,7 +140,7 @@ def make(root: Path, count: int) -> None:
     )
     record = {"schema": SCHEMA_VERSION, "suite": suite.model_dump(mode="json", by_alias=True)}
     (root / "run.json").write_text(json.dumps(record))
-    (root / "plan.json").write_text(json.dumps(plan.to_json(), indent=2))
+    write_plan(root, plan)
 
 
 def measure(action: str, root: Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ..bench.errors import BrokenInvariant, counted
-from ..bench.files import write_atomically
-from ..bench.overlap import FLAG
+from ..bench.files import no_links, write_atomically
+from ..bench.overlap import FLAG as OVERLAP
 from ..bench.plan import Plan
 from ..bench.suite import Suite
 from .board import escaped, track_sections
@@ -22,9 +22,10 @@ from .checks import COLUMNS as CHECKS
 from .checks import check_rows
 from .empirical import COLUMNS as EMPIRICAL
 from .empirical import empirical_rows
-from .exports.spreadsheet import neutralised
+from .exports.spreadsheet import csv_text
 from .invariants import Broken, Inspector
 from .invariants_tables import Trial, broken_tables, standard_trials
+from .left_out import FLAG, LeftOut, choose, keep_in_record, with_left_out
 from .results import FEW_SCORES, FEWEST, NO_RANGE, read_groups, read_plan
 from .rows import with_rows
 from .rules import FAILED
@@ -32,9 +33,6 @@ from .summary import eps_text, ranked, summary_row
 from .threats import COLUMNS as THREATS
 from .threats import threat_rows
 from .tracks import Entrant, entrants_of, stability_table, track_budgets, track_tables
-
-SIGNIFICANT = 6
-"""Digits in the CSV files: enough for any comparison, few enough to be the same on machines that compute alike."""
 
 BOARD, VIOLATED = "leaderboard", "leaderboard-violated"
 """Folders of the tables: of a board, and of records that cannot be right."""
@@ -46,15 +44,23 @@ _COLUMNS = {"empirical": EMPIRICAL, "threats": THREATS, "certified": CERTIFIED, 
 
 
 class Board(NamedTuple):
-    """Everything that is written of a run, and what cannot be right in it."""
+    """Everything that is written of a run, what cannot be right in it, and who was left out of it."""
 
     suite: Suite
     plan: Plan
     tables: dict[str, pd.DataFrame]
     broken: list[Broken]
+    left: LeftOut
 
 
-def collect(root: str | Path, *, despite_violations: bool = False) -> dict[str, Path]:
+def collect(
+    root: str | Path,
+    *,
+    despite_violations: bool = False,
+    without: Sequence[str] = (),
+    only: Sequence[str] = (),
+    because: str = "",
+) -> dict[str, Path]:
     """Write the tables of a run as CSV, and `board.md`, into ROOT/leaderboard.
 
     The tables are summary, empirical, threats, certified, tracks, neighbours and stability; `checks.csv` is there only
@@ -66,6 +72,10 @@ def collect(root: str | Path, *, despite_violations: bool = False) -> dict[str, 
         root: folder of a run.
         despite_violations: write the tables also where an invariant is broken (`docs/rules.md`), for diagnosis: into
             ROOT/leaderboard-violated, with `violations.csv`, and leaving ROOT/leaderboard alone.
+        without: defences that are left out, by name or plug-in string; their rows of `summary.csv` stay without figures
+            and with the flag `left-out`, and `board.md` and `run.json` say it.
+        only: defences that stay; all others but the undefended metric are left out.
+        because: who leaves them out and why, for the board.
 
     Returns:
         the paths, by table name; with "violations" where there are some.
@@ -73,21 +83,30 @@ def collect(root: str | Path, *, despite_violations: bool = False) -> dict[str, 
     Raises:
         BadData: the folder is no run, or a record in it is corrupt.
         BrokenInvariant: a figure would be wrong; nothing is written.
+        UnknownName: the run has no such defence.
     """
     root = Path(root)
-    board = make_board(root, despite_violations)
+    no_links(root, (BOARD, VIOLATED))
+    board = make_board(root, despite_violations, without, only, because)
     if board.broken and not despite_violations:
         raise _stopped(board.broken, root)
+    return write_board(board, root)
+
+
+def write_board(board: Board, root: Path) -> dict[str, Path]:
+    """Write the tables of a run into its folder, and return their paths: those of broken ones apart from a board's."""
     tables = board.tables
     folder = root / (VIOLATED if board.broken else BOARD)
     text = _markdown(board)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.csv" for name in tables}
     for name, table in tables.items():
-        write_atomically(paths[name], _csv(with_rows(name, table, board.suite.seed)).encode())
+        write_atomically(paths[name], csv_text(with_rows(name, table, board.suite.seed)).encode())
     for sometimes in ("errors", "checks"):
         if sometimes not in tables:
             (folder / f"{sometimes}.csv").unlink(missing_ok=True)
+    if not board.broken:
+        keep_in_record(root, board.left)
     paths["board"] = folder / "board.md"
     write_atomically(paths["board"], text.encode())
     if not board.broken:
@@ -95,9 +114,17 @@ def collect(root: str | Path, *, despite_violations: bool = False) -> dict[str, 
     return paths
 
 
-def make_board(root: Path, despite_violations: bool = False) -> Board:
+def make_board(
+    root: Path,
+    despite_violations: bool = False,
+    without: Sequence[str] = (),
+    only: Sequence[str] = (),
+    because: str = "",
+) -> Board:
     """The tables of a run, and what breaks a rule; without tables where records do, unless they are wanted anyway."""
-    suite, plan = read_plan(root)
+    suite, planned = read_plan(root)
+    left = choose(planned, suite, without, only, because)
+    plan = planned.but(left.without)
     inspector = Inspector(plan)
     budgets = track_budgets(plan, suite.headline)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("summary", *_COLUMNS)}
@@ -117,7 +144,7 @@ def make_board(root: Path, despite_violations: bool = False) -> Board:
         entrants += entrants_of(group, budgets, summary, empirical)
         trials += standard_trials(group)
     if inspector.broken and not despite_violations:
-        return Board(suite, plan, {}, inspector.broken)
+        return Board(suite, plan, {}, inspector.broken, left)
     tracks, neighbours = track_tables(entrants, plan.costs, suite.headline)
     tables = {"summary": ranked(found["summary"], tracks, suite.headline)}
     tables |= {name: _frame(found[name], columns) for name, columns in _COLUMNS.items()}
@@ -129,7 +156,8 @@ def make_board(root: Path, despite_violations: bool = False) -> Board:
         tables["errors"] = errors
     if broken:
         tables["violations"] = pd.DataFrame(broken, columns=list(Broken._fields))
-    return Board(suite, plan, tables, broken)
+    tables["summary"] = with_left_out(tables["summary"], root, suite, planned, left.without)
+    return Board(suite, plan, tables, broken, left)
 
 
 def _stopped(broken: Sequence[Broken], root: Path) -> BrokenInvariant:
@@ -150,13 +178,6 @@ def _remove_violated(folder: Path, tables: Mapping[str, Path]) -> None:
         (folder / path.name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-def _csv(table: pd.DataFrame) -> str:
-    """CSV text that no spreadsheet runs; eps is a key that people join on, so it keeps all its digits."""
-    exact = {str(name): table[name].map(neutralised) for name in table if table[name].dtype.kind not in "biuf"}
-    exact |= {"eps": table["eps"].map(repr)} if "eps" in table else {}
-    return table.assign(**exact).to_csv(index=False, float_format=f"%.{SIGNIFICANT}g", lineterminator="\n")
 
 
 def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
@@ -181,18 +202,20 @@ _CERTIFIED = {
 
 def _markdown(board: Board) -> str:
     """The board for people: one block a data set and metric."""
-    suite, plan, tables, broken = board
-    lines = [f"# {suite.name}", "", suite.description.strip(), "", *_warning(broken)]
+    suite, plan, tables, broken, left = board
+    lines = [f"# {escaped(suite.name)}", "", escaped(suite.description.strip()), "", *_warning(broken)]
+    lines += [f"**{escaped(left.sentence)}.**", ""] if left.without else []
     summary, certified = tables["summary"], tables["certified"]
     for (dataset, metric), block in summary.groupby(["dataset", "metric"], sort=False) if len(summary) else ():
+        kept = block[block["flags"] != FLAG]
         lines += [
-            f"## {metric} on {dataset}",
+            f"## {escaped(str(metric))} on {escaped(str(dataset))}",
             "",
-            _introduction(block, suite, tables.get("errors")),
+            _introduction(kept, suite, tables.get("errors")),
             "",
             _table(_readable(block), _SUMMARY),
             "",
-            *_without_plcc(block),
+            *_without_plcc(kept),
             *_overlapping(plan, dataset, metric),
         ]
         if not certified.empty:
@@ -203,7 +226,7 @@ def _markdown(board: Board) -> str:
             lines += ["Certified bounds against attacks at the same budget:", "", _table(mine, _CERTIFIED), ""]
     lines += track_sections(tables)
     if plan.skipped:
-        lines += ["Left out: " + "; ".join(f"{what} ({why})" for what, why in plan.skipped), ""]
+        lines += ["Left out: " + escaped("; ".join(f"{what} ({why})" for what, why in plan.skipped)), ""]
     lines += ["Each row of the CSV files has an id, in column `row`: `robustiqa reproduce ID --from OUT` computes it "
               "again.", ""]  # fmt: skip
     return "\n".join(lines)
@@ -225,10 +248,10 @@ def _introduction(block: pd.DataFrame, suite: Suite, errors: pd.DataFrame | None
         if errors is not None:
             mine = (errors[["metric", "dataset"]] == first[["metric", "dataset"]]).all(axis=1)
             messages = errors.loc[mine, "message"].tolist()
-        reasons = [f"{count} x {message}" for message, count in Counter(messages).most_common(3)]
+        reasons = [f"{count} x {escaped(message)}" for message, count in Counter(messages).most_common(3)]
         found = f": {'; '.join(reasons)} (all of them in `errors.csv`)" if reasons else ", see the folder `errors`"
         return f"**Every image failed**, behind every defence; there is no figure to give{found}."
-    truth = f"Ground truth: {'none' if pd.isna(first['truth']) else first['truth']}."
+    truth = f"Ground truth: {'none' if pd.isna(first['truth']) else escaped(first['truth'])}."
     unit = f"Gains and deltas in units of the metric's range R = {first['range']:.4g} ({first['range_source']})."
     if first["range_source"] == NO_RANGE:
         unit = ("**No gain or delta can be given**: their unit R is unknown, since the undefended metric has no scores "
@@ -264,7 +287,7 @@ def _overlapping(plan: Plan, dataset: Any, metric: Any) -> list[str]:
     """A line that says what is judged on images which it was fitted on."""
     mine = [overlap for overlap in plan.overlaps if (overlap.dataset, overlap.metric) == (dataset, metric)]
     sentences = dict.fromkeys(overlap.sentence for overlap in mine)
-    return [f"Flag `{FLAG}`: {'; '.join(sentences)}.", ""] if sentences else []
+    return [f"Flag `{OVERLAP}`: {escaped('; '.join(sentences))}.", ""] if sentences else []
 
 
 def _readable(block: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -171,9 +171,10 @@ def read_plan(root: Path) -> tuple[Suite, Plan]:
     return suite, plan
 
 
-def read_results(root: Path) -> Results:
-    """Read a run's folder, all of it; raises `BadData` when it is not one or a file is corrupt."""
+def read_results(root: Path, without: Collection[str] = ()) -> Results:
+    """Read a run's folder, all of it but some defences; raises `BadData` when it is not one or a file is corrupt."""
     suite, plan = read_plan(root)
+    plan = plan.but(without)
     failed = FailedImages(plan)
     groups = tuple(read_groups(root, suite, plan, failed))
     return Results(suite, plan, groups, failed.table())
@@ -182,7 +183,7 @@ def read_results(root: Path) -> Results:
 class FailedImages:
     """Collects the rows of images that failed inside completed cells."""
 
-    _COLUMNS = (
+    COLUMNS = (
         "metric",
         "defense",
         "dataset",
@@ -202,12 +203,12 @@ class FailedImages:
 
     def take(self, rows: pd.DataFrame) -> None:
         """Keep the error rows among these."""
-        self._found.append(rows.loc[rows["status"] != "ok", list(self._COLUMNS)])
+        self._found.append(rows.loc[rows["status"] != "ok", list(self.COLUMNS)])
 
     def table(self) -> pd.DataFrame:
         """A row an image, in the order of the plan."""
-        found = pd.concat(self._found) if self._found else pd.DataFrame(columns=list(self._COLUMNS))
-        order = found["cell"].map(self._place).to_numpy(dtype=int).argsort(kind="stable")
+        found = pd.concat(self._found) if self._found else pd.DataFrame(columns=list(self.COLUMNS))
+        order = found["cell"].map(self._place).to_numpy(dtype=float).argsort(kind="stable")  # those of no plan last
         return found.iloc[order].reset_index(drop=True)
 
 

@@ -70,7 +70,7 @@ def summary_row(
             "n_planned": n_planned,
             "truth": group.truth_name,
             "standard": any(_at_headline(r, headline) and r["n_ok"] and is_standard(r["attack"]) for r in empirical),
-            "threat": f"{headline.norm} {eps_text(headline.eps)}",
+            "threat": threat_of(headline),
             "certified_eps": headline.certified_eps if population else np.nan,
             "range": group.unit,
             "range_source": group.range_source,
@@ -150,6 +150,11 @@ def _flags(
         if baseline is not None and row["n_ok"] and not is_noise(row["attack"]) and not toward > baseline:
             flags.append(f"no-op:{name_of(row['attack'])}@{row['norm']}:{row['eps']:.3g}")
     return list(dict.fromkeys(flags))
+
+
+def threat_of(headline: Headline) -> str:
+    """The threat that the summary is about, as its column says it."""
+    return f"{headline.norm} {eps_text(headline.eps)}"
 
 
 def eps_text(eps: float) -> str:

@@ -10,13 +10,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from robustiqa.bench import Metric, load_metric, trust
+from robustiqa.bench import Metric, load_metric, run_suite, trust
+from robustiqa.bench.executors import supervisor
 from robustiqa.bench.registry import Plugin, registry
+from robustiqa.bench.session import SESSION
+from runs import FAULTS, tiny
 
 # Two threads on a busy machine wait for each other at every barrier: ten times slower than one.
 torch.set_num_threads(1)
 
 PLUGIN = Path(__file__).parent / "plugins" / "linear.py"
+
+LONG = ("test_soundness", "test_attacks", "test_certified_methods", "test_executors", "test_run_faults", "test_dask",
+        "test_attacks_query", "test_attacks_all", "test_train_denoiser")  # fmt: skip
+"""Files that begin first where several processes share them: the last one to begin is what all others wait for."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,6 +35,14 @@ def linear_plugin() -> Path:
     """The plug-in file with the linear metrics, loaded once."""
     registry.load_file(PLUGIN)
     return PLUGIN
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_sync() -> Iterator[None]:
+    """No test cuts the power: waiting until files are on the disk would be a tenth of the time of all runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,7 +60,27 @@ def own_plugins(linear_plugin: Path) -> Iterator[None]:
 
 def _of_files(found: Mapping[str, Plugin]) -> dict[str, Plugin]:
     """Those that are not built in: modules of these are not imported again, so they would be lost."""
-    return {name: plugin for name, plugin in found.items() if plugin.origin.startswith("file")}
+    return {name: plugin for name, plugin in found.items() if plugin.origin.startswith(("file", SESSION))}
+
+
+@pytest.fixture(scope="module")
+def faults(own_plugins: None) -> None:
+    """The plug-ins that the tests of the runner are made of (`runs.tiny`)."""
+    registry.load_file(FAULTS)
+
+
+@pytest.fixture(scope="module")
+def inline(faults: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny suite, undisturbed."""
+    out = tmp_path_factory.mktemp("runs") / "inline"
+    assert run_suite(tiny(), out, progress=False).ok
+    return out
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting before a cell is tried again."""
+    monkeypatch.setattr(supervisor, "PAUSE", 0.0)
 
 
 @pytest.fixture

@@ -72,12 +72,16 @@ def events(out: Path) -> list[dict[str, Any]]:
     return [event for path in sorted((out / "log").glob("*.jsonl")) for event in events_of(path.read_bytes())]
 
 
-def command(suite: Suite, out: Path, *options: str) -> list[str]:
-    """The command line that runs a suite, which is written beside the folder."""
+def words_of(suite: Suite, out: Path, *options: str) -> list[str]:
+    """What is typed after `robustiqa` to run a suite, which is written beside the folder."""
     path = out.parent / f"{out.name}.yml"
     path.write_text(suite.model_dump_json(by_alias=True))
-    run = [sys.executable, "-m", "robustiqa.bench.cli", "run", "--suite", str(path), "--out", str(out)]
-    return [*run, "--plugin", str(FAULTS), *options]
+    return ["run", "--suite", str(path), "--out", str(out), "--plugin", str(FAULTS), *options]
+
+
+def command(suite: Suite, out: Path, *options: str) -> list[str]:
+    """The same as a command of the system, in an interpreter of its own."""
+    return [sys.executable, "-m", "robustiqa.bench.cli", *words_of(suite, out, *options)]
 
 
 @contextlib.contextmanager

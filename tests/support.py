@@ -16,6 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from copies import copied
 from PIL import Image
 from robustiqa.bench import Metric, Threat
 
@@ -82,20 +83,21 @@ def killed_and_whole(command: Callable[[str], list[str]], folder: Path, stage: s
     """Weights of a training that was killed after its first checkpoint and called again, and of one in one go.
 
     Args:
-        command: words of the command that trains into a folder of that name.
+        command: words after `robustiqa` that train into a folder of that name.
         folder: where the folders "parts" and "whole" are.
         stage: name of checkpoint and weights.
     """
-    with subprocess.Popen(command("parts"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with copied(command("parts")) as process:
         until = time.monotonic() + 120
         while not (folder / "parts" / f"{stage}.pt").exists() and time.monotonic() < until:
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+        process.send(signal.SIGKILL)
+        process.wait()
     assert not (folder / "parts" / f"{stage}.safetensors").exists(), "killed before the end"
     for out in ("parts", "whole"):
-        done = subprocess.run(command(out), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert ("continuing after step" in done.stdout) == (out == "parts")
+        with copied(command(out)) as process:
+            assert process.wait() == 0, process.said
+            assert ("continuing after step" in process.said) == (out == "parts")
     return {(folder / out / f"{stage}.safetensors").read_bytes() for out in ("parts", "whole")}
 
 

@@ -158,12 +158,12 @@ def test_rounding_leaves_the_ball_of_an_image_between_levels(images) -> None:
     assert torch.equal(whole_levels(x + 0.1, x, L2(1e-4)), x)
 
 
-@pytest.mark.parametrize("threat", [L2(0.05), Linf(0.2 / 255)], ids=str)
+@pytest.mark.parametrize("threat", [L2(0.05), pytest.param(Linf(0.2 / 255), marks=pytest.mark.slow)], ids=str)
 def test_auto_iqa_is_as_strong_as_each_of_its_members(threat) -> None:
     """Image by image, at budgets that leave the scores inside the declared range."""
     metric = load_metric("tiny-iqa")
     data = load_dataset("photos[size=128,subset=quick]")
-    x = torch.stack([data.load(i)[:, :64, :64] for i in range(3)])
+    x = torch.stack([data.load(i)[:, :64, :64] for i in (0, 10)])
     g = load_defense("none", metric)
     together = load_attack("auto-iqa")(g, x, threat)
     for member in members(g):
@@ -197,16 +197,12 @@ def test_auto_iqa_on_a_metric_without_gradient_is_its_black_box_part(images) -> 
 
 
 def test_auto_iqa_is_not_weaker_than_its_plainest_member() -> None:
-    """Paired over images, directions and seeds: the choice between members may cost a little noise, not more."""
+    """Paired over images: the choice between members may cost a little noise, not more."""
     metric, data = load_metric("tiny-iqa"), load_dataset("photos[size=128,subset=quick]")
     x = torch.stack([data.load(i)[:, 30:94, 30:94] for i in (0, 10, 20)])
     g = load_defense("median-smoothing[sigma=0.12,n=50,m=31]", metric)
-    difference, size = [], []
-    for seed in (0, 1):
-        auto, plain = (load_attack(a)(g, x, L2(0.12), seed=seed).gain for a in ("auto-iqa", "eot-pgd[steps=20]"))
-        difference.append(auto - plain)
-        size.append(plain)
-    assert np.mean(difference) >= -0.05 * np.mean(size)
+    auto, plain = (load_attack(a)(g, x, L2(0.12)).gain for a in ("auto-iqa", "eot-pgd[steps=20]"))
+    assert np.mean(auto - plain) >= -0.05 * np.mean(plain)
 
 
 def test_auto_pgd_does_not_go_back_to_lucky_draws() -> None:

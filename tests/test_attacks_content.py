@@ -108,7 +108,7 @@ def test_a_target_out_of_reach_gives_the_largest_move(linear, images) -> None:
 
 
 def test_fixed_draws_are_overfitted_and_fresh_ones_are_not() -> None:
-    """Against one fixed draw the ascent gains on that draw what fresh draws do not show (SCIENCE section 2)."""
+    """Against one fixed draw the ascent gains on that draw what fresh draws do not show."""
     metric, x = load_metric("tiny-iqa"), load_dataset("photos[size=128,subset=quick]").load(0)[None, :, :64, :64]
     g = load_defense("median-smoothing[sigma=0.12,n=50,m=31]", metric)
     objective = Objective(g, [image_key(x[0])], salt="known")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from robustiqa.attacks import L2, load_attack
 from robustiqa.bench import Metric, load_dataset, load_metric
+from robustiqa.bench.certificates import Coverage
 from robustiqa.bench.checks.coverage import simulate
 from robustiqa.bench.checks.toys import SIGMA, TOYS, image_at
 from robustiqa.bench.errors import BadParameter, BadPlugin, BadScore, Incompatible, UnknownName
@@ -167,18 +168,18 @@ def test_bonferroni_is_alpha_over_the_grid_and_dkw_holds_the_curve() -> None:
         g.certify(x, grid, coverage="simultaneous")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("coverage", ["bonferroni", "dkw"])
-def test_simultaneous_curves_cover_all_eps_at_once(coverage) -> None:
-    metric, trials = BY_NAME["linear"].metric(), 4000
+def test_simultaneous_curves_cover_all_eps_at_once() -> None:
+    metric, trials = BY_NAME["linear"].metric(), 2500
     u = np.zeros(trials)
     x = image_at(u, u, 1)
     grid = np.linspace(0.01, 0.1, 10)
     g = load_defense("median-smoothing[n=200]", metric)
+    coverages: list[Coverage] = ["pointwise", "bonferroni", "dkw"]
     failures = {}
-    for name in ("pointwise", coverage):
+    for name in coverages:
         c = g.certify(x, grid.tolist(), 0.05, coverage=name)
         failures[name] = int((c.hi < 50 + 5 * grid / SIGMA).any(1).sum() + (c.lo > 50 - 5 * grid / SIGMA).any(1).sum())
-    assert failures[coverage] <= 0.05 * trials
+    assert max(failures["bonferroni"], failures["dkw"]) <= 0.05 * trials
     assert failures["pointwise"] > 1.3 * 0.05 * trials  # pointwise does not hold for the grid, and does not claim to
 
 
@@ -278,14 +279,14 @@ def test_decisions_agree_with_the_truth_and_cost_little() -> None:
 
 def test_false_decisions_are_rarer_than_alpha() -> None:
     """tau just below the truth of the pilot's centre: certified at most alpha of the time."""
-    metric, trials, alpha = BY_NAME["linear"].metric(), 8000, 0.05
+    metric, trials, alpha = BY_NAME["linear"].metric(), 4000, 0.05
     u = np.zeros(trials)
     g = load_defense("median-smoothing[n=48]", metric)
     found = g.decide(image_at(u, u, 2), 0.05, 5.0, alpha=alpha)
     shift = 5 * 0.05 / SIGMA
     false = found.certified & ((50 + shift > found.centre + 5.0) | (50 - shift < found.centre - 5.0))
     at_edge = np.abs(np.abs(found.centre - 50) - (5.0 - shift)) < 0.5
-    assert at_edge.sum() > 100  # the case occurs
+    assert at_edge.sum() > 50  # the case occurs
     assert false.sum() <= alpha * trials
 
 
@@ -339,7 +340,7 @@ def test_fixed_noise_is_not_certified_and_an_attack_breaks_the_bound_that_it_see
 def test_known_noise_breaks_the_bound_of_the_embedded_metric() -> None:
     """tiny-iqa: clean scores under fixed noise lie in the certificate of the exact median, attacked ones outside."""
     dataset = load_dataset("photos[size=128,subset=quick]")
-    x = torch.stack([dataset.load(i) for i in (0, 12, 24)])
+    x = torch.stack([dataset.load(i) for i in (0, 24)])
     metric = load_metric("tiny-iqa")
     bound = load_defense("median-smoothing[n=1000]", metric).certify(x, [0.12])
     result = load_attack("pgd[steps=20]")(load_defense("fixed-noise-median-smoothing", metric), x, L2(0.12))
@@ -370,6 +371,6 @@ def test_bad_parameters_are_one_sentence(text: str, word: str) -> None:
 @pytest.mark.parametrize("text", ["median-smoothing[n=60,m=11]", "mean-smoothing[n=60,m=11]", "score-bins[n=60,m=25]"])
 def test_simulation_of_a_sound_method_finds_nothing(text: str) -> None:
     for name in ("linear", "threshold", "mixture"):
-        coverage, independence = simulate(text, BY_NAME[name], 1600)
+        coverage, independence = simulate(text, BY_NAME[name], 800)
         assert min(c.p for c in coverage) > 1e-4
         assert not any(i.broken for i in independence)

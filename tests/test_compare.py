@@ -87,7 +87,7 @@ def test_images_of_one_photograph_are_drawn_together() -> None:
 def test_no_difference_is_not_significant_and_a_real_one_is() -> None:
     rng = np.random.default_rng(0)
     null = []
-    for trial in range(40):
+    for trial in range(20):
         values = rng.normal(size=25)
         table = pd.DataFrame({"v": values, "reference": [f"r{i}" for i in range(25)]})
         null.append(paired(table, lambda t: float(t["v"].mean()), f"trial {trial}").p)

@@ -16,15 +16,10 @@ from robustiqa.bench import run_suite
 from robustiqa.bench.errors import RunStopped
 from robustiqa.bench.executors import dask
 from robustiqa.bench.plan import make_plan
-from robustiqa.bench.registry import registry
-from runs import FAULTS, LINUX, command, events, faulty, processes, results, rows, same_tables, started, tiny, until
+from runs import LINUX, command, events, faulty, processes, results, rows, same_tables, started, tiny, until
 
 pytest.importorskip("distributed")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plugin() -> None:
-    registry.load_file(FAULTS)
+pytestmark = pytest.mark.usefixtures("faults")
 
 
 def _port() -> int:
@@ -65,32 +60,28 @@ def cluster(tmp_path_factory) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="module")
-def inline(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "inline"
-    assert run_suite(tiny(), out, progress=False).ok
-    return out
-
-
-def test_a_cluster_gives_the_same_tables(inline: Path, tmp_path: Path, cluster: str) -> None:
-    result = run_suite(tiny(), tmp_path, progress=False, executor="dask", scheduler=cluster)
+def test_a_cluster_gives_the_same_tables(tmp_path: Path, cluster: str) -> None:
+    """Scores and attacks, in two bundles a worker; `test_a_local_cluster_needs_no_scheduler` has certificates, too."""
+    suite, inline, out = tiny(certify=None, chunk=3), tmp_path / "inline", tmp_path / "out"
+    run_suite(suite, inline, progress=False)
+    result = run_suite(suite, out, progress=False, executor="dask", scheduler=cluster)
     assert result.ok
-    assert result.computed == 15
-    assert same_tables(inline, tmp_path)
-    pd.testing.assert_frame_equal(rows(inline), rows(tmp_path), check_exact=True)
+    assert result.computed == 8
+    assert same_tables(inline, out)
+    pd.testing.assert_frame_equal(rows(inline), rows(out), check_exact=True)
 
 
 def test_a_worker_that_dies_in_a_cell_costs_its_try(tmp_path: Path, cluster: str) -> None:
     """The cell kills the dask worker that watches it; another worker takes the bundle, complete cells stay."""
-    suite = tiny(defenses=["none", faulty("parent", tmp_path / "once", above=1)], certify=None, attacks=[])
+    suite = tiny(defenses=["none", faulty("parent", tmp_path / "once", above=1)], certify=None, attacks=[], chunk=6)
     result = run_suite(suite, tmp_path / "out", progress=False, executor="dask", scheduler=cluster)
     assert result.ok
     assert (tmp_path / "once").exists()
-    assert len(results(tmp_path / "out")) == 6
+    assert len(results(tmp_path / "out")) == 2
     found = rows(tmp_path / "out").set_index("defense")["clean"]
     assert found.loc["none"].tolist() == found.loc[faulty("parent", tmp_path / "once", above=1)].tolist()
     done = [e["cell"] for e in events(tmp_path / "out") if e["event"] == "done"]
-    assert len(done) == len(set(done)) == 6
+    assert len(done) == len(set(done)) == 2
 
 
 @pytest.mark.slow

@@ -20,7 +20,6 @@ from robustiqa.bench.cli.main import cli
 from robustiqa.bench.errors import Absent, BadParameter, RunStopped, UnknownName
 from robustiqa.bench.executors import dask as dask_module
 from robustiqa.bench.executors import slurm as slurm_module
-from robustiqa.bench.executors import supervisor
 from robustiqa.bench.executors.choose import choose
 from robustiqa.bench.executors.job import Job, SameCells
 from robustiqa.bench.executors.local import Work
@@ -43,25 +42,10 @@ from runs import (
     tables,
     tiny,
     until,
+    words_of,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def plugin() -> None:
-    registry.load_file(FAULTS)
-
-
-@pytest.fixture(autouse=True)
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "PAUSE", 0.0)
-
-
-@pytest.fixture(scope="module")
-def inline(tmp_path_factory) -> Path:
-    """The tiny suite, undisturbed."""
-    out = tmp_path_factory.mktemp("runs") / "inline"
-    assert run_suite(tiny(), out, progress=False).ok
-    return out
+pytestmark = pytest.mark.usefixtures("faults", "no_pause")
 
 
 def test_local_workers_give_the_same_tables(inline: Path, tmp_path: Path) -> None:
@@ -78,15 +62,17 @@ def test_local_workers_give_the_same_tables(inline: Path, tmp_path: Path) -> Non
 
 def test_submitits_local_executor_gives_the_same_tables(inline: Path, tmp_path: Path) -> None:
     pytest.importorskip("submitit")
-    options = {"cluster": "local"}
-    result = run_suite(tiny(), tmp_path, progress=False, executor="slurm", workers=2, slurm=options)
+    options = {"cluster": "local"}  # one worker has two bundles; each more would be two processes more
+    result = run_suite(tiny(), tmp_path, progress=False, executor="slurm", workers=1, slurm=options)
     assert result.ok
     assert same_tables(inline, tmp_path)
     pd.testing.assert_frame_equal(rows(inline), rows(tmp_path), check_exact=True)
 
 
-@pytest.mark.parametrize("chunk", [1, 8, 64])
-@pytest.mark.parametrize("batch", [None, 1, 4])
+@pytest.mark.parametrize(("chunk", "batch"), [
+    (1, None), (8, None), (64, None), (8, 1), (8, 4),
+    *(pytest.param(chunk, batch, marks=pytest.mark.slow) for chunk in (1, 64) for batch in (1, 4)),
+])  # fmt: skip
 def test_chunks_and_batches_do_not_change_results(inline: Path, tmp_path: Path, chunk: int, batch: int | None) -> None:
     run_suite(tiny(chunk=chunk), tmp_path, progress=False, batch=batch)
     known = tables(inline, None)
@@ -175,8 +161,7 @@ def test_engines_that_are_not_installed_are_one_sentence(monkeypatch: pytest.Mon
     (["--executor", "local", "--cell-timeout", "0"], "seconds > 0"),
 ])  # fmt: skip
 def test_command_line_refuses_in_a_sentence(tmp_path: Path, options: list[str], words: str) -> None:
-    words_of_run = command(tiny(), tmp_path / "out", *options)[3:]
-    found = CliRunner().invoke(cli, words_of_run)
+    found = CliRunner().invoke(cli, words_of(tiny(), tmp_path / "out", *options))
     assert found.exit_code == 1
     assert words in found.output
 

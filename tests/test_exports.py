@@ -130,9 +130,9 @@ def test_csv_fields_never_begin_like_a_formula(hostile: Path) -> None:
 
 def test_the_tables_of_collect_are_safe_too(board: Path, tmp_path: Path) -> None:
     """Names of images come from files."""
-    from robustiqa.leaderboard.collect import _csv
+    from robustiqa.leaderboard.exports.spreadsheet import csv_text
 
-    text = _csv(pd.DataFrame({"image": NASTY, "eps": [0.05] * len(NASTY), "gain": [-0.25] * len(NASTY)}))
+    text = csv_text(pd.DataFrame({"image": NASTY, "eps": [0.05] * len(NASTY), "gain": [-0.25] * len(NASTY)}))
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert rows[0]["image"] == "'=HYPERLINK(1)"
     assert {(row["eps"], row["gain"]) for row in rows} == {("0.05", "-0.25")}

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from robustiqa.attacks.auto import members
 from robustiqa.bench import load_metric, run_suite
 from robustiqa.bench.cli.main import cli
-from robustiqa.bench.errors import BrokenInvariant
+from robustiqa.bench.errors import BrokenInvariant, RobustIQAError
 from robustiqa.bench.registry import registry
 from robustiqa.bench.store import Store
 from robustiqa.bench.suite import Suite
@@ -24,7 +24,8 @@ from robustiqa.leaderboard import collect
 from robustiqa.leaderboard.collect import Board, make_board
 from robustiqa.leaderboard.invariants import Broken
 from robustiqa.leaderboard.invariants_tables import MEMBERS, STOP_P, broken_tables, standard_trials
-from robustiqa.leaderboard.results import read_results
+from robustiqa.leaderboard.report import report
+from robustiqa.leaderboard.results import read_plan, read_results
 
 SUITE = {
     "name": "rules",
@@ -369,3 +370,82 @@ def test_the_command_writes_nothing_and_names_the_row(run: Path, tmp_path: Path)
     (store.root / "cells" / f"{cell.id}.arrow.gz").write_bytes(good)
     assert CliRunner().invoke(cli, ["collect", str(out)]).exit_code == 0
     assert not violated.exists()
+
+
+SMOOTHED = "median-smoothing[m=51,n=600]"
+
+
+@pytest.fixture
+def one_false(run: Path, tmp_path: Path) -> Path:
+    """The run, in which one entrant's record cannot be right: no number where there should be one."""
+    root = tmp_path / "run"
+    shutil.copytree(run, root)
+    cell = next(c.id for c in read_plan(root)[1].cells if c.defense == SMOOTHED and c.kind == "score")
+    rows = Store(root).read_cell(cell).to_pylist()
+    Store(root).write_cell(cell, [row | {"clean": np.inf} for row in rows])
+    return root
+
+
+def test_one_entrant_is_left_out_and_the_board_says_so(one_false: Path, run: Path) -> None:
+    """The others' figures are as without it; its row stays, empty, and the next board has it again."""
+    with pytest.raises(BrokenInvariant, match="finite"):
+        collect(one_false)
+    words = ["collect", str(one_false), "--without", "median-smoothing", "--because", "J. Doe: a <b>bug</b> | in it"]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    folder = one_false / "leaderboard"
+    board = (folder / "board.md").read_text()
+    assert f"**{SMOOTHED}: left out by whoever wrote this board (`robustiqa collect --without`)" in board
+    assert "J. Doe: a &lt;b&gt;bug&lt;/b&gt; \\| in it" in board
+    assert Store(one_false).read_json("run.json")["board"]["without"] == [SMOOTHED]
+    honest, found = (_summary(root) for root in (run, one_false))
+    assert found["none"] == honest["none"] | {"rank": "1"}
+    gone = {name: text for name, text in found[SMOOTHED].items() if text}
+    assert gone.pop("flags") == "left-out"
+    assert gone.pop("n_ok") == gone.pop("n_planned") == honest[SMOOTHED]["n_ok"] == "48"
+    assert set(gone) <= {"metric", "defense", "dataset", "threat", "standard", "rules", "row"}, "no figure"
+    for name in ("empirical", "certified", "threats", "tracks"):
+        assert SMOOTHED not in (folder / f"{name}.csv").read_text()
+    page = report(one_false).read_text()
+    assert "left-out" in page
+    assert "left out by whoever wrote this board" in page
+    again = CliRunner().invoke(cli, ["reproduce", gone["row"], "--from", str(one_false)])
+    assert "left out of this board by whoever wrote it" in again.output
+    with pytest.raises(BrokenInvariant, match="finite"):
+        collect(one_false)
+    assert "left out by" in (folder / "board.md").read_text(), "what is there stays as it was"
+    collect(run)
+    assert "board" not in Store(run).read_json("run.json")
+
+
+def _summary(root: Path) -> dict[str, dict[str, str]]:
+    """Rows by defence, as they are written."""
+    table = pd.read_csv(root / "leaderboard" / "summary.csv", dtype=str, keep_default_na=False)
+    return {str(row["defense"]): {str(k): str(v) for k, v in row.items()} for row in table.to_dict("records")}
+
+
+@pytest.mark.parametrize(("without", "only", "words"), [
+    (["median-smothing"], [], "did you mean 'median-smoothing"),
+    (["none"], [], "the unit of all rows"),
+    (["median-smoothing"], ["none"], "exclude each other"),
+])  # fmt: skip
+def test_who_cannot_be_left_out(run: Path, without: list[str], only: list[str], words: str) -> None:
+    with pytest.raises(RobustIQAError, match=words):
+        collect(run, without=without, only=only)
+
+
+def test_only_some_entrants(one_false: Path) -> None:
+    collect(one_false, only=["none"])
+    found = _summary(one_false)
+    assert [found[name]["flags"] == "left-out" for name in ("none", SMOOTHED)] == [False, True]
+
+
+def test_failed_images_of_no_planned_cell_are_listed_last(honest: Honest, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(honest.root, root)
+    rows = honest.rows.copy()
+    k = first_of(rows, attack_rows(rows))
+    rows.loc[k, ["cell", "status", "message"]] = ["nobodys", "error", "made up"]
+    write(root, rows)
+    with pytest.raises(BrokenInvariant, match="a cell that the plan does not have"):
+        collect(root)
+    assert pd.read_csv(collect(root, despite_violations=True)["errors"])["cell"].tolist() == ["nobodys"]

@@ -209,6 +209,17 @@ def test_code_of_another_version_is_told_from_a_seed(runs: dict[str, Path], tmp_
         merge_runs([runs["a"], a], tmp_path / "d")
 
 
+def test_a_folder_that_no_run_has_written_is_no_target(runs: dict[str, Path], tmp_path: Path) -> None:
+    for content in ("[]", '{"merged": [7]}', '{"merged": 7}'):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(BadData, match=r"run\.json.* is damaged"):
+            merge_runs([runs["a"], runs["b"]], tmp_path)
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "leaderboard").symlink_to(runs["whole"] / "leaderboard")
+    with pytest.raises(BadData, match="leaderboard' is a link"):
+        collect(tmp_path)
+
+
 def test_one_name_for_other_images_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     """Folders of the same path on two machines need not hold the same images."""
     (b,) = copies(runs, tmp_path, "b")

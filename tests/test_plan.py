@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from robustiqa.bench import plan as planning
 from robustiqa.bench.datasets import load_dataset
-from robustiqa.bench.plan import make_plan
+from robustiqa.bench.plan import make_plan, read_plan, write_plan
 from robustiqa.bench.registry import checks_digest, code_digest, identity_of, package_versions, registry
-from robustiqa.bench.store import SCHEMA_VERSION
+from robustiqa.bench.store import SCHEMA_VERSION, Store
 from robustiqa.bench.suite import Suite
 
 SUITE = {
@@ -69,3 +69,16 @@ def test_plug_ins_are_identified_once_however_many_cells(monkeypatch: pytest.Mon
     assert len(many.cells) > 3 * len(few.cells)
     assert sum(asked.values()) == after_few
     assert max(asked.values()) == 1
+
+
+def test_the_file_of_a_plan_has_a_line_a_cell(tmp_path: Path) -> None:
+    """And none of what a cell leaves at its default, which older files have."""
+    plan = make_plan(Suite.model_validate(SUITE))
+    write_plan(tmp_path, plan)
+    text = (tmp_path / "plan.json").read_text()
+    assert len(text.splitlines()) == len(plan.cells) + 2
+    assert "null" not in text
+    assert read_plan(Store(tmp_path)) == plan
+    whole = plan.to_json() | {"cells": [vars(cell) for cell in plan.cells]}
+    (tmp_path / "plan.json").write_text(json.dumps(whole, indent=2))
+    assert read_plan(Store(tmp_path)) == plan

@@ -22,11 +22,12 @@ from robustiqa.bench.store import Store
 from robustiqa.leaderboard.report import page as page_module
 from robustiqa.leaderboard.report import pictures, report
 from robustiqa.leaderboard.report.commands import command_of
+from robustiqa.leaderboard.report.extracts import extract
 from robustiqa.leaderboard.report.flags import BOARD, explained
 from robustiqa.leaderboard.report.frames import plain
 from robustiqa.leaderboard.report.points import LEVELS, MOST, _packed
 from robustiqa.leaderboard.report.transfer import matrices
-from robustiqa.leaderboard.results import read_results
+from robustiqa.leaderboard.results import FailedImages, read_groups, read_plan
 from support import example
 
 HOSTILE = '</script><script>alert(1)</script><!--<img src=x onerror="alert(2)">\u2028\'&amp;'
@@ -256,13 +257,20 @@ def test_only_pictures_with_a_licence_are_shown(pictured: Path) -> None:
     assert len(set(everything["files"])) == len(everything["files"])
 
 
+def album_of(root: Path, show: pictures.Show) -> pictures.Album:
+    suite, plan = read_plan(root)
+    groups = read_groups(root, suite, plan, FailedImages(plan))
+    extracts = [extract(g, suite.headline, interval=False, pictures=True) for g in groups]
+    return pictures.album(extracts, plan, suite.headline, root, show)
+
+
 def test_pictures_of_other_data_are_not_shown(pictured: Path) -> None:
     plan = json.loads((pictured / "plan.json").read_text())
     whole = json.dumps(plan)
     plan["datasets"][0][1] = "0" * 64
     (pictured / "plan.json").write_text(json.dumps(plan))
     try:
-        found = pictures.album(read_results(pictured), pictured, "all")
+        found = album_of(pictured, "all")
     finally:
         (pictured / "plan.json").write_text(whole)
     assert found.entries == []
@@ -276,7 +284,7 @@ def test_a_set_without_licence_is_not_even_opened(pictured: Path, tmp_path: Path
     for file in (root / "plan.json", root / "run.json"):
         file.write_text(file.read_text().replace("photos[size=128,subset=references]", "folder[path=/secret]"))
     monkeypatch.setattr(pictures, "load_dataset", lambda name: pytest.fail(f"opened {name}"))
-    opened = pictures.album(read_results(root), root, "licensed")
+    opened = album_of(root, "licensed")
     assert opened.files == []
     assert "does not declare" in opened.notes[0]
 

@@ -10,6 +10,7 @@ import browser
 import pytest
 from browser import Browser
 from robustiqa.leaderboard.report import report
+from test_palette import contrast
 from test_report import HOSTILE, hostile, made_up, pictured  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing() or "all there")
@@ -210,6 +211,25 @@ def test_tables_without_scripts(opened: Browser, page: Path) -> None:
         assert not opened.driver.find_element("id", "trade").is_displayed()
     finally:
         opened.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_names_and_contrasts_that_axe_asks_for(opened: Browser) -> None:
+    """What axe-core found once: names on parts without a role, regions of one name, text on colours of heat maps."""
+    draw_everything(opened)
+    assert opened.do("return document.querySelectorAll('.plot svg.rq-plot g[aria-label]').length") == 0
+    pictures = opened.do("return [...document.querySelectorAll('svg.rq-plot')].map((e) => "
+                         "[e.getAttribute('role'), e.getAttribute('aria-label')])")  # fmt: skip
+    assert pictures
+    assert all(role == "img" and name for role, name in pictures)
+    named = opened.do("return [...document.querySelectorAll('[role=region]')].map((e) => e.getAttribute('aria-label'))")
+    assert len(named) == len(set(named)) >= 4
+    theme = opened.driver.find_element("id", "theme")
+    assert theme.find_element("css selector", "span").text in str(theme.get_attribute("aria-label"))
+    colours = opened.do("""
+        return d3.range(0, 1.001, 0.01).map((t) => [viridis(t), inkOn(viridis(t))]
+            .map((c) => { const { r, g, b } = d3.rgb(c); return [r, g, b]; }));
+    """)
+    assert min(contrast(*(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in pair)) for pair in colours) >= 4.5
 
 
 def choose(opened: Browser, select: str, place: int) -> None:

@@ -186,17 +186,20 @@ def test_runs_under_different_conditions_are_told(copy: Path) -> None:
 
 
 def test_rows_of_merged_runs_are_reproduced(copy: Path, linear_plugin: Path) -> None:
-    """The plug-in files and conditions are those of the runs that were merged."""
-    merged = copy.parent / "merged" / "out"
-    shutil.copytree(copy, copy.parent / "second")
+    """The plug-in files and conditions are those of the runs that were merged; the rows may be of either suite."""
+    merged, other = copy.parent / "merged" / "out", load_suite(str(copy.parent / "suite.yml"))
+    other = other.model_copy(update={"defenses": ("none", "jpeg"), "certify": None, "name": "second"})
+    run_suite(other, copy.parent / "second", progress=False)
     result = call("collect", copy, copy.parent / "second", "--out", merged)
     assert result.exit_code == 0, result.output
-    row = row_of(merged, "certified", **ROWS["certified"][0])
-    found = call("reproduce", row.id, "--from", merged, "--json")
-    assert found.exit_code == 0, found.output
-    data = json.loads(found.stdout)
-    assert data["changed"] == []
-    assert [data["command"].count(name) for name in PLUGINS] == [1, 1]
+    for table, values in (("certified", ROWS["certified"][0]), ("summary", {"defense": "jpeg"})):
+        row = row_of(merged, table, **values)
+        found = call("reproduce", row.id, "--from", merged, "--json")
+        assert found.exit_code == 0, found.output
+        data = json.loads(found.stdout)
+        assert data["changed"] == []
+        assert {c["column"]: c["again"] for c in data["columns"]}["defense"] == values["defense"]
+        assert [data["command"].count(name) for name in PLUGINS] == [1, 1]
 
 
 def test_a_record_sets_no_other_variables_than_those_of_numbers(copy: Path) -> None:

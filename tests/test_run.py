@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from copies import copied
 from robustiqa.bench import files, run_suite
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.errors import BadData, BadSuite, UnknownName
@@ -23,6 +21,7 @@ from robustiqa.bench.registry import registry
 from robustiqa.bench.store import Store
 from robustiqa.bench.suite import Suite, load_suite, suite_names
 from robustiqa.leaderboard import collect
+from runs import results, until
 
 PLUGINS = [Path(__file__).parent / "plugins" / name for name in ("linear.py", "tiny_bench.py")]
 
@@ -140,33 +139,32 @@ def test_ids_depend_on_what_decides_the_result() -> None:
 
 def test_kill_in_the_middle_then_run_again(tmp_path: Path) -> None:
     """kill -9 while cells are being written; the second run keeps what is complete and ends with the same tables."""
-    suite = make_suite(defenses=["none", "slow", "median-smoothing[n=120,m=15]"], chunk=2)
-    path = tmp_path / "suite.yml"
-    path.write_text(suite.model_dump_json(by_alias=True))
+    suite = make_suite(defenses=["none", "slow", "median-smoothing[n=120,m=15]"], chunk=4)
     out, whole = tmp_path / "killed", tmp_path / "whole"
-    command = [sys.executable, "-m", "robustiqa.bench.cli", "run", "--suite", str(path)]
-    command += [part for p in PLUGINS for part in ("--plugin", str(p))]
-    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(list((out / "cells").glob("*.arrow.gz")) if (out / "cells").is_dir() else []) < 9:
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with copied(_words(suite, out)) as process:
+        until(lambda: len(results(out)) >= 9)
+        process.send(signal.SIGKILL)
+        process.wait()
     half = temporary_name(out / "cells" / "half.arrow.gz")
     half = half.with_name(half.name.replace(f"-{os.getpid()}-", f"-{process.pid}-"))
     half.write_bytes(b"half written")
-    before = {p: p.stat().st_mtime_ns for p in (out / "cells").glob("*.arrow.gz")}
+    before = {p: p.stat().st_mtime_ns for p in results(out)}
     assert 9 <= len(before) < len(make_plan(suite).cells)
     assert not (out / "leaderboard").exists()
     for folder in (out, whole):
-        subprocess.run([*command, "--out", str(folder)], check=True, capture_output=True, timeout=300)
+        assert run_suite(suite, folder, progress=False).ok
     after = {p: p.stat().st_mtime_ns for p in (out / "cells").iterdir()}
     assert {p: after[p] for p in before} == before
     assert not list(out.rglob(".*.tmp"))
     for name, table in _tables(out).items():
         pd.testing.assert_frame_equal(table, _tables(whole)[name], check_exact=True)
+
+
+def _words(suite: Suite, out: Path) -> list[str]:
+    """What is typed after `robustiqa` to run a suite."""
+    path = out.with_suffix(".yml")
+    path.write_text(suite.model_dump_json(by_alias=True))
+    return ["run", "--suite", str(path), "--out", str(out), *(w for p in PLUGINS for w in ("--plugin", str(p)))]
 
 
 @pytest.mark.parametrize(("metric", "words"), [("two-outputs", "one score each"), ("liar", "declared bounded")])
@@ -357,27 +355,12 @@ def test_images_without_scores_still_give_a_board(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    path = tmp_path / "suite.yml"
-    path.write_text(make_suite(defenses=["slow"], chunk=1, certify=None).model_dump_json(by_alias=True))
-    command = [sys.executable, "-m", "robustiqa.bench.cli", "run", "--suite", str(path), "--out", str(tmp_path / "o")]
-    command += [part for p in PLUGINS for part in ("--plugin", str(p))]
-    # A background shell starts its children with SIGINT ignored, and so they would stay.
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "o" / "cells").glob("*.arrow.gz")):
-        assert process.poll() is None, "the run ended before it could be interrupted"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "the same command goes on" in text
+    out = tmp_path / "o"
+    with copied(_words(make_suite(defenses=["slow"], chunk=1, certify=None), out)) as process:
+        until(lambda: results(out))
+        process.send(signal.SIGINT)
+        assert process.wait() == 130
+        assert "the same command goes on" in process.said
 
 
 def test_an_attack_may_name_its_data_sets() -> None:

@@ -6,35 +6,29 @@ import json
 import random
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from copies import copied
 from robustiqa.bench import run_suite
+from robustiqa.bench.cli.main import cli
 from robustiqa.bench.errors import BadData, RunStopped
 from robustiqa.bench.executors import supervisor
 from robustiqa.bench.plan import make_plan
-from robustiqa.bench.registry import registry
 from robustiqa.bench.status import status
 from robustiqa.bench.store import Store
+from robustiqa.bench.suite import Suite
 from robustiqa.leaderboard import collect
-from runs import FAULTS, LINUX, command, events, faulty, processes, results, rows, same_tables, started, tiny, until
+from runs import LINUX, command, events, faulty, processes, results, rows, same_tables, started, tiny, until, words_of
 
-
-@pytest.fixture(scope="module", autouse=True)
-def plugin() -> None:
-    registry.load_file(FAULTS)
-
-
-@pytest.fixture(autouse=True)
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "PAUSE", 0.0)
+pytestmark = pytest.mark.usefixtures("faults", "no_pause")
 
 
 @pytest.fixture(scope="module")
-def survivor(tmp_path_factory) -> Path:
+def survivor(faults: None, tmp_path_factory) -> Path:
     """A local run whose cells do everything that a process may do to itself."""
     out = tmp_path_factory.mktemp("faults") / "out"
     here = out.parent
@@ -141,12 +135,12 @@ def test_two_runs_on_one_folder(tmp_path: Path) -> None:
 def test_interrupted_run_leaves_no_children_and_says_how_to_go_on(tmp_path: Path, number: int, code: int) -> None:
     suite = tiny(defenses=[faulty("slow")], certify=None, attacks=[], chunk=1)
     out = tmp_path / "out"
-    with started(command(suite, out, "--executor", "local", "--workers", "2")) as process:
+    with copied(words_of(suite, out, "--executor", "local", "--workers", "1")) as process:
         until(lambda: len(results(out)) >= 3)
         assert status(out).active
-        process.send_signal(number)
-        _, text = process.communicate(timeout=30)
-    assert process.returncode == code
+        process.send(number)
+        assert process.wait(30) == code
+        text = process.said
     assert "the same command goes on" in text
     assert "cells are complete and kept" in text
     assert "Traceback" not in text
@@ -161,32 +155,21 @@ def test_kill_9_leaves_no_children(tmp_path: Path, how: str) -> None:
     """Not even one that holds the interpreter in the middle of a cell."""
     out = tmp_path / "out"
     suite = tiny(defenses=["none", faulty(how)], certify=None, attacks=[], chunk=1)
-    with started(command(suite, out, "--executor", "local", "--workers", "1")) as process:
+    with copied(words_of(suite, out, "--executor", "local", "--workers", "1")) as process:
         until(lambda: [e for e in events(out) if f"how={how}" in e.get("label", "")])
-        child = [p for p in processes(str(out)) if p != process.pid]
-        assert child
-        process.kill()
+        assert processes(str(out)), "the child"
+        process.send(signal.SIGKILL)
         process.wait()
     until(lambda: not processes(str(out)), 10)
 
 
 @pytest.mark.slow
-def test_kill_9_at_20_moments_loses_nothing(tmp_path: Path) -> None:
-    _killed(tmp_path, 20)
-
-
 @pytest.mark.skipif(not LINUX, reason="looks at processes in /proc")
-def test_kill_9_at_3_moments_loses_nothing(tmp_path: Path) -> None:
-    _killed(tmp_path, 3)
-
-
-def _killed(folder: Path, moments: int) -> None:
-    """Kill the main process at random moments: while it plans, starts and computes, or just after another result."""
-    suite = tiny(defenses=["none", faulty("slow")], certify=None, datasets=[f"specks[count={2 * moments}]"], chunk=1)
-    out, whole, chance = folder / "out", folder / "whole", random.Random(moments)
-    assert run_suite(suite, whole, progress=False).ok
+def test_kill_9_at_20_moments_loses_nothing(tmp_path: Path) -> None:
+    """At random ones: while it plans, starts and computes, or just after another result."""
+    suite, out, chance = _slow(40), tmp_path / "out", random.Random(20)
     words = command(suite, out, "--executor", "local", "--workers", "2")
-    for k in range(moments):
+    for k in range(20):
         before = len(results(out))
         with started(words) as process:
             if k % 2:
@@ -198,9 +181,31 @@ def _killed(folder: Path, moments: int) -> None:
             process.kill()
             process.wait()
         until(lambda: not processes(str(out)), 10)
+    _goes_on(suite, out, "local", 2)
+
+
+@pytest.mark.skipif(not LINUX, reason="looks at processes in /proc")
+def test_kill_9_between_two_results_loses_nothing(tmp_path: Path) -> None:
+    suite, out = _slow(2), tmp_path / "out"
+    with copied(words_of(suite, out, "--executor", "local", "--workers", "1")) as process:
+        until(lambda: len(results(out)) >= 3)
+        process.send(signal.SIGKILL)
+        process.wait()
+    until(lambda: not processes(str(out)), 10)
+    _goes_on(suite, out, "inline", None)
+
+
+def _slow(images: int) -> Suite:
+    return tiny(defenses=["none", faulty("slow")], certify=None, datasets=[f"specks[count={images}]"], chunk=1)
+
+
+def _goes_on(suite: Suite, out: Path, executor: str, workers: int | None) -> None:
+    """The next run ends what was killed: what is complete is kept, the tables are those of one that was left alone."""
+    whole = out.with_name("whole")
+    assert run_suite(suite, whole, progress=False).ok
     kept = {p: p.stat().st_mtime_ns for p in results(out)}
     assert kept.keys() < {out / p.relative_to(whole) for p in results(whole)}
-    subprocess.run(words, check=True, capture_output=True, timeout=300)
+    assert run_suite(suite, out, progress=False, executor=executor, workers=workers).resumed == len(kept)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept, "what is complete is not computed again"
     assert same_tables(whole, out)
     assert len(results(out)) == len(results(whole))
@@ -215,7 +220,6 @@ def test_status_counts_every_cell_once(survivor: Path) -> None:
 
 def test_a_cell_that_was_lost_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever an executor does with it."""
-    registry.load_file(FAULTS)
     compute = supervisor._one
     monkeypatch.setattr(supervisor, "_one", lambda cell, *rest: None if cell.start == 2 else compute(cell, *rest))
     suite = tiny(defenses=["none"], certify=None, attacks=[])
@@ -229,7 +233,6 @@ def test_a_cell_that_was_lost_is_a_failure(tmp_path: Path, monkeypatch: pytest.M
 
 def test_status_counts_what_is_computed_once_more_as_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results of before are not of this run."""
-    registry.load_file(FAULTS)
     suite, out, seen = tiny(defenses=["none"], certify=None, attacks=[]), tmp_path / "out", list[tuple[int, int]]()
     run_suite(suite, out, progress=False)
     one = supervisor._one
@@ -243,6 +246,22 @@ def test_status_counts_what_is_computed_once_more_as_left(tmp_path: Path, monkey
     run_suite(suite, out, progress=False, overwrite="all")
     assert seen == [(0, 3), (1, 2), (2, 1)]
     assert status(out).total("done") == 3
+
+
+def test_a_run_without_a_board_says_what_failed_beside_what_is_wrong(tmp_path: Path) -> None:
+    out, none = tmp_path / "out", tiny(defenses=["none"], certify=None, attacks=[])
+    run_suite(none, out, progress=False)
+    cell = make_plan(none).cells[0].id
+    rows = Store(out).read_cell(cell).to_pylist()
+    Store(out).write_cell(cell, [row | {"clean": float("inf")} for row in rows])
+    both = tiny(defenses=["none", faulty("raise")], certify=None, attacks=[], chunk=2)
+    found = CliRunner().invoke(cli, words_of(both, out))
+    assert found.exit_code == 1
+    assert "clean is inf" in found.output
+    assert found.output.count("failed: RuntimeError: a bug in the defence") == 3
+    assert Store(out).read_json("run.json")["failed"] == 3
+    assert status(out).ended == "no board"
+    assert "wrote no board: `robustiqa collect" in CliRunner().invoke(cli, ["status", str(out)]).output
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -130,40 +131,30 @@ def test_damaged_images_are_one_sentence(store: Store) -> None:
         store.read_images("whole")
 
 
-WRITER = """
-import sys
-from robustiqa.bench.store import Store
-store = Store(sys.argv[1])
-store.create()
-print("ready", flush=True)
-sys.stdin.readline()
-for k in range(25):
-    store.write_cell("same", [{"cell": "same", "status": "ok", "clean": 1.0}] * 40)
-    store.write_cell(f"{sys.argv[2]}-{k}", [{"cell": "own", "status": "ok"}])
+def _write(root: Path, name: str, together: Any) -> None:
+    store = Store(root)
     store.create()
-"""
+    together.wait()
+    for k in range(25):
+        store.write_cell("same", [{"cell": "same", "status": "ok", "clean": 1.0}] * 40)
+        store.write_cell(f"{name}-{k}", [{"cell": "own", "status": "ok"}])
+        store.create()
 
 
 def test_several_writers_do_not_disturb_each_other(tmp_path: Path) -> None:
     """Two processes on the same cell, both cleaning up all the time: each file is whole at every moment."""
-    command = [sys.executable, "-c", WRITER, str(tmp_path)]
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([*command, "0"], **pipes) as first, subprocess.Popen([*command, "1"], **pipes) as second:
-        processes = (first, second)
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdin is not None
-            process.stdout.readline()
-            process.stdin.write(b"\n")
-            process.stdin.flush()
-        store = Store(tmp_path)
-        seen = 0
-        while any(process.poll() is None for process in processes):
-            if store.completed(["same"], verify=False):
-                assert len(store.read_cell("same")) == 40
-                seen += 1
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    together, store, seen = context.Barrier(3), Store(tmp_path), 0
+    processes = [context.Process(target=_write, args=(tmp_path, name, together)) for name in ("0", "1")]
+    for process in processes:
+        process.start()
+    together.wait()
+    while any(process.is_alive() for process in processes):
+        if store.completed(["same"], verify=False):
+            assert len(store.read_cell("same")) == 40
+            seen += 1
     assert seen
-    assert [process.returncode for process in processes] == [0, 0]
+    assert [process.exitcode for process in processes] == [0, 0]
     assert len(store.completed(store.snapshot().results)) == 51
     assert not list(tmp_path.rglob(".*.tmp"))
 
@@ -228,6 +219,24 @@ def test_a_link_in_a_strangers_folder_empties_no_file(store: Store, tmp_path: Pa
     with pytest.raises(BadData, match=r"cannot write"), store.locked():
         pass
     assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["cells", "errors", "images", "log", "runs", "leaderboard", "leaderboard-violated"])
+def test_a_linked_folder_in_a_strangers_run_is_not_written_to(tmp_path: Path, name: str) -> None:
+    """The user names the run, and may do so by a link; what is in it is somebody else's."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadData, match=rf"{name}' is a link"):
+        Store(tmp_path / "run").create()
+    (tmp_path / "run" / name).unlink()
+    (tmp_path / "mine").symlink_to(tmp_path / "run")
+    Store(tmp_path / "mine").create()
+    (tmp_path / "run" / "images").mkdir()
+    (tmp_path / "run" / "images" / "a").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadData, match="a' is a link"):
+        Store(tmp_path / "mine").write_images("a", {"x": np.zeros((3, 8, 8), np.float32)})
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_asking_for_the_lock_does_not_stop_a_run(store: Store) -> None:

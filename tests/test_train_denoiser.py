@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import os
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -338,7 +337,7 @@ def test_a_killed_command_goes_on_to_the_same_weights(tmp_path: Path) -> None:
                if k not in ("out", "conditioned", "photographs", "start", "validation")]  # fmt: skip
 
     def command(out: str) -> list[str]:
-        words = [sys.executable, "-m", "robustiqa.bench.cli", "train", "denoiser", *options, "--validation="]
+        words = ["train", "denoiser", *options, "--validation="]
         return [*words, f"--out={tmp_path / out}", "--plugin", str(PLUGIN)]
 
     assert len(killed_and_whole(command, tmp_path, "denoiser")) == 1

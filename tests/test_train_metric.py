@@ -50,7 +50,7 @@ def toy(tmp_path: Path, out: str, **changes: object) -> MetricTrainConfig:
     config = MetricTrainConfig(
         data_root=str(make_release(tmp_path)),
         out=str(tmp_path / out),
-        groups=12,
+        groups=6,
         crop=64,
         synthetic_steps=6,
         synthetic_batch=3,
@@ -95,7 +95,7 @@ def test_a_training_resumed_in_either_stage_gives_the_same_weights(tmp_path: Pat
         assert losses(tmp_path / "parts" / f"{stage}.csv", "step") == [2, 4, 6]
     assert tiny_iqa(weights=str(path))(torch.full((2, 3, 64, 64), 0.3)).shape == (2,)
     card = path.with_suffix(".md").read_text()
-    assert "robustiqa train metric --data-root DATA_ROOT --groups 12 --crop 64" in card
+    assert "robustiqa train metric --data-root DATA_ROOT --groups 6 --crop 64" in card
     assert str(tmp_path) not in card, "a card is published: no paths of this machine"
 
 

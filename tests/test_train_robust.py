@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +160,7 @@ def test_a_killed_training_goes_on_to_the_same_file(tmp_path: Path) -> None:
     options += f" --checkpoint-every=2 --log-every=2 --data-root={make_release(tmp_path)}"
 
     def command(out: str) -> list[str]:
-        words = [sys.executable, "-m", "robustiqa.bench.cli", "train", "metric", "--defense", "gradient-norm"]
+        words = ["train", "metric", "--defense", "gradient-norm"]
         return [*words, *options.split(), f"--out={tmp_path / out}"]
 
     assert len(killed_and_whole(command, tmp_path, "gradient-norm-0.001-tiny-iqa")) == 1

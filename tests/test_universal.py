@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -196,7 +195,7 @@ def test_a_killed_command_goes_on_to_the_same_file(tmp_path: Path) -> None:
     options = [f"--{k.replace('_', '-')}={v}" for k, v in vars(config).items() if k != "out"]
 
     def command(out: str) -> list[str]:
-        words = [sys.executable, "-m", "robustiqa.bench.cli", "train", "perturbation", *options]
+        words = ["train", "perturbation", *options]
         return [*words, f"--out={tmp_path / out}", "--plugin", str(PLUGIN)]
 
     assert len(killed_and_whole(command, tmp_path, "perturbation")) == 1

@@ -15,7 +15,7 @@ from .reliability import Finding
 def examine(
     g: DefendedMetric, dataset: Dataset, images: int, ladder: bool = True, seed: int = 0, device: str = "cpu"
 ) -> list[Finding]:
-    """Findings in the order of SCIENCE section 8; those of the metric itself come with the defence `none`.
+    """Findings in the order of their numbers; those of the metric itself come with the defence `none`.
 
     Args:
         g: the defended metric.

@@ -1,4 +1,4 @@
-"""Reliability checks: can the result of an attack on a defended metric be believed? (SCIENCE section 8)"""
+"""Reliability checks: can the result of an attack on a defended metric be believed?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import UnknownName
 
 
 class Rule(NamedTuple):
-    """One check: its number in SCIENCE section 8, when it is raised, what that means, what to do."""
+    """One check: its number, when it is raised, what that means, what to do."""
 
     number: int
     raised_if: str

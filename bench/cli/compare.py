@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from ..errors import BadData
 from ..registry import PACKAGE, resolve_target
+from ..terminal import echo, echo_data
 from .options import with_plugins
 
 
@@ -27,16 +28,16 @@ def compare(out: str, baselines: tuple[str, ...], as_csv: bool) -> None:
     if table.empty:
         raise BadData(f"the run in {out!r} has neither ground truth nor certificates: nothing to compare")
     if as_csv:
-        click.echo(table.to_csv(index=False, float_format="%.6g"), nl=False)
+        echo_data(table.to_csv(index=False, float_format="%.6g"))
         return
     for (metric, dataset), part in table.groupby(["metric", "dataset"], sort=False):
         click.secho(f"{metric} on {dataset}", bold=True)
-        click.echo("rows with a baseline are differences to it; those of delta@NORM:EPS are ratios")
+        echo("rows with a baseline are differences to it; those of delta@NORM:EPS are ratios")
         columns = ["defense", "baseline", "measure", "value", "lo", "hi", "p", "n", "n_planned"]
         rows = part[columns].to_numpy().tolist()
         if (part["n"] < part["n_planned"]).any():
             note = "some images have no result: each figure is of those that all its defences scored"
-            click.echo(f"robustiqa: {note}", err=True)
-        click.echo(tabulate(rows, headers=columns, tablefmt="github", floatfmt=".3f", missingval="") + "\n")
+            echo(f"robustiqa: {note}", err=True)
+        echo(tabulate(rows, headers=columns, tablefmt="github", floatfmt=".3f", missingval="") + "\n")
         for row in part[part["note"] != ""].to_dict("records"):
-            click.echo(f"robustiqa: no {row['measure']} of {row['defense']}: {row['note']}", err=True)
+            echo(f"robustiqa: no {row['measure']} of {row['defense']}: {row['note']}", err=True)

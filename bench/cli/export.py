@@ -8,6 +8,7 @@ import click
 
 from ..files import make_folder, write_atomically
 from ..registry import PACKAGE, resolve_target
+from ..terminal import echo, echo_data
 
 
 @click.command()
@@ -24,9 +25,9 @@ def export(out: str, form: str, table: str | None, columns: str, file: str | Non
     chosen = [name.strip() for name in columns.split(",") if name.strip()]
     text: str = resolve_target(f"{PACKAGE}.leaderboard.exports:export")(out, form, table, chosen)
     if file is None:
-        click.echo(text, nl=False)
+        echo_data(text)
         return
     path = Path(file)
     make_folder(path.parent)
     write_atomically(path, text.encode())
-    click.echo(str(path))
+    echo(str(path))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import warnings
 from typing import Any
 
 import click
 
-from ..errors import RobustIQAError, UnknownName
+from ..errors import RobustIQAError
 from ..interrupt import Terminated
+from ..terminal import echo
 from ..trust import TYPED
+from .lazy import LazyGroup
 
 _COMMANDS = {
     "list": ("listing:list_", "List metrics, defences, attacks, data sets and suites."),
@@ -32,6 +33,7 @@ _COMMANDS = {
     "tune": ("tune:tune", "Choose the strength of defences on development images."),
     "compare": ("compare:compare", "Accuracy of a run's defences with intervals, paired against a baseline."),
     "check": ("check:check", "Reliability checks: can robustness figures of a defence be believed?"),
+    "submit": ("submit:submit", "Write, verify and pack a submission to the board: a defence or a break."),
     "gallery": ("gallery:gallery", "Write pages of all attacks and defences, with pictures."),
     "soundness": ("soundness:soundness", "Check certificates against known truths and attacks."),
     "train": ("train:train", "Train a metric, a denoiser or an attack."),
@@ -39,28 +41,8 @@ _COMMANDS = {
 }
 
 
-class _Lazy(click.Group):
-    """A group whose commands cost nothing until they are called: `--help` answers at once."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module, _, name = _COMMANDS[cmd_name][0].partition(":")
-        return getattr(importlib.import_module(f".{module}", __package__), name)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            raise UnknownName("command", args[0], _COMMANDS)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+class _Program(LazyGroup):
+    """All commands; an error that the user can act on is a sentence."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[TYPED] = list(args)  # for the record of a run: a test's `sys.argv` is another program's
@@ -70,16 +52,17 @@ class _Lazy(click.Group):
         try:
             return super().invoke(ctx)
         except RobustIQAError as error:
-            click.echo(f"robustiqa: {error}", err=True)
+            for sentence in (error, *getattr(error, "__notes__", ())):
+                echo(f"robustiqa: {sentence}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt as error:
-            goes_on = ctx.invoked_subcommand in ("run", "train", "tune", "data")
+            goes_on = ctx.invoked_subcommand in ("run", "train", "tune", "data", "submit")
             promise = "; the same command goes on where a run, a training or a download stopped" if goes_on else ""
-            click.echo(f"robustiqa: interrupted{promise}", err=True)
+            echo(f"robustiqa: interrupted{promise}", err=True)
             ctx.exit(143 if isinstance(error, Terminated) else 130)
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Program, table=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(importlib.metadata.version("robustiqa"), prog_name="robustiqa")
 def cli() -> None:
     """RobustIQA: how badly can no-reference image-quality metrics be gamed, and what helps?"""
@@ -87,7 +70,7 @@ def cli() -> None:
 
 def _show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """A warning as a sentence, without the line of code that it comes from."""
-    click.echo(f"robustiqa: warning: {message}", err=True)
+    echo(f"robustiqa: warning: {message}", err=True)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from ..estimate import Cost, Estimate, estimate
 from ..plan import Cell, Plan, make_plan
 from ..store import Store
 from ..suite import load_suite
+from ..terminal import echo
 from .options import suite_options, with_plugins
 
 WORKERS = (1, 2, 4, 8, 16)
@@ -70,12 +71,12 @@ def plan(
     done = store.completed(ids) if store else set()
     failed = set(store.failed(ids)) if store else set()
     left = [cell for cell in made.cells if cell.id not in done]
-    found = estimate(left, device, lambda text: click.echo(text, err=True)) if costs else None
+    found = estimate(left, device, lambda text: echo(text, err=True)) if costs else None
     lines = _grid(made, done, failed, found)
     wrong = [f"will fail: {what}: {why}" for what, why in made.foreseen]
     wrong += [f"unknown cost: {what}: {why}" for what, why in (found.unknown if found else ())]
     if as_json:
-        click.echo(json.dumps(_json(made, lines, wrong, found, workers or WORKERS), indent=2))
+        echo(json.dumps(_json(made, lines, wrong, found, workers or WORKERS), indent=2))
     else:
         _show(made, lines, wrong, found, workers or WORKERS)
     sys.exit(1 if wrong else 0)
@@ -112,20 +113,18 @@ def _show(
         row += [line.done, line.failed] if kept else []
         row += [_count(line.cost.forwards), _count(line.cost.backwards), _time(line.cost.seconds)] if found else []
         rows.append(row)
-    click.echo(
-        tabulate(rows, headers=headers, disable_numparse=True, colalign=["left"] * 4 + ["right"] * (len(headers) - 4))
-    )
+    echo(tabulate(rows, headers=headers, disable_numparse=True, colalign=["left"] * 4 + ["right"] * (len(headers) - 4)))
     for what, why in made.skipped:
-        click.echo(f"left out: {what}: {why}")
+        echo(f"left out: {what}: {why}")
     for text in made.warnings:
-        click.echo(f"warning: {text}")
+        echo(f"warning: {text}")
     for text in wrong:
-        click.echo(text)
+        echo(text)
     done, failed = sum(line.done for line in lines), sum(line.failed for line in lines)
     state = f", {done} done, {failed} failed, {len(made.cells) - done} left" if kept else ""
-    click.echo(f"{counted(len(made.cells), 'cell')}{state}")
+    echo(f"{counted(len(made.cells), 'cell')}{state}")
     for text in _cost_lines(found, workers) if found else ():
-        click.echo(text)
+        echo(text)
 
 
 def _cost_lines(found: Estimate, workers: Sequence[int]) -> Iterator[str]:

@@ -15,13 +15,16 @@ import click
 import yaml
 from tabulate import tabulate
 
+from ...leaderboard.left_out import FLAG as LEFT_OUT
 from ...leaderboard.rows import NOT_ITS_OWN, Column, Row, compare_rows, find_row, needed_suite
 from ..errors import BadData, BadPlugin
-from ..files import make_folder, write_atomically
+from ..files import make_folder, no_links, write_atomically
+from ..imports import file_digest
 from ..plan import read_run
 from ..provenance import HISTORY, differences, found_path, may_be_set, threads_of
-from ..registry import PACKAGE, file_digest
+from ..registry import PACKAGE
 from ..store import Store
+from ..terminal import echo
 from ..trust import trusted
 from .options import with_plugins
 
@@ -91,6 +94,9 @@ def reproduce(
     """
     root = Path(source)
     found = find_row(root, row)
+    if found.values.get("flags") == LEFT_OUT:
+        raise BadData(f"row {found.id} was left out of this board by whoever wrote it, so there is nothing to compare: "
+                      f"`robustiqa collect {root}` writes the whole board")  # fmt: skip
     if {found.values[count] for count in ("n_ok", "n_naive", "n_adaptive") if count in found.values} == {"0"}:
         raise BadData(f"row {found.id} of {found.table}.csv has no result of any image, so there is nothing to "
                       f"compare: see {str(root / 'errors')!r} and errors.csv beside the table")  # fmt: skip
@@ -102,9 +108,9 @@ def reproduce(
     write_atomically(fresh / "suite.yml", yaml.safe_dump(part, sort_keys=False, allow_unicode=True).encode())
     call = _call(runs, fresh)
     if dry_run:
-        click.echo(json.dumps({"row": found.id, "command": call.text}, indent=2) if as_json else call.text)
+        echo(json.dumps({"row": found.id, "command": call.text}, indent=2) if as_json else call.text)
         return
-    click.echo(call.text, err=as_json)
+    echo(call.text, err=as_json)
     _check_programs(runs)
     code = call.run()
     if not (fresh / "leaderboard" / f"{found.table}.csv").is_file():
@@ -117,7 +123,7 @@ def reproduce(
     if as_json:
         about = {"row": found.id, "table": found.table, "command": call.text, "out": str(fresh), "same": same}
         more = {"tolerance": allowed, "changed": changed, "columns": [column._asdict() for column in columns]}
-        click.echo(json.dumps(about | more, indent=2))
+        echo(json.dumps(about | more, indent=2))
     else:
         _show(found, columns, changed, allowed, fresh)
     sys.exit(0 if same else 1)
@@ -133,6 +139,7 @@ def _fresh(root: Path, row: Row, out: str | None) -> Path:
     while (folder / "run.json").exists():
         number += 1
         folder = folder.with_name(f"{row.id}-{number}")
+    no_links(root, ("reproduced", f"reproduced/{folder.name}"))
     return folder
 
 
@@ -214,14 +221,12 @@ def _show(row: Row, columns: Sequence[Column], changed: Sequence[str], tolerance
     differing = [column for column in columns if not column.same]
     if differing:
         shown = [(column.column, column.stored, column.again) for column in differing]
-        click.echo(tabulate(shown, headers=["column", "stored", "again"], disable_numparse=True))
+        echo(tabulate(shown, headers=["column", "stored", "again"], disable_numparse=True))
     for sentence in changed:
-        click.echo(f"not as in the run: {sentence}")
+        echo(f"not as in the run: {sentence}")
     where = ", ".join(f"{row.values[key]}" for key in ("metric", "defense", "dataset"))
     how = f"to {tolerance:g}" if tolerance else "in every digit that is written"
     verdict = f"{len(differing)} of {len(columns)} columns differ" if differing else f"all {len(columns)} columns agree"
     left = "; ".join(f"{name}: {why}" for name, why in NOT_ITS_OWN.items() if name in row.values)
-    click.echo(
-        f"row {row.id} of {row.table}.csv ({where}): {verdict} {how}" + (f" (not compared: {left})" if left else "")
-    )
-    click.echo(str(fresh))
+    echo(f"row {row.id} of {row.table}.csv ({where}): {verdict} {how}" + (f" (not compared: {left})" if left else ""))
+    echo(str(fresh))

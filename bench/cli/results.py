@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 from tabulate import tabulate
@@ -14,6 +15,7 @@ from ..merge import merge_runs
 from ..registry import resolve_target
 from ..rescore import rescore as rescore_run
 from ..run import COLLECT
+from ..terminal import echo, echo_data, printable
 from .options import with_plugins
 
 
@@ -24,8 +26,14 @@ from .options import with_plugins
               help="Relative difference that two results of one cell may have; 0 for none.")  # fmt: skip
 @click.option("--despite-violations", is_flag=True,
               help="Write tables that cannot be right, for diagnosis, into OUT/leaderboard-violated.")  # fmt: skip
+@click.option("--without", multiple=True, metavar="DEFENSE",
+              help="Leave a defence out; its row stays, without figures and with the flag left-out.")  # fmt: skip
+@click.option(
+    "--only", multiple=True, metavar="DEFENSE", help="Leave all others out, but for none, the unit of the gains."
+)
+@click.option("--because", default="", metavar="TEXT", help="Who leaves them out, and why: the board says it.")
 @with_plugins
-def collect(runs: tuple[str, ...], out: str | None, tolerance: float, despite_violations: bool) -> None:
+def collect(runs: tuple[str, ...], out: str | None, tolerance: float, **how: Any) -> None:
     """Write the tables of a run again, from its records alone; with --out D, unite several runs in the folder D.
 
     Cells that several runs have must agree, and are counted once; one run's result takes the place of another's error.
@@ -41,13 +49,13 @@ def collect(runs: tuple[str, ...], out: str | None, tolerance: float, despite_vi
     else:
         merged = merge_runs(runs, out, tolerance)
         for note in merged.notes:
-            click.echo(f"robustiqa: note: {note}", err=True)
-        click.echo(f"{len(merged.cells)} cells, {len(merged.failed)} failed, {len(merged.missing)} not computed yet")
+            echo(f"robustiqa: note: {note}", err=True)
+        echo(f"{len(merged.cells)} cells, {len(merged.failed)} failed, {len(merged.missing)} not computed yet")
         for cell, why in merged.failed.items():
-            click.echo(f"robustiqa: cell {cell} failed: {why}", err=True)
-    tables = resolve_target(COLLECT)(out, despite_violations=despite_violations)
+            echo(f"robustiqa: cell {cell} failed: {why}", err=True)
+    tables = resolve_target(COLLECT)(out, **how)
     for table in tables.values():
-        click.echo(str(table))
+        echo(str(table))
     if "violations" in tables:
         raise BrokenInvariant(f"these tables are no board: what is wrong is in {str(tables['violations'])!r}")
 
@@ -67,22 +75,22 @@ def rescore(run: str, out: str | None, device: str, as_csv: bool) -> None:
     bar = tqdm(unit="cell", disable=not sys.stderr.isatty(), dynamic_ncols=True)
 
     def tell(label: str) -> None:
-        bar.set_description(label)
+        bar.set_description(printable(label, lines=False))
         bar.update()
 
     with bar:
         found = rescore_run(run, out, device, tell)
     if as_csv:
-        click.echo(found.table.to_csv(index=False, float_format="%.9g"), nl=False)
+        echo_data(found.table.to_csv(index=False, float_format="%.9g"))
     else:
-        click.echo(tabulate(found.table.to_numpy().tolist(), list(found.table.columns), "github", floatfmt=".6g"))
-    click.echo(f"{found.equal} cells as stored, {found.rounded} up to rounding, {found.changed} changed, "
+        echo(tabulate(found.table.to_numpy().tolist(), list(found.table.columns), "github", floatfmt=".6g"))
+    echo(f"{found.equal} cells as stored, {found.rounded} up to rounding, {found.changed} changed, "
                f"{len(found.failed)} failed", err=True)  # fmt: skip
     for note in found.notes:
-        click.echo(f"robustiqa: note: {note}", err=True)
+        echo(f"robustiqa: note: {note}", err=True)
     for cell, why in found.failed.items():
-        click.echo(f"robustiqa: cell {cell} cannot be scored again: {why}", err=True)
+        echo(f"robustiqa: cell {cell} cannot be scored again: {why}", err=True)
     if found.out:
         for table in resolve_target(COLLECT)(found.out).values():
-            click.echo(str(table), err=as_csv)
+            echo(str(table), err=as_csv)
     sys.exit(1 if found.failed else 0)

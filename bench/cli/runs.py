@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..run import run_suite, slurm_script
 from ..suite import load_suite
+from ..terminal import echo, echo_data
 from ..tuned import outdated, read_tuned, tuned_suite
 from .options import execution, suite_options, with_plugins
 
@@ -33,21 +34,19 @@ def run(
         found = read_tuned(Path(tuned))
         asked = tuned_suite(asked, found)
         for text in outdated(found):
-            click.echo(f"robustiqa: warning: {text}", err=True)
+            echo(f"robustiqa: warning: {text}", err=True)
     if "print" in how["slurm"] and how["executor"] == "slurm":
         how = {name: value for name, value in how.items() if name not in ("executor", "scheduler")}
-        click.echo(slurm_script(asked, out, device=device, **how), nl=False)
+        echo_data(slurm_script(asked, out, device=device, **how))
         return
     result = run_suite(asked, out, device=device, **how)
-    click.echo(Path(result.tables["board"]).read_text(encoding="utf-8"))
-    click.echo(f"{result.computed} cells computed, {result.resumed} already complete, {len(result.failed)} failed")
+    echo(Path(result.tables["board"]).read_text(encoding="utf-8"))
+    echo(f"{result.computed} cells computed, {result.resumed} already complete, {len(result.failed)} failed")
     for table in result.tables.values():
-        click.echo(str(table))
-    for cell, message in result.failed.items():
-        click.echo(f"robustiqa: cell {cell} failed: {message} (see {result.out / 'errors'})", err=True)
+        echo(str(table))
+    for sentence in result.failures:
+        echo(f"robustiqa: {sentence}", err=True)
     if result.bad_images:
-        where = result.tables["errors"]
-        for message, count in Counter(pd.read_csv(where)["message"]).most_common(5):
-            click.echo(f"robustiqa: {count} x {message}", err=True)
-        click.echo(f"robustiqa: {result.bad_images} results are errors, not scores: see {where}", err=True)
+        for message, count in Counter(pd.read_csv(result.tables["errors"])["message"]).most_common(5):
+            echo(f"robustiqa: {count} x {message}", err=True)
     sys.exit(0 if result.ok else 1)

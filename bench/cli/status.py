@@ -9,7 +9,9 @@ import click
 from tabulate import tabulate
 
 from ..display import duration
+from ..executors.eventlog import NO_BOARD
 from ..status import Status, status
+from ..terminal import echo, printable
 
 
 @click.command("status")
@@ -18,15 +20,20 @@ from ..status import Status, status
 def status_(out: str, as_json: bool) -> None:
     """Show how far the run in OUT is, and what its workers do."""
     found = status(out)
-    click.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else _text(found))
+    echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else _text(found))
 
 
 def _text(found: Status) -> str:
     counts = ("done", "failed", "running", "left")
-    rows = [[g.metric, g.defense, g.done, g.failed, g.running, g.left] for g in found.groups]
+    rows = [
+        [printable(g.metric, False), printable(g.defense, False), g.done, g.failed, g.running, g.left]
+        for g in found.groups
+    ]
     rows.append(["all", "", *(found.total(what) for what in counts)])
     lines = [tabulate(rows, headers=["metric", "defence", *counts], tablefmt="github"), ""]
-    ended = "no run is active" + (f"; the last one was {found.ended}" if found.ended else "")
+    how = f"complete, but wrote no board: `robustiqa collect {found.out}` says which figures cannot be right"
+    how = how if found.ended == NO_BOARD else found.ended
+    ended = "no run is active" + (f"; the last one was {how}" if how else "")
     lines.append("a run is active" if found.active else ended)
     if found.cells_per_hour:
         lines.append(f"{found.cells_per_hour:.0f} cells an hour")
@@ -35,5 +42,5 @@ def _text(found: Status) -> str:
     for worker in found.workers:
         state = f"{worker.label}, since {duration(worker.seconds)}" if worker.cell else "between two cells"
         text = f"{state}{worker.progress and ': '}{worker.progress}" if worker.alive else f"lost, with {state}"
-        lines.append(f"{worker.name}: {text}")
+        lines.append(printable(f"{worker.name}: {text}", lines=False))
     return "\n".join(lines)

@@ -10,6 +10,7 @@ import click
 from ..executors.slurm import read_bundle
 from ..executors.supervisor import run_bundle
 from ..interrupt import terminable
+from ..terminal import echo
 
 
 @click.command()
@@ -21,7 +22,7 @@ def work(out: str, bundles: str, number: int) -> None:
 
     def show(event: dict[str, object]) -> None:
         if event["event"] in ("done", "retry", "failed"):
-            click.echo(f"{event['event']}: {event['label']}{': ' if 'error' in event else ''}{event.get('error', '')}")
+            echo(f"{event['event']}: {event['label']}{': ' if 'error' in event else ''}{event.get('error', '')}")
 
     ids = read_bundle(Path(out), bundles, number)
     failed: list[object] = []

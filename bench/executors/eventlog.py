@@ -22,6 +22,9 @@ FOLDER = "log"
 BEAT = 10.0
 """Seconds between signs of life of a worker: the time of its file is set."""
 
+NO_BOARD = "no board"
+"""How a run ended whose cells were computed, and whose figures cannot be right."""
+
 LOST = 60.0
 """Seconds without one after which a worker counts as lost."""
 

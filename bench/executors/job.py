@@ -8,7 +8,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from ..datasets import Dataset
-from ..errors import BadData, BadParameter, RunStopped
+from ..errors import BadData, BadParameter, BadPlugin, RunStopped
 from ..files import write_json
 from ..plan import Cell, Identities, job_ids
-from ..registry import code_digest, package_versions, registry
+from ..registry import KINDS, code_digest, leaned_on, package_versions, registry
+from ..session import SESSION
 from ..trust import trust, trusted
 
 NAME = "job.json"
@@ -141,6 +142,18 @@ def check_job(*, cell_timeout: float | None = None, retries: int = 2, batch: int
     if cell_timeout is not None and not 0 < cell_timeout < float("inf"):
         raise BadParameter(f"--cell-timeout {cell_timeout:g}: expected seconds > 0")
     return {"cell_timeout": cell_timeout, "retries": retries, "batch": batch, "save_images": save_images}
+
+
+def check_reachable(cells: Sequence[Cell]) -> None:
+    """Raise `BadPlugin` where a cell names a plug-in that only this process knows, and no worker of another would."""
+    known = {f"file {path}" for path, _ in registry.files()}
+    named = dict.fromkeys((kind, text) for cell in cells for kind in KINDS if (text := getattr(cell, kind, None)))
+    for plugin in (plugin for kind, text in named for plugin in leaned_on(kind, text)):
+        if plugin.origin not in known and plugin.origin.startswith(("file ", SESSION)):
+            raise BadPlugin(
+                f"{plugin.kind} {plugin.name!r} was registered by {plugin.origin}, which other processes do not load: "
+                "run it with the executor 'inline', or put it into a file of its own and call `load_plugin(FILE)`"
+            )
 
 
 class SameCells:

@@ -1,4 +1,4 @@
-"""The terms of the denoiser's loss, and their sums by name (SCIENCE section 3)."""
+"""The terms of the denoiser's loss, and their sums by name (after arXiv 2411.12575)."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def target_loss(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def spread_loss(scores: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
     """Mean absolute difference of the scores (B,) of two noisy copies, in units of the metric's range.
 
-    It is not part of the method: the width of a certificate grows with the spread of scores under noise (SCIENCE
-    section 3), so this asks for it directly.
+    It is not part of the method: the width of a certificate grows with the spread of scores under noise,
+    so this asks for it directly.
 
     Args:
         scores: of the denoised images.

@@ -1,4 +1,4 @@
-"""Training of a denoiser for a frozen metric: image, target and ranking loss (SCIENCE section 3; arXiv 2411.12575)."""
+"""Training of a denoiser for a frozen metric: image, target and ranking loss (arXiv 2411.12575)."""
 
 from __future__ import annotations
 

@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from ..compare import srocc_interval
+from ...bench.suite import Headline
 from ..empirical import name_of
-from ..results import Group, Results
 from ..summary import eps_text
 from .commands import command_of
+from .extracts import Extract
 from .frames import only, plain, words
-from .points import panels
 
 UNDEFENDED, CERTIFIED, RANDOMISED, DETERMINISTIC = "undefended", "certified", "randomised", "deterministic"
 KEY = ("metric", "defense", "dataset")
@@ -34,35 +32,34 @@ class Tables(NamedTuple):
     tracks: list[dict[str, Any]]
 
 
-def blocks(results: Results, tables: Tables, record: Mapping[str, Any], out: str) -> list[dict[str, Any]]:
+def blocks(
+    extracts: Sequence[Extract], headline: Headline, tables: Tables, record: Mapping[str, Any], out: str
+) -> list[dict[str, Any]]:
     """One block a metric and data set, in the order of the summary."""
     found = []
     for metric, dataset in dict.fromkeys((row["metric"], row["dataset"]) for row in tables.summary):
-        groups = [g for g in results.groups if (g.metric, g.dataset) == (metric, dataset)]
+        mine = {e.defense: e for e in extracts if (e.metric, e.dataset) == (metric, dataset)}
         here = Tables(*(only(rows, metric=metric, dataset=dataset) for rows in tables))
-        found.append(_block(groups, here, results, record, out))
+        found.append(_block(mine, here, headline, record, out))
     return found
 
 
 def _block(
-    groups: Sequence[Group], tables: Tables, results: Results, record: Mapping[str, Any], out: str
+    extracts: Mapping[str, Extract], tables: Tables, headline: Headline, record: Mapping[str, Any], out: str
 ) -> dict[str, Any]:
     first = tables.summary[0]
-    headline = results.suite.headline
-    by_name = {g.defense: g for g in groups}
     order = [row["defense"] for row in tables.summary]
     labels = short_names(order)
     certified = {row["defense"] for row in tables.certified}
     slow = _seconds_a_pass(tables.empirical)
     rows = []
     for row in tables.summary:
-        group = by_name.get(row["defense"])
-        kind = _kind(row["defense"], row["defense"] in certified, group)
+        mine = extracts.get(row["defense"])
+        kind = _kind(row["defense"], row["defense"] in certified, mine)
         entry = {name: value for name, value in row.items() if name not in (*KEY, "flags")}
         entry |= {"defense": row["defense"], "label": labels[row["defense"]], "kind": kind,
                   "flags": words(row.get("flags")).split(), "command": command_of(row, record, out)}  # fmt: skip
-        if "srocc_clean_lo" not in row and group is not None:
-            entry |= _accuracy_interval(group)
+        entry |= mine.accuracy if mine else {}
         entry["pass_ratio"] = slow[row["defense"]] / slow["none"] if {"none", row["defense"]} <= slow.keys() else None
         rows.append(plain(entry))
     return {
@@ -76,7 +73,7 @@ def _block(
         "threats": _threats(tables.threats, order),
         "certified": [_certified(part) for part in _parts(tables.certified, order)],
         "heat": _heat(tables.empirical, order),
-        "panels": [panel for name in order if name in by_name for panel in panels(by_name[name])],
+        "panels": [panel for name in order if name in extracts for panel in extracts[name].panels],
         "tracks": _tracks(tables.tracks),
         "checked": _checked(tables.checks, order),
     }  # fmt: skip
@@ -93,19 +90,12 @@ def threat_text(norm: str, eps: float) -> str:
     return f"{'l∞' if norm == 'linf' else 'l2'} {eps_text(eps) if norm == 'linf' else f'{eps:g}'}"
 
 
-def _kind(defense: str, certified: bool, group: Group | None) -> str:
+def _kind(defense: str, certified: bool, extract: Extract | None) -> str:
     if defense == "none":
         return UNDEFENDED
     if certified:
         return CERTIFIED
-    rows = None if group is None else pd.concat([group.clean["randomised"], group.rows["randomised"]])
-    return RANDOMISED if rows is not None and len(rows) and bool(rows.fillna(False).any()) else DETERMINISTIC
-
-
-def _accuracy_interval(group: Group) -> dict[str, float]:
-    """95 % interval of the SROCC, resampled by reference photograph."""
-    found = srocc_interval(group)
-    return {} if np.isnan(found.value) else {"srocc_clean_lo": found.lo, "srocc_clean_hi": found.hi}
+    return RANDOMISED if extract is not None and extract.randomised else DETERMINISTIC
 
 
 def _seconds_a_pass(empirical: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -52,6 +52,10 @@ BOARD: dict[str, Explanation] = {
         "the direction of the metric, or of the human scores, is probably declared wrong; PLCC after a fit hides it",
         "check `lower_better`, and whether the data set's scores are DMOS",
     ),
+    "left-out": Explanation(
+        "whoever wrote the board left the entrant out", "it has results, which the board does not show",
+        "`robustiqa collect OUT` writes the whole board, or says which figure stops it",
+    ),
     "unchecked": Explanation(
         "the reliability checks were planned and failed", "whether the figures can be believed is not known",
         "read errors.csv, and run `robustiqa check`",

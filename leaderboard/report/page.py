@@ -19,12 +19,15 @@ from ...bench.errors import counted
 from ...bench.files import write_atomically
 from ...bench.store import Store
 from ..collect import collect
-from ..results import Results, read_results
+from ..left_out import LeftOut, recorded
+from ..results import FailedImages, read_groups, read_plan
 from .blocks import Tables, blocks
+from .extracts import extract
 from .flags import explained
 from .frames import read_table, records
 from .pictures import Show, album
 from .provenance import provenance
+from .submitted import FOLDER, submitted
 from .transfer import matrices
 
 NAME = "report.html"
@@ -46,40 +49,51 @@ PLOT_STYLE = """:where(.rq-plot) {
 """The style sheet that Observable Plot puts into every drawing: the one thing besides our own that the page allows."""
 
 
-def report(root: str | Path, images: Show = "licensed") -> Path:
+def report(root: str | Path, images: Show = "licensed", submissions: str | Path | None = None) -> Path:
     """Write the tables of a run again, and ROOT/report.html, which shows them; the same records give the same bytes.
 
     Args:
         root: folder of the run.
         images: which pictures are embedded: those "licensed" to be shown by their data set, "all", or "none".
+        submissions: folder of accepted submissions; ROOT/submissions by default, which need not exist.
 
     Returns:
         the path of the page.
 
     Raises:
         BadData: the folder is no run, or a record in it is corrupt.
+        BadSubmission: an accepted submission was changed.
     """
     root = Path(root)
-    paths = collect(root)
+    left = recorded(Store(root).read_json("run.json"))
+    paths = collect(root, without=left.without, because=left.because)
     names = Tables._fields
     tables = Tables(*(records(read_table(paths.get(name, root / "leaderboard" / f"{name}.csv"))) for name in names))
-    results = read_results(root)
-    data = page_data(root, results, tables, images)
+    data = page_data(root, tables, images, left)
+    data["submissions"] = submitted(root / FOLDER if submissions is None else Path(submissions), [root])
     path = root / NAME
     write_atomically(path, render(data).encode())
     return path
 
 
-def page_data(root: Path, results: Results, tables: Tables, images: Show) -> dict[str, Any]:
+def page_data(root: Path, tables: Tables, images: Show, left: LeftOut) -> dict[str, Any]:
     """All that the page shows, as plain data."""
-    record = Store(root).read_json("run.json")
+    store = Store(root)
+    suite, planned = read_plan(root)
+    plan = planned.but(left.without)
+    record, failed = store.read_json("run.json"), FailedImages(plan)
+    asked = {"interval": not any("srocc_clean_lo" in row for row in tables.summary),
+             "pictures": images != "none" and bool(store.snapshot().images)}  # fmt: skip
+    # One group after the other: together they are a gigabyte for a full board.
+    extracts = [extract(group, suite.headline, **asked) for group in read_groups(root, suite, plan, failed)]
+    errors = len(failed.table())
     options = record.get("options")
     # What was typed for one of several runs that were united is not where they are now.
     named = isinstance(options, Mapping) and not record.get("merged") and options.get("out")
     out = str(named or "OUT")
-    found = blocks(results, tables, record, out)
+    found = blocks(extracts, suite.headline, tables, record, out)
     raised = [flag for block in found for row in block["rows"] for flag in row["flags"]]
-    attacks = sum(len(group.attacks()) for group in results.groups)
+    attacks = sum(one.attacks for one in extracts)
     facts = [
         ("metric", "metrics", len({b["metric"] for b in found})),
         ("defence", "defences", len({row["defense"] for b in found for row in b["rows"]} - {"none"})),
@@ -88,18 +102,19 @@ def page_data(root: Path, results: Results, tables: Tables, images: Show) -> dic
     ]
     return {
         "schema": 1,
-        "title": results.suite.name,
-        "description": results.suite.description.strip(),
+        "title": suite.name,
+        "description": suite.description.strip(),
         "facts": [[f"{count:,}", one if count == 1 else many] for one, many, count in facts],
         "started": str(record.get("started") or "")[:10],
         "blocks": found,
         "flags": explained([*raised, *RULES]),
         "raised": sorted({flag.split(":")[0] for flag in raised}),
-        "left_out": [list(pair) for pair in results.plan.skipped],
-        "failed": f"{counted(len(results.errors), 'result')} of images that failed" if len(results.errors) else "",
+        "left_out": [*([defense, left.why] for defense in left.without), *map(list, plan.skipped)],
+        "failed": f"{counted(errors, 'result')} of images that failed" if errors else "",
         "transfer": matrices(root),
         "provenance": provenance(record),
-        "pictures": album(results, root, images).to_json(),
+        "pictures": album(extracts, plan, suite.headline, root, images).to_json(),
+        "submissions": None,
     }
 
 

@@ -16,12 +16,13 @@ from PIL import Image
 from ...bench.datasets import Dataset, load_dataset
 from ...bench.errors import RobustIQAError
 from ...bench.images import to_uint8
+from ...bench.plan import Plan
 from ...bench.registry import registry
 from ...bench.spec import parse_spec
 from ...bench.store import Snapshot, Store
-from ..empirical import worst_case
-from ..results import Group, Results
+from ...bench.suite import Headline
 from .blocks import threat_text
+from .extracts import Extract
 from .frames import plain
 
 Show = Literal["licensed", "all", "none"]
@@ -72,11 +73,13 @@ class Album:
         return {"files": self.files, "entries": self.entries, "notes": self.notes}
 
 
-def album(results: Results, root: Path, show: Show) -> Album:
+def album(extracts: Sequence[Extract], plan: Plan, headline: Headline, root: Path, show: Show) -> Album:
     """The pictures of a run at its headline threat.
 
     Args:
-        results: of the run.
+        extracts: of the run, with the strongest attacks.
+        plan: of the run.
+        headline: the threat.
         root: its folder, where `run --save-images` has left the adversarial images.
         show: "licensed": only images that their data set declares free to show (`image_licences`); "all": every data
             set's, on the word of whoever asks; "none".
@@ -90,13 +93,13 @@ def album(results: Results, root: Path, show: Show) -> Album:
     if not saved.images:
         found.note("No images: the run did not keep them. `robustiqa run --save-images` does.")
         return found
-    contents = dict(results.plan.datasets)
-    for name in dict.fromkeys(g.dataset for g in results.groups):
+    contents = dict(plan.datasets)
+    for name in dict.fromkeys(e.dataset for e in extracts):
         dataset = _opened(name, contents.get(name), show, found)
         if dataset is not None:
-            groups = [g for g in results.groups if g.dataset == name]
-            for metric in dict.fromkeys(g.metric for g in groups):
-                _fill(found, [g for g in groups if g.metric == metric], dataset, store, saved, results, show)
+            here = [e for e in extracts if e.dataset == name]
+            for metric in dict.fromkeys(e.metric for e in here):
+                _fill(found, [e for e in here if e.metric == metric], dataset, store, saved, headline, show)
     if not found.entries:
         found.note("No image was saved at the headline threat.")
     return found
@@ -121,18 +124,23 @@ def _opened(name: str, content: str | None, show: Show, found: Album) -> Dataset
 
 
 def _fill(
-    found: Album, groups: Sequence[Group], dataset: Dataset, store: Store, saved: Snapshot, results: Results, show: Show
+    found: Album,
+    extracts: Sequence[Extract],
+    dataset: Dataset,
+    store: Store,
+    saved: Snapshot,
+    headline: Headline,
+    show: Show,
 ) -> None:
     """Entries of one metric and data set: the same images for every defence."""
-    headline = results.suite.headline
     places = {item.id: k for k, item in enumerate(dataset.items)}
-    worst = {g.defense: worst_case(g, headline.norm, headline.eps) for g in groups}
-    kept = {name: t[t["cell"].isin(saved.images) & t.index.isin(list(places))] for name, t in worst.items() if len(t)}
+    worst = {e.defense: e.worst for e in extracts if len(e.worst)}
+    kept = {name: t[t["cell"].isin(saved.images) & t.index.isin(list(places))] for name, t in worst.items()}
     for image in _choice(list(kept.values()), dataset, places, show):
         item = dataset.items[places[image]]
         clean = dataset.load(places[image])
-        for group in groups:
-            rows = kept.get(group.defense)
+        for one in extracts:
+            rows = kept.get(one.defense)
             if rows is None or image not in rows.index:
                 continue
             row = {str(key): value for key, value in rows.loc[image].items()}
@@ -143,7 +151,7 @@ def _fill(
             if entry is not None:
                 licence = getattr(dataset, "image_licences", {}).get(item.reference)
                 found.entries.append(plain(
-                    {"metric": group.metric, "dataset": group.dataset, "defense": group.defense, "image": image,
+                    {"metric": one.metric, "dataset": one.dataset, "defense": one.defense, "image": image,
                      "licence": licence, "threat": threat_text(headline.norm, headline.eps)} | entry
                 ))  # fmt: skip
 

@@ -92,7 +92,7 @@ def deployed_level(m: int, error: float) -> float:
 
     Of the two middle samples of an even m the larger one is taken, which covers their mean too. That order statistic
     k is at most h_q if at least k samples are: P(Bin(m, q) >= k) = I_q(k, m-k+1), solved for q. By symmetry the
-    median is at least h_{1-q} with the same probability. (SCIENCE section 2: q = 1/2 + eta.)
+    median is at least h_{1-q} with the same probability (q = 1/2 + eta).
     """
     check_samples(m, error)
     k = m // 2 + 1

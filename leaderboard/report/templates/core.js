@@ -72,9 +72,9 @@ function fill(select, options, chosen) {
 }
 
 /** A plain table of figures, for those who cannot or will not read a plot. */
-function figures(columns, rows) {
+function figures(label, columns, rows) {
   return h("details", { class: "data" }, h("summary", {}, "The figures as a table"),
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Figures" },
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
       h("table", {},
         h("thead", {}, h("tr", {}, columns.map((name, k) => h("th", { scope: "col", class: k ? null : "left" }, name)))),
         h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, k) =>

@@ -30,6 +30,15 @@ function redraw() {
 }
 
 const PLAIN = { className: "rq-plot", style: { overflow: "visible" } };
+
+/** A drawing that is one picture to a screen reader: parts without a role may have no names, and its figures stand in a table. */
+function plotted(options) {
+  const chart = Plot.plot(options);
+  chart.setAttribute("role", "img");
+  for (const part of chart.querySelectorAll("g[aria-label]")) part.removeAttribute("aria-label");
+  return chart;
+}
+
 const nothing = (text) => h("p", { class: "note" }, text);
 
 const measure = document.createElement("canvas").getContext("2d");

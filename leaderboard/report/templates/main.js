@@ -25,7 +25,7 @@ function theme() {
   const label = () => {
     const now = document.documentElement.dataset.theme ?? "auto";
     $("theme").querySelector("span").textContent = now;
-    $("theme").setAttribute("aria-label", `Colours: ${now === "auto" ? "as the system has them" : now}. Press to change.`);
+    $("theme").setAttribute("aria-label", `Colours: ${now}${now === "auto" ? ", as the system has them" : ""}. Press to change.`);
     return now;
   };
   $("theme").addEventListener("click", () => {

@@ -36,7 +36,7 @@ function drawTrade(figure) {
   const height = narrow() ? 380 : 460;
   const steps = d3.range(-4, 5).flatMap((k) => [1, 2, 5].map((m) => +(m * 10 ** k).toPrecision(1))).filter((t) => t >= least * 0.8 && t <= most * 1.25);
   const small = narrow() || points.length > 12;
-  const chart = Plot.plot({
+  const chart = plotted({
     ...PLAIN, width: w, height, marginLeft: 52, marginRight: 24, marginBottom: 44, marginTop: 28,
     x: { label: "clean SROCC, better →", nice: true, ticks: narrow() ? 4 : 8, inset: 12, labelAnchor: "right" },
     y: { label: `↓ better, mean worst gain / R${log ? " (log scale)" : ""}`, ...(log ? { type: "log", domain: [least * 0.8, most * 1.25], ticks: steps } : { nice: true, ticks: 6 }), grid: true, tickFormat: (d) => String(+d.toPrecision(3)), inset: 8, labelArrow: "none" },
@@ -58,7 +58,7 @@ function drawTrade(figure) {
   });
   placedPoints.sort((a, b) => b.first - a.first);
   name(chart, placedPoints, { x0: 54, x1: w - 4, y0: 24, y1: height - 46 });
-  return [chart, figures(["Defence", "SROCC", "from", "to", "Gain", "from", "to"], points.map((p) => [p.row.defense, p.x, p.x0, p.x1, p.y, p.y0, p.y1]))];
+  return [chart, figures("Figures of accuracy and robustness", ["Defence", "SROCC", "from", "to", "Gain", "from", "to"], points.map((p) => [p.row.defense, p.x, p.x0, p.x1, p.y, p.y0, p.y1]))];
 }
 
 function panel(title, kind, text, ...rest) {
@@ -87,7 +87,7 @@ function drawCertified(figure) {
   const w = Math.min(across(figure), narrow() ? figure.clientWidth : Math.max(280, figure.clientWidth / Math.max(1, Math.min(3, Math.floor(figure.clientWidth / 345))) - 20));
   const panels = all.map(({ first, lines, open, broken }) => {
     const scale = first.norm === "linf" ? 255 : 1;
-    const chart = Plot.plot({
+    const chart = plotted({
       ...PLAIN, width: w, height: 240, marginLeft: 46, marginRight: 14, marginBottom: 38, marginTop: 22,
       x: { label: first.norm === "linf" ? "budget ε, 255ths (l∞)" : "budget ε (l2)", domain: [0, d3.max(first.eps) * scale * 1.04], ticks: 5, labelArrow: "none" },
       y: { label: "δ / R", domain: [0, most * 1.05], grid: true, ticks: 5, labelArrow: "none" },
@@ -111,7 +111,7 @@ function drawCertified(figure) {
     return panel(`${labelOf(first.defense)}`, kindOf(first.defense), text, chart);
   });
   const table = curves.flatMap((c) => c.eps.map((eps, k) => [c.defense, c.kind, `${normName(c.norm)} ${show(eps, 4)}`, c.certified_delta_mean[k] ?? "–", c.empirical_shift_worst_mean[k] ?? "–", whole(c.violations[k])]));
-  return [...panels, figures(["Defence", "Kind", "Budget", "δ", "Worst shift", "Violations"], table.map((r) => r.map((x) => (x === "inf" ? "∞" : x))))];
+  return [...panels, figures("Figures of the certified curves", ["Defence", "Kind", "Budget", "δ", "Worst shift", "Violations"], table.map((r) => r.map((x) => (x === "inf" ? "∞" : x))))];
 }
 
 const scatterChoices = () => {
@@ -136,7 +136,7 @@ function drawScatter(figure) {
       return { x, y, group: bad.has(k) ? 2 : y > x ? 1 : 0 };
     });
     const top = p.scale * 1.04;
-    const chart = Plot.plot({
+    const chart = plotted({
       ...PLAIN, width: w, height: w * 0.86, marginLeft: 50, marginRight: 12, marginBottom: 40, marginTop: 22,
       x: { label: "certified δ / R", domain: [0, top], ticks: 5, labelArrow: "none" },
       y: { label: "largest shift found / R", domain: [0, top], ticks: 5, grid: true, labelArrow: "none" },
@@ -193,7 +193,7 @@ function drawGains(figure) {
     const cut = (text, room) => { let t = text; while (t.length > 4 && width(t) > room) t = `${t.slice(0, -2)}…`; return t; };
     const room = Math.min(narrow() ? 92 : 170, 14 + Math.max(20, ...labels.map(width)));
     const height = narrow() ? 320 : 360;
-    const chart = Plot.plot({
+    const chart = plotted({
       ...PLAIN, width: w, height, marginLeft: 46, marginRight: room + 10, marginBottom: 40, marginTop: 24,
       x: { label: norm === "linf" ? "budget ε, 255ths (l∞)" : "budget ε (l2)", domain: [0, d3.max(rows, (r) => r.x)], ticks: narrow() ? 3 : 6, labelArrow: "none", labelAnchor: "left" },
       y: { label: "mean gain / R", grid: true, ticks: 6, nice: true, zero: true, labelArrow: "none" },
@@ -222,11 +222,16 @@ function drawGains(figure) {
   });
   if (!plots.length) return nothing("No adaptive attack has a result.");
   const table = state.block.threats.flatMap((t) => t.rows.map((r) => [r.defense, threatName(t), r.adaptive_gain_mean ?? "–", r.adaptive_gain_lo ?? "–", r.adaptive_gain_hi ?? "–", r.naive_gain_mean ?? "–"]));
-  return [...plots, figures(["Defence", "Threat", "Adaptive gain", "from", "to", "Naive gain"], table)];
+  return [...plots, figures("Figures of gain and budget", ["Defence", "Threat", "Adaptive gain", "from", "to", "Naive gain"], table)];
 }
 
 const viridis = (t) => d3.interpolateViridis(0.06 + 0.94 * t);
-const inkOn = (colour) => { const c = d3.lab(colour); return c.l > 58 ? "#10151a" : "#ffffff"; };
+/** Black or white, whichever has more contrast (WCAG 2.1): at least 4.5 on any colour. */
+const inkOn = (colour) => {
+  const { r, g, b } = d3.rgb(colour);
+  const [x, y, z] = [r, g, b].map((v) => (v <= 10.31 ? v / 3294.6 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * x + 0.7152 * y + 0.0722 * z > 0.179 ? "#000000" : "#ffffff";
+};
 
 /** A matrix of figures as a table with coloured cells: it is read by eyes, keyboards and screen readers alike. */
 function matrix(corner, rows, columns, cells, most) {
@@ -254,7 +259,7 @@ function drawHeat() {
   const heat = state.block.heat.find((t) => `${t.norm}|${t.eps}|${t.direction}` === $("heat-threat").value);
   if (!heat) return nothing("No attack has a result.");
   const most = d3.max(heat.gains.flat().map((x) => Math.abs(value(x) ?? 0))) || 1;
-  $("heat-key").replaceChildren(...ramp(most, "mean gain / R; · was not run"));
+  $("heat-key").replaceChildren(...ramp(most, "mean gain / R, coloured by its size; · was not run"));
   return matrix("Attack", heat.attacks.map((label, k) => ({ label, full: heat.full[k] })), state.block.rows.map((row) => ({ label: row.label, full: row.defense })),
     (i, j) => ({ x: heat.gains[i][j], title: `${heat.full[i]} on ${state.block.rows[j].defense}: ${show(heat.gains[i][j], 4)}` }), most);
 }
@@ -262,8 +267,9 @@ function drawHeat() {
 function drawTransfer() {
   return DATA.transfer.map((t) => {
     const most = d3.max(t.cells.flat().map((c) => Math.abs(value(c?.gain) ?? 0))) || 1;
-    return [h("p", { class: "key" }, h("span", {}, t.file), ...ramp(most, "mean gain, in units of the column's metric")),
+    return [h("p", { class: "key" }, h("span", {}, t.file), ...ramp(most, "mean gain in units of the column's metric, coloured by its size")),
       matrix("attacked on", t.sources.map((label) => ({ label, full: label })), t.targets.map((label) => ({ label, full: label })),
-        (i, j) => t.cells[i][j] && { x: t.cells[i][j].gain, title: `${t.sources[i]} on ${t.targets[j]}: ${show(t.cells[i][j].gain)} (${show(t.cells[i][j].lo)} to ${show(t.cells[i][j].hi)}), ${t.cells[i][j].n} images` }, most)];
+        (i, j) => t.cells[i][j] && { x: t.cells[i][j].gain, title: `${t.sources[i]} on ${t.targets[j]}: ${show(t.cells[i][j].gain)} (${show(t.cells[i][j].lo)} to ${show(t.cells[i][j].hi)}), ${t.cells[i][j].n} images` }, most),
+      figures(`Figures of ${t.file}`, ["Attacked on", "Scored by", "Gain", "from", "to", "Images"], t.cells.flatMap((row, i) => row.flatMap((c, j) => c ? [[t.sources[i], t.targets[j], c.gain ?? "–", c.lo ?? "–", c.hi ?? "–", whole(c.n)]] : [])))];
   }).flat();
 }

@@ -1,0 +1,1 @@
+"""Submissions to the board: their metadata, their template, how they are verified and packed."""
