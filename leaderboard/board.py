@@ -54,7 +54,8 @@ def track_sections(tables: dict[str, pd.DataFrame]) -> list[str]:
     if tracks.empty:
         return []
     how = ("A place has its 95 % interval in brackets; p is of the difference to the next place, adjusted for all "
-           "neighbours of a table (Holm). docs/rules.md has the rules.")  # fmt: skip
+           "neighbours of a table (Holm). With n photographs no p is below 2 / 2^n (five: .06): few of them order a "
+           "board, and do not prove it. docs/rules.md has the rules.")  # fmt: skip
     lines = [f"## Tracks (rules {RULES_VERSION})", "", how, ""]
     for track in TRACKS:
         mine = tracks[tracks["track"] == track.name]

@@ -261,7 +261,8 @@ def _introduction(block: pd.DataFrame, suite: Suite, errors: pd.DataFrame | None
                  "compared with those of another run; take more images, or declare `score_range`.")  # fmt: skip
     return (
         f"{truth} {unit} Worst gain: per image the strongest attack at {first['threat']}, upwards{_standard(block)}. "
-        f"Certified delta: bound on the exact smoothed score (population) at l2 "
+        'Ranked by "in own range": the same gain in units of the defended range of scores, where that is smaller '
+        f"than R. Certified delta: bound on the exact smoothed score (population) at l2 "
         f"{suite.headline.certified_eps:g}."
     )
 

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from releases import photo
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.sources.places import RECEIPT
 from robustiqa.bench.sources.verify import Finding
+from runs import started
 from test_fetch import COUNT, koniq, pin
 from test_sources_table import ABOUT
 from test_unpack import pack
@@ -222,7 +222,7 @@ def test_interrupted_by_the_user(lab: Path, web: Web, tmp_path: Path) -> None:
     file.cuts, file.hold = [2**16], threading.Event()
     words = ["-m", "robustiqa.bench.cli", "data", "fetch", "net", "--yes", "--sources", str(lab)]
     part = tmp_path / "torch" / "hub" / "pyiqa" / ".robustiqa" / "net" / "net.pth.part"
-    with subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True) as process:
+    with started([sys.executable, *words]) as process:
         until = time.monotonic() + 120
         while time.monotonic() < until and not (part.exists() and part.stat().st_size == 2**16):
             time.sleep(0.01)

@@ -39,6 +39,10 @@ class Writes(Purification):
 class Nan(Purification):
     def purify(self, x):
         return x * float("nan")
+
+@register_defense("own-nothing")
+class Nothing:
+    pass
 """
 
 
@@ -167,3 +171,10 @@ def test_training_without_data_names_its_own_option(tmp_path: Path, monkeypatch:
     result = call("train", "metric", "--defense", "noise", "--out", tmp_path)
     assert result.exit_code == 1
     assert "--data-root FOLDER" in result.stderr
+
+
+def test_a_class_that_derives_from_nothing(plugin: Path) -> None:
+    """A beginner's first try: what to derive from is said, and nothing is called."""
+    registry.load_file(plugin)
+    with pytest.raises(BadPlugin, match=r"'own-nothing' is the class Nothing.*derive it from .*Purification"):
+        load_defense("own-nothing", load_metric("linear"))

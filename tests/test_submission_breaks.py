@@ -68,7 +68,14 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for k, item in enumerate(dataset.items[:-2]):
         save_png(dataset.load(k) + EPS * signs(dataset.load(k)), folder / "images" / f"{item.id}.png")
     metadata = yaml.safe_load((folder / "submission.yml").read_text())
-    (folder / "submission.yml").write_text(yaml.safe_dump(metadata | {"target": TARGET, "gain": 10 / 12 * step()}))
+    words = {
+        "title": "Three levels",
+        "description": "The optimum.",
+        "method": "Signs.",
+        "code": "https://example.org/a",
+    }
+    mine = {"target": TARGET, "gain": 10 / 12 * step(), "authors": [{"name": "Ada Example"}]}
+    (folder / "submission.yml").write_text(yaml.safe_dump(metadata | words | mine))
     done = CliRunner().invoke(cli, ["submit", "verify", str(folder)])
     assert done.exit_code == 0, done.output
     return folder
