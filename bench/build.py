@@ -46,8 +46,8 @@ def load_defense(text: str, metric: Metric) -> DefendedMetric:
     plugin, spec, parameters = registry.resolve("defense", text)
     if isinstance(plugin.factory, type) and not issubclass(plugin.factory, DefendedMetric):
         raise BadPlugin(f"defence {spec.name!r} is the class {plugin.factory.__name__}, which is no DefendedMetric: "
-                        "derive it from robustiqa.defenses.base.Purification or robustiqa.bench.DefendedMetric; its first "
-                        "argument is the metric")  # fmt: skip
+                        "derive it from robustiqa.defenses.base.Purification or robustiqa.bench.DefendedMetric; its "
+                        "first argument is the metric")  # fmt: skip
     defended = plugin.factory(metric, **parameters)
     if not isinstance(defended, DefendedMetric):
         raise BadPlugin(f"defence {spec.name!r} gives a {type(defended).__name__}: expected a DefendedMetric")
