@@ -79,8 +79,11 @@ def _explain(
     error: type[RobustIQAError],
     parts: Mapping[str, type[BaseModel]],
 ) -> RobustIQAError:
-    """The first problem that pydantic found, in our words."""
-    first = problem.errors()[0]
+    """The first problem that pydantic found, in our words; of a missing key, what was written in its place."""
+    found = problem.errors()
+    first = found[0]
+    if first["type"] == "missing":  # pydantic names keys that there are not before those that there should not be
+        first = next((one for one in found if one["type"] == "extra_forbidden"), first)
     if first["type"] == "extra_forbidden":
         *outer, key = first["loc"]
         names = [part for part in outer if isinstance(part, str)]
@@ -88,4 +91,7 @@ def _explain(
         known = [field.alias or name for name, field in of.model_fields.items()]
         return UnknownName(f"key in {what}", str(key), known)
     place = ".".join(str(part) for part in first["loc"])
-    return error(f"{what}, key {place!r}: {first['msg']}; given was {reprlib.repr(first['input'])}")
+    if first["type"] == "missing":
+        return error(f"{what} has no key {place!r}, which is needed")
+    said = first["msg"].removeprefix("Value error, ")  # of a check of ours
+    return error(f"{what}, key {place!r}: {said}; given was {reprlib.repr(first['input'])}")

@@ -97,6 +97,17 @@ def test_a_template_is_a_sound_submission(tmp_path: Path, kind: str) -> None:
         write_template("soft-colour", kind, tmp_path / "new")
 
 
+def test_new_names_the_pytest_of_this_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bare `pytest` may be another one, which has no robustiqa; where there is none, it says how to get one."""
+    runner, options = CliRunner(), ["--into", str(tmp_path)]
+    assert (
+        f"`python -m pytest {tmp_path / 'one'}`, then" in runner.invoke(cli, ["submit", "new", "one", *options]).output
+    )
+    monkeypatch.setattr("robustiqa.bench.cli.submit_new.find_spec", lambda _: None)
+    assert "after `pip install pytest`" in runner.invoke(cli, ["submit", "new", "two", *options]).output
+    assert "pip install" not in runner.invoke(cli, ["submit", "new", "three", "--break", *options]).output
+
+
 @pytest.mark.parametrize("name", ["../up", "Soft", "a b", "nul", "/tmp/x"])
 def test_impossible_names(tmp_path: Path, name: str) -> None:
     result = CliRunner().invoke(cli, ["submit", "new", name, "--into", str(tmp_path)])

@@ -137,7 +137,7 @@ def test_claims_are_numbers(value: object) -> None:
 
 @pytest.mark.parametrize(("changes", "word"), [
     ({"measure": "worst_gain_men"}, "did you mean 'worst_gain_mean'?"),
-    ({"measure": "flags"}, "can be claimed"),
+    ({"measure": "flags"}, "can be claimed: known are"),
     ({"table": "tracks"}, "claims.0.table"),
     ({"tolerance": 0.2}, "tolerance"),
     ({"tolerance": -0.1}, "tolerance"),
@@ -213,7 +213,23 @@ def test_the_schema_has_a_number(schema: object) -> None:
 
 def test_an_unknown_key_is_met_with_the_nearest() -> None:
     assert "did you mean 'licence'?" in refused(DEFENSE | {"license": "MIT"})
+    without = {key: value for key, value in DEFENSE.items() if key != "licence"}
+    assert "did you mean 'licence'?" in refused(without | {"license": "MIT"}), "the right one is missing, too"
+    threats = {"norm": ["linf"], "adaptive": "Gradients through it."}
+    assert "did you mean 'norms'?" in refused(DEFENSE | {"threat_model": threats})
+    claim = {key: value for key, value in CLAIM.items() if key != "measure"}
+    assert "did you mean 'measure'?" in refused(DEFENSE | {"claims": [claim | {"mesure": "srocc_clean"}]})
     assert "did you mean 'affiliation'?" in refused(DEFENSE | {"authors": [{"name": "A", "afiliation": "B"}]})
+
+
+def test_a_missing_key_is_named() -> None:
+    for key in set(DEFENSE) - {"kind", "claims"}:
+        assert f"has no key {key!r}" in refused({name: value for name, value in DEFENSE.items() if name != key})
+
+
+def test_messages_are_ours() -> None:
+    for wrong in (claimed(eps=0.05), BREAK | {"gain": -0.5}, DEFENSE | {"licence": "MIT License"}):
+        assert "Value error" not in refused(wrong)
 
 
 def test_files_of_images() -> None:

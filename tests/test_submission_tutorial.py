@@ -15,6 +15,7 @@ from robustiqa.bench.cli.main import cli
 from robustiqa.bench.registry import registry
 from robustiqa.bench.submission.metadata import DefenseSubmission, parse_submission, placeholders, read_submission
 from robustiqa.defenses import load_defense
+from robustiqa.leaderboard.submissions.tables import SHOWN
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "tutorial.md").read_text(encoding="utf-8")
@@ -53,6 +54,16 @@ def test_the_defence_is_what_it_says(tmp_path: Path) -> None:
     assert torch.equal(load_defense("calm[pull=0]", metric)(x), load_defense("none", metric)(x))
     (means,) = [load_defense("calm[pull=1]", metric).step(x, None)]  # type: ignore[operator]
     assert torch.allclose(means[0, :, 30, 40], x[0, :, 28:33, 38:43].mean((1, 2)), atol=1e-6)
+
+
+def test_the_pytest_is_that_of_robustiqa() -> None:
+    typed = [words for words in commands() if "pytest" in words]
+    assert typed == [["python", "-m", "pytest", "calm"]]
+
+
+def test_the_printed_board_has_the_columns_of_a_board() -> None:
+    (header,) = re.findall(r"^\| submission .*\|$", TEXT, re.MULTILINE)
+    assert [cell.strip() for cell in header.strip("|").split("|")] == list(SHOWN.values())
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from robustiqa.bench import load_dataset, load_metric
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.images import save_png
 from robustiqa.bench.registry import registry
-from robustiqa.bench.submission.claims import ROUNDING, verdict_of
+from robustiqa.bench.submission.claims import ROUNDING, refutation, verdict_of
 from robustiqa.bench.submission.metadata import MEASURES, DefenseSubmission, file_of, read_submission
 from robustiqa.bench.submission.template import write_template
 from robustiqa.bench.submission.verification import parse_verification
@@ -119,6 +119,7 @@ def test_claims_beside_what_is_measured(verified: tuple[Path, Result], suite: Pa
     record = json.loads(result.stdout)
     assert not record["ok"]
     assert "was claimed" in record["problems"][0]
+    assert "would be confirmed" in record["problems"][0]
 
 
 def test_verdicts() -> None:
@@ -134,6 +135,27 @@ def test_verdicts() -> None:
     # SROCC of five photographs: an interval that spans everything confirms no more than what is near.
     assert verdict_of(0.95, 0.47, -0.3, 1.0, 0, "larger") == "not confirmed"
     assert verdict_of(0.5, 0.47, -0.3, 1.0, 0, "larger") == "confirmed"
+
+
+@pytest.mark.parametrize(("claimed", "around", "tolerance", "better", "bound"), [
+    (0.62, (0.4695, -0.3001, 1.0), 0.0, "larger", "at most 0.5245"),  # .05 and .005 above, whatever the interval
+    (0.46, (0.5, 0.48004, 0.6), 0.0, "smaller", "at least 0.4751"),  # inwards: 0.475 would not do
+    (0.46, (0.5, 0.48, 0.52), 0.01, "smaller", "at least 0.47"),
+    (300, (123.4567, 123.45, 123.4649), 0.0, "larger", "at most 123.4699"),
+    (-0.9, (-0.5, -0.7, -0.3), 0.0, "smaller", "at least -0.555"),
+])  # fmt: skip
+def test_what_would_be_confirmed(
+    claimed: float, around: tuple[float, float, float], tolerance: float, better: str, bound: str
+) -> None:
+    """The printed bound is confirmed and, but for its rounding, is the last one that is."""
+    assert verdict_of(claimed, *around, tolerance, better) == "not confirmed"
+    text = refutation(claimed, *around, tolerance)
+    assert f"{claimed:g} was claimed" in text
+    assert f": {bound} would be confirmed" in text
+    value, outwards = float(bound.split()[-1]), 2e-4 if "most" in bound else -2e-4
+    assert verdict_of(value, *around, tolerance, better) == "confirmed"
+    assert verdict_of(value + outwards, *around, tolerance, better) == "not confirmed"
+    assert ("no more than 0.05 to either side" in text) == (around[0] in (0.4695, -0.5))
 
 
 @pytest.mark.parametrize(("body", "word"), [

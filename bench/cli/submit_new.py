@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -19,5 +20,6 @@ def new(name: str, is_break: bool, into: str) -> None:
     folder = write_template(name, kind, Path(into))
     for file in FILES[kind]:
         click.echo(str(folder / file))
-    first = f"python {folder / 'make_images.py'}" if is_break else f"pytest {folder}"
-    click.echo(f"next: {first}, then `robustiqa submit verify {folder}`; change what says CHANGE THIS")
+    first = f"python {folder / 'make_images.py'}" if is_break else f"python -m pytest {folder}"
+    needs = "" if is_break or find_spec("pytest") else " (after `pip install pytest`)"
+    click.echo(f"next: `{first}`{needs}, then `robustiqa submit verify {folder}`; change what says CHANGE THIS")

@@ -67,12 +67,30 @@ def verdict_of(claimed: float, measured: float, lo: float, hi: float, tolerance:
     of the same images, and that others might give other figures is no excuse. Both ends are moved outwards by the
     larger of the claim's tolerance and `ROUNDING`. Beyond, the value is better than claimed, or does not confirm it.
     """
-    slack = max(tolerance, ROUNDING)
-    lo, hi = max(lo, measured - FAR), min(hi, measured + FAR)
-    if lo - slack <= claimed <= hi + slack:
+    least, most = _confirmed(measured, lo, hi, tolerance)
+    if least <= claimed <= most:
         return "confirmed"
-    measured_is_smaller = claimed > hi
+    measured_is_smaller = claimed > most
     return "better" if measured_is_smaller == (better == "smaller") else "not confirmed"
+
+
+def refutation(claimed: float, measured: float, lo: float, hi: float, tolerance: float) -> str:
+    """What is said of a claim that is `not confirmed`: beside the value, what would be; arguments as `verdict_of`."""
+    least, most = _confirmed(measured, lo, hi, tolerance)
+    too_large = claimed > most
+    # Rounded inwards: a figure that is typed as it stands here is confirmed.
+    rounded = math.floor(most * 1e4) if too_large else math.ceil(least * 1e4)
+    bound = f"at {'most' if too_large else 'least'} {rounded / 1e4:.10g}"
+    capped = hi > measured + FAR if too_large else lo < measured - FAR
+    counts = f"of an interval no more than {FAR:g} to either side of the measured value counts"
+    why = f" ({counts}, with {max(tolerance, ROUNDING):g} beyond it)" if capped else ""
+    return f"{claimed:g} was claimed, {measured:.4g} measured: {bound} would be confirmed{why}"
+
+
+def _confirmed(measured: float, lo: float, hi: float, tolerance: float) -> tuple[float, float]:
+    """The least and the largest claim that a value with this interval confirms."""
+    slack = max(tolerance, ROUNDING)
+    return max(lo, measured - FAR) - slack, min(hi, measured + FAR) + slack
 
 
 def suggestions(defense: str, root: Path) -> Iterator[str]:

@@ -231,10 +231,9 @@ class Claim(Strict):
     def _is_of_its_table(self) -> Claim:
         known = MEASURES[self.table]
         if self.measure not in known:
-            near = did_you_mean(self.measure, known)
+            near = " ".join(filter(None, [did_you_mean(self.measure, known), "known are"]))
             raise ValueError(
-                f"{self.measure[:60]!r} is no column of {self.table}.csv that can be claimed: {near} known are "
-                f"{', '.join(known)}"
+                f"{self.measure[:60]!r} is no column of {self.table}.csv that can be claimed: {near} {', '.join(known)}"
             )
         needed = {"summary": (), "empirical": ("attack", "norm", "eps"), "certified": ("norm", "eps", "certificate")}
         optional = {"summary": (), "empirical": ("direction",), "certified": ()}

@@ -26,7 +26,7 @@ from ..run import RunResult, run_suite
 from ..spec import parse_spec
 from ..suite import AttackEntry, ChecksEntry, Headline, Suite
 from ..terminal import printable
-from .claims import Judged, judge_claims, read_table, same_plugin, verdict_of
+from .claims import Judged, judge_claims, read_table, refutation, same_plugin, verdict_of
 from .images import read_given, register_given
 from .listed import Listed
 from .metadata import BreakSubmission, DefenseSubmission, Submission
@@ -205,7 +205,7 @@ def verify_break(
     what = f"mean gain at {target.threat} {target.direction}: {target.defense}, {target.metric}, {target.dataset}"
     verdict = verdict_of(submission.gain, mean, lo, hi, 0.0, "larger" if sign > 0 else "smaller")
     if verdict == "not confirmed":
-        problems.append(f"{what}: {submission.gain:g} was claimed, {mean:.4g} measured")
+        problems.append(f"{what}: {refutation(submission.gain, mean, lo, hi, 0.0)}")
     if listed is not None and not sign * mean > listed.gain:
         problems.append(f"{what}: {sign * mean:.4g} does not beat the listed {listed.gain:.4g}")
     found = Found(what=what[:300], claimed=submission.gain, measured=mean, lo=lo, hi=hi, verdict=verdict)
@@ -255,7 +255,8 @@ def _breach(metric: str, check: str) -> str:
 
 
 def _refuted(one: Judged) -> str:
-    return f"{one.claim.what}: {one.claim.value:g} was claimed, {one.measured:.4g} measured"
+    claim = one.claim
+    return f"{claim.what}: {refutation(claim.value, one.measured, one.lo, one.hi, claim.tolerance)}"
 
 
 def _found(one: Judged) -> Found:

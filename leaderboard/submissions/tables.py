@@ -113,8 +113,8 @@ def _markdown(entries: Sequence[Entry], frames: Mapping[str, pd.DataFrame]) -> s
 
 def _with_interval(rows: pd.DataFrame, name: str) -> list[str]:
     ends = zip(rows[name], rows[f"{name}_lo"], rows[f"{name}_hi"], strict=True)
-    return [_number(v) + (f" [{lo:.3f}, {hi:.3f}]" if np.isfinite(v) and lo < hi else "") for v, lo, hi in ends]
+    return [_number(v) + (f" [{lo:.4f}, {hi:.4f}]" if np.isfinite(v) and lo < hi else "") for v, lo, hi in ends]
 
 
 def _number(value: float) -> str:
-    return "-" if not np.isfinite(value) else f"{value:.3f}"
+    return "-" if not np.isfinite(value) else f"{value:.4f}"  # as `submit verify` suggests claims

@@ -1,4 +1,4 @@
-"""What the board expects of a defence: run `pytest` in this folder (seconds)."""
+"""What the board expects of a defence: run `python -m pytest .` in this folder (seconds)."""
 
 from __future__ import annotations
 
