@@ -76,7 +76,7 @@ class Estimate:
         return total
 
     def seconds(self, workers: int) -> float:
-        """Wall clock with so many workers as fast as this one, at best: no shorter than the longest cell."""
+        """Wall clock with so many workers, each as fast as the probe was: no shorter than the longest cell."""
         longest = max((cost.seconds for cost in self.cells.values()), default=0.0)
         return max(longest, self.total.seconds / workers)
 

@@ -86,7 +86,7 @@ def write_atomically(path: Path, content: bytes, sync: bool = True) -> None:
 
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path` that nobody else uses, on any host: of place, process and a random number."""
-    return path.with_name(f".{path.name}.{_place()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name}.{place()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def remove_stale(folders: Iterable[Path]) -> None:
@@ -102,8 +102,7 @@ def remove_stale(folders: Iterable[Path]) -> None:
         now = _file_time(folder)
         for path, match in left:
             with contextlib.suppress(FileNotFoundError):  # another one has removed it meanwhile
-                ended = match["place"] == _place() and not _alive(int(match["pid"]))
-                if ended or now - path.stat().st_mtime > STALE_SECONDS:
+                if is_gone(match["place"], int(match["pid"])) or now - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink()
 
 
@@ -118,7 +117,7 @@ def _file_time(folder: Path) -> float:
 
 
 @functools.cache
-def _place() -> str:
+def place() -> str:
     """Eight hex digits for where a process id means this process: the host since its last start, and the container.
 
     Two hosts of a cluster give out the same ids, and so do two containers on one host.
@@ -130,17 +129,22 @@ def _place() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
-def _alive(pid: int) -> bool:
-    """Whether a process of this machine runs; taken for granted where that cannot be asked without harm (Windows)."""
-    if os.name != "posix":
-        return True
+def is_gone(where: object, pid: int) -> bool:
+    """Whether a process has ended, as far as this host knows: never of one that another place has started.
+
+    Args:
+        where: the `place` of the process.
+        pid: its id there.
+    """
+    if where != place() or os.name != "posix":  # Windows cannot be asked without harm
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return False
-    except OSError:
         return True
-    return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from .display import Display
 from .errors import BadData, BrokenInvariant, counted
 from .executors.choose import Executor, choose
-from .executors.eventlog import NO_BOARD, EventLog
+from .executors.eventlog import NO_BOARD, EventLog, this_process
 from .executors.inline import Inline
 from .executors.job import Job, check_job, check_reachable
 from .executors.slurm import Slurm
@@ -219,7 +219,8 @@ def _logged(run: _Run, workers: int) -> Iterator[None]:
     with EventLog(store.root, job.run, "run") as log:
         old = store.snapshot().results if job.redo else {}
         again = [cell.id for cell in todo if cell.id in old]
-        log.write("run", workers=workers, planned=len(plan.cells), todo=len(todo), pid=os.getpid(), again=again)
+        counts = {"workers": workers, "planned": len(plan.cells), "todo": len(todo)}
+        log.write("run", **counts, **this_process(), again=again)
         how = "failed"
         try:
             yield

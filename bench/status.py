@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .errors import BadData
 from .executors.bundles import weight
-from .executors.eventlog import FOLDER, LOST, Event, events_of
+from .executors.eventlog import FOLDER, KILLED, LOST, Event, events_of, writer_gone
 from .executors.job import NAME, Job
 from .plan import Cell, read_plan
 from .store import Snapshot, Store
@@ -38,7 +38,7 @@ class WorkerState:
         cell, label: the cell that it has, or "".
         progress: what it said of it last.
         seconds: since it started that cell, by this host's clock; 0 where the clocks disagree.
-        alive: whether it gave a sign of life in the last minute.
+        alive: whether it gave a sign of life in the last minute, and its process is not known to be gone.
     """
 
     name: str
@@ -57,10 +57,11 @@ class Status:
         out: the folder.
         active: whether a run holds the folder, or a worker is alive.
         groups: by metric and defence, in the order of the plan.
-        workers: of the latest run.
+        workers: of the latest run; none where it is known to be over.
         cells_per_hour: of the latest run, or None before its first cell.
-        seconds_left: guess from the time that cells of this run took, or None.
-        ended: how the latest run ended: "complete", "failed", "interrupted", `NO_BOARD`, or None.
+        seconds_left: guess from the time that cells of this run took; None where no run is active.
+        ended: how the latest run ended: "complete", "failed", "interrupted", `NO_BOARD`, `KILLED` (tasks of a cluster
+            may outlive it: it is active then), or None.
     """
 
     out: str
@@ -81,18 +82,22 @@ def status(out: str | Path) -> Status:
     store = Store(out)
     cells = read_plan(store).cells
     there = store.snapshot()
+    locked = store.is_locked()  # asked first: what has ended by now has said so in its log
     logs = _latest(store.root)
     events = [event for found in logs.values() for event in found]
     try:
-        workers = tuple(state for path, found in logs.items() if (state := _worker(path, found)))
-        alive = sum(state.alive for state in workers)
         ended = next((str(event["how"]) for event in reversed(events) if event["event"] == "finished"), None)
-        active = ended is None and (store.is_locked() or alive > 0)
+        workers = () if ended else tuple(state for path, found in logs.items() if (state := _worker(path, found)))
+        alive = sum(state.alive for state in workers)
+        active = not ended and (locked or alive > 0)
+        if not ended and not locked and any(event["event"] == "run" and writer_gone(event) for event in events):
+            ended, workers = KILLED, tuple(state for state in workers if state.alive)
         again = _computed_again(events) if active else set[str]()
         known = {cell.id: cell for cell in cells}
         running = {state.cell for state in workers if state.alive}
         groups, left = _groups(cells, there, again, running)
         rate, seconds = _speed(events, known, left, alive)
+        seconds = seconds if active else None
     except (KeyError, TypeError, ValueError) as error:
         raise BadData(f"a log in {str(store.root / FOLDER)!r} is damaged ({type(error).__name__}): delete it, results "
                       "do not depend on it") from error  # fmt: skip
@@ -155,7 +160,7 @@ def _worker(path: Path, events: list[Event]) -> WorkerState | None:
         label=str(start.get("label", "")),
         progress=str(last.get("text", "")),
         seconds=max(0.0, time.time() - _seconds(start["time"])) if start else 0.0,
-        alive=silent < LOST,
+        alive=silent < LOST and not writer_gone(events[0]),
     )
 
 

@@ -65,7 +65,7 @@ def choose(plan: Plan, suite: Suite, without: Sequence[str], only: Sequence[str]
         spec = parse_spec(text)
         found = {d for d in defenses if d == str(spec) or (not spec.params and parse_spec(d).name == spec.name)}
         if not found:
-            raise UnknownName("defence of this run", text, defenses)
+            raise UnknownName("defence of this run", text, {*defenses, *(parse_spec(d).name for d in defenses)})
         named |= found
     if UNIT in named and without:
         raise BadParameter(f"--without {UNIT}: its scores are the unit of all rows; leave out others")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,9 @@ def test_command(ran: Path) -> None:
     result = CliRunner().invoke(command, [str(ran), "--csv"])
     assert result.exit_code == 0
     assert result.output.startswith("metric,dataset,defense,baseline,measure,value,lo,hi,p,n,n_planned,note\n")
-    assert "delta@l2:0.05" in CliRunner().invoke(command, [str(ran)]).output
+    shown = CliRunner().invoke(command, [str(ran)]).output
+    assert "delta@l2:0.05" in shown
+    assert "nan" not in shown
+    assert re.search(r"\| - +\|", shown), "the p of a figure without a baseline"
     with pytest.raises(UnknownName, match="defence of this run"):
         compare(ran, ["jpeg"])

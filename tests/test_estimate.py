@@ -166,6 +166,7 @@ def test_the_command_shows_what_is_done_failed_and_left(run: tuple[Plan, Store],
     assert 0 < data["estimate"]["hours"]["3"] * 3600 <= total
     assert data["estimate"]["seconds"] == pytest.approx(total)
     shown = call("plan", "--suite", suite, "--out", store.root, "--estimate")
+    assert "as busy as it was during the probe, about: " in shown.stdout
     assert "(1 worker), " in shown.stdout
     assert "of results, and " in shown.stdout
 

@@ -391,7 +391,10 @@ def test_one_entrant_is_left_out_and_the_board_says_so(one_false: Path, run: Pat
     with pytest.raises(BrokenInvariant, match="finite"):
         collect(one_false)
     words = ["collect", str(one_false), "--without", "median-smoothing", "--because", "J. Doe: a <b>bug</b> | in it"]
-    assert CliRunner().invoke(cli, words).exit_code == 0
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0
+    assert f"{SMOOTHED}: left out by whoever wrote this board" in done.stdout
+    assert "these tables replace those with all entrants" in done.stdout
     folder = one_false / "leaderboard"
     board = (folder / "board.md").read_text()
     assert f"**{SMOOTHED}: left out by whoever wrote this board (`robustiqa collect --without`)" in board
@@ -424,7 +427,7 @@ def _summary(root: Path) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize(("without", "only", "words"), [
-    (["median-smothing"], [], "did you mean 'median-smoothing"),
+    (["median-smothing"], [], "did you mean 'median-smoothing'\\?"),
     (["none"], [], "the unit of all rows"),
     (["median-smoothing"], ["none"], "exclude each other"),
 ])  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import signal
 import time
@@ -106,6 +107,7 @@ def test_a_stale_file_handle_is_tried_again_and_a_full_disk_ends_the_run(tmp_pat
     suite = tiny(defenses=["none", faulty("full", tmp_path / "full")], certify=None, attacks=[])
     with pytest.raises(RunStopped, match="No space left"):
         run_suite(suite, tmp_path / "b", progress=False)
+    assert "failed: it stopped with an error" in _nothing_goes_on(tmp_path / "b")
     kept = {p: p.stat().st_mtime_ns for p in results(tmp_path / "b")}
     assert len(kept) == 3
     assert run_suite(suite, tmp_path / "b", progress=False).resumed == 3
@@ -147,6 +149,18 @@ def test_interrupted_run_leaves_no_children_and_says_how_to_go_on(tmp_path: Path
     assert not processes(str(out))
     found = status(out)
     assert (found.active, found.ended) == (False, "interrupted")
+    _nothing_goes_on(out)
+
+
+def _nothing_goes_on(out: Path) -> str:
+    """What `status` says of a run that is over and has cells left."""
+    found, said = status(out), CliRunner().invoke(cli, ["status", str(out)]).output
+    assert not found.active
+    assert (found.total("running"), found.workers, found.seconds_left) == (0, (), None)
+    assert found.total("left") > 0
+    assert "the same command goes on where it stopped" in said
+    assert not re.search(r"about .* left|since|between two cells|lost", said)
+    return said
 
 
 @pytest.mark.skipif(not LINUX, reason="looks at processes in /proc")
@@ -191,6 +205,7 @@ def test_kill_9_between_two_results_loses_nothing(tmp_path: Path) -> None:
         until(lambda: len(results(out)) >= 3)
         process.send(signal.SIGKILL)
         process.wait()
+    assert "the last one was killed" in _nothing_goes_on(out), "at once, on its own host"
     until(lambda: not processes(str(out)), 10)
     _goes_on(suite, out, "inline", None)
 

@@ -34,10 +34,10 @@ def compare(out: str, baselines: tuple[str, ...], as_csv: bool) -> None:
         click.secho(f"{metric} on {dataset}", bold=True)
         echo("rows with a baseline are differences to it; those of delta@NORM:EPS are ratios")
         columns = ["defense", "baseline", "measure", "value", "lo", "hi", "p", "n", "n_planned"]
-        rows = part[columns].to_numpy().tolist()
+        rows = part[columns].astype(object).where(part[columns].notna(), None).to_numpy().tolist()
         if (part["n"] < part["n_planned"]).any():
             note = "some images have no result: each figure is of those that all its defences scored"
             echo(f"robustiqa: {note}", err=True)
-        echo(tabulate(rows, headers=columns, tablefmt="github", floatfmt=".3f", missingval="") + "\n")
+        echo(tabulate(rows, headers=columns, tablefmt="github", floatfmt=".3f", missingval="-") + "\n")
         for row in part[part["note"] != ""].to_dict("records"):
             echo(f"robustiqa: no {row['measure']} of {row['defense']}: {row['note']}", err=True)

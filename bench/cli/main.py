@@ -74,6 +74,6 @@ def _show(message: Warning | str, category: type[Warning], *where: Any, **more: 
 
 
 def main() -> None:
-    """Console entry point: exit code 0 when all went well, 1 when something failed, 2 for a wrong call."""
+    """Console entry point: exit code 0 when all went well, 1 when something failed, 2 for a call it cannot read."""
     warnings.showwarning = _show
     cli(prog_name="robustiqa")

@@ -130,7 +130,7 @@ def _show(
 def _cost_lines(found: Estimate, workers: Sequence[int]) -> Iterator[str]:
     total = found.total
     yield f"{_count(total.forwards)} forwards, {_count(total.backwards)} backwards"
-    yield "on this machine, at best: " + ", ".join(
+    yield "on this machine, as busy as it was during the probe, about: " + ", ".join(
         f"{_time(found.seconds(n))} ({counted(n, 'worker')})" for n in workers
     )
     pool = f", and {_size(total.pool_bytes)} of draws that certificates keep in OUT/pools" if total.pool_bytes else ""

@@ -9,12 +9,14 @@ import click
 from tabulate import tabulate
 from tqdm import tqdm
 
+from ...leaderboard.left_out import recorded
 from ..agreement import TOLERANCE
 from ..errors import BadParameter, BrokenInvariant
 from ..merge import merge_runs
 from ..registry import resolve_target
 from ..rescore import rescore as rescore_run
 from ..run import COLLECT
+from ..store import Store
 from ..terminal import echo, echo_data, printable
 from .options import with_plugins
 
@@ -27,7 +29,8 @@ from .options import with_plugins
 @click.option("--despite-violations", is_flag=True,
               help="Write tables that cannot be right, for diagnosis, into OUT/leaderboard-violated.")  # fmt: skip
 @click.option("--without", multiple=True, metavar="DEFENSE",
-              help="Leave a defence out; its row stays, without figures and with the flag left-out.")  # fmt: skip
+              help="Leave a defence out of the tables, which replace those that are there; its row stays, without "
+                   "figures and with the flag left-out.")  # fmt: skip
 @click.option(
     "--only", multiple=True, metavar="DEFENSE", help="Leave all others out, but for none, the unit of the gains."
 )
@@ -41,6 +44,8 @@ def collect(runs: tuple[str, ...], out: str | None, tolerance: float, **how: Any
     plug-in is needed.
 
     Nothing is written where a figure would be wrong (docs/rules.md): the error names the rows.
+
+    What --without or --only has left out, the next call without them writes again.
     """
     if out is None:
         out, *more = runs
@@ -56,6 +61,10 @@ def collect(runs: tuple[str, ...], out: str | None, tolerance: float, **how: Any
     tables = resolve_target(COLLECT)(out, **how)
     for table in tables.values():
         echo(str(table))
+    left = recorded(Store(out).read_json("run.json"))
+    if left.without and "violations" not in tables:
+        echo(left.sentence)
+        echo(f"these tables replace those with all entrants; `robustiqa collect {out}` writes those again")
     if "violations" in tables:
         raise BrokenInvariant(f"these tables are no board: what is wrong is in {str(tables['violations'])!r}")
 

@@ -9,9 +9,16 @@ import click
 from tabulate import tabulate
 
 from ..display import duration
-from ..executors.eventlog import NO_BOARD
+from ..executors.eventlog import KILLED, NO_BOARD
 from ..status import Status, status
 from ..terminal import echo, printable
+
+_GOES_ON = "the same command goes on where it stopped"
+_ENDED = {
+    "failed": f"the last one failed: it stopped with an error; {_GOES_ON}",
+    "interrupted": f"the last one was interrupted; {_GOES_ON}",
+    KILLED: f"the last one was killed: its process is gone, and its log does not say why; {_GOES_ON}",
+}
 
 
 @click.command("status")
@@ -31,10 +38,7 @@ def _text(found: Status) -> str:
     ]
     rows.append(["all", "", *(found.total(what) for what in counts)])
     lines = [tabulate(rows, headers=["metric", "defence", *counts], tablefmt="github"), ""]
-    how = f"complete, but wrote no board: `robustiqa collect {found.out}` says which figures cannot be right"
-    how = how if found.ended == NO_BOARD else found.ended
-    ended = "no run is active" + (f"; the last one was {how}" if how else "")
-    lines.append("a run is active" if found.active else ended)
+    lines.append(_state(found))
     if found.cells_per_hour:
         lines.append(f"{found.cells_per_hour:.0f} cells an hour")
     if found.seconds_left and (found.total("left") or found.total("running")):
@@ -44,3 +48,13 @@ def _text(found: Status) -> str:
         text = f"{state}{worker.progress and ': '}{worker.progress}" if worker.alive else f"lost, with {state}"
         lines.append(printable(f"{worker.name}: {text}", lines=False))
     return "\n".join(lines)
+
+
+def _state(found: Status) -> str:
+    """Whether a run is active, and how the last one ended."""
+    if found.active:
+        return "the run was killed, but workers of it go on" if found.ended == KILLED else "a run is active"
+    how = f"complete, but wrote no board: `robustiqa collect {found.out}` says which figures cannot be right"
+    how = how if found.ended == NO_BOARD else found.ended
+    said = f"; {_ENDED.get(how, f'the last one was {how}')}" if how else ""
+    return f"no run is active{said}"

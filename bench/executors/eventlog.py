@@ -10,10 +10,13 @@ import contextlib
 import datetime
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from ..files import is_gone, place
 
 Event = dict[str, Any]
 Sink = Callable[[Event], object]
@@ -25,8 +28,21 @@ BEAT = 10.0
 NO_BOARD = "no board"
 """How a run ended whose cells were computed, and whose figures cannot be right."""
 
+KILLED = "killed"
+"""How a run ended whose process is gone, and whose log does not say how."""
+
 LOST = 60.0
 """Seconds without one after which a worker counts as lost."""
+
+
+def this_process() -> dict[str, Any]:
+    """What the first event of a log says of the process that writes it; see `writer_gone`."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "place": place()}
+
+
+def writer_gone(first: Event) -> bool:
+    """Whether the process that began a log with this event has ended, as far as this host knows."""
+    return "pid" in first and is_gone(first.get("place"), int(first["pid"]))
 
 
 class EventLog:

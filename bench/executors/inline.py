@@ -12,7 +12,7 @@ from ..errors import BadParameter
 from ..plan import Cell
 from ..store import Store
 from .cells import InProcess
-from .eventlog import EventLog, Sink
+from .eventlog import EventLog, Sink, this_process
 from .job import Job
 from .supervisor import supervise
 
@@ -34,7 +34,7 @@ class Inline:
             torch.set_num_threads(job.threads)
         try:
             with EventLog(store.root, job.run, f"{socket.gethostname()}-{os.getpid()}", sink) as log:
-                log.write("worker", show=False, host=socket.gethostname(), pid=os.getpid())
+                log.write("worker", show=False, **this_process())
                 supervise(cells, InProcess(job, store), job, store, log, lambda: False)
                 log.write("end", show=False)
         finally:

@@ -15,7 +15,7 @@ from ..store import Store
 from .bundles import make_bundles
 from .cells import Interrupted
 from .child import Child
-from .eventlog import Event, EventLog, Sink
+from .eventlog import Event, EventLog, Sink, this_process
 from .job import Job
 from .supervisor import supervise
 
@@ -46,7 +46,7 @@ class Local:
                     EventLog(store.root, job.run, name, show) as log,
                     Child(store.root, job, log.path, stop.is_set, pinned) as child,
                 ):
-                    log.write("worker", show=False, host=socket.gethostname(), pid=os.getpid(), **pinned)
+                    log.write("worker", show=False, **this_process(), **pinned)
                     supervise(work.of(k), child, job, store, log, stop.is_set)
                     log.write("end", show=False)
             except Interrupted:

@@ -14,7 +14,7 @@ from ..plan import Cell, read_plan
 from ..store import Store
 from .cells import Interrupted, Runner, error_record, unsettled
 from .child import Child
-from .eventlog import EventLog, Sink
+from .eventlog import EventLog, Sink, this_process
 from .job import Job
 
 PAUSE = 1.0
@@ -99,7 +99,7 @@ def run_bundle(
     planned = {cell.id: cell for cell in read_plan(store).cells}
     worker = f"{socket.gethostname()}-{os.getpid()}{name and '-'}{name}"
     with EventLog(root, job.run, worker, sink) as log, Child(root, job, log.path, stopped) as child:
-        log.write("worker", show=False, host=socket.gethostname(), pid=os.getpid())
+        log.write("worker", show=False, **this_process())
         try:
             supervise(unsettled([planned[i] for i in ids], store, job), child, job, store, log, stopped)
         except Interrupted:
