@@ -102,7 +102,7 @@ def remove_stale(folders: Iterable[Path]) -> None:
         now = _file_time(folder)
         for path, match in left:
             with contextlib.suppress(FileNotFoundError):  # another one has removed it meanwhile
-                if is_gone(match["place"], int(match["pid"])) or now - path.stat().st_mtime > STALE_SECONDS:
+                if is_gone(match["place"], int(match["pid"] or 0)) or now - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink()
 
 
@@ -136,7 +136,7 @@ def is_gone(where: object, pid: int) -> bool:
         where: the `place` of the process.
         pid: its id there.
     """
-    if where != place() or os.name != "posix":  # Windows cannot be asked without harm
+    if where is None or where != place() or os.name != "posix":  # Windows cannot be asked without harm
         return False
     try:
         os.kill(pid, 0)

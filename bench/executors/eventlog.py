@@ -42,7 +42,8 @@ def this_process() -> dict[str, Any]:
 
 def writer_gone(first: Event) -> bool:
     """Whether the process that began a log with this event has ended, as far as this host knows."""
-    return "pid" in first and is_gone(first.get("place"), int(first["pid"]))
+    pid = first.get("pid")
+    return isinstance(pid, int) and is_gone(first.get("place"), pid)
 
 
 class EventLog:
