@@ -136,7 +136,7 @@ def is_gone(where: object, pid: int) -> bool:
         where: the `place` of the process.
         pid: its id there.
     """
-    if where is None or where != place() or os.name != "posix":  # Windows cannot be asked without harm
+    if where != place() or os.name != "posix":  # Windows cannot be asked without harm
         return False
     try:
         os.kill(pid, 0)

@@ -162,14 +162,18 @@ def make_board(
 
 def _stopped(broken: Sequence[Broken], root: Path) -> BrokenInvariant:
     """The error that says what is wrong, row by row."""
-    shown = "".join(f"\n  {one}" for one in broken[:SHOWN])
-    more = f"\n  and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
     return BrokenInvariant(
         f"no board was written of {str(root)!r}, and what is there was left as it is: "
-        f"{counted(len(broken), 'row')} cannot be right{shown}{more}\nWhat each rule means and what to do is in "
+        f"{counted(len(broken), 'row')} cannot be right{listed(broken)}\nWhat each rule means and what to do is in "
         f"docs/rules.md; `robustiqa collect {root} --despite-violations` writes the tables into "
         f"{str(root / VIOLATED)!r}, for diagnosis"
     )
+
+
+def listed(broken: Sequence[Broken]) -> str:
+    """The first `SHOWN` violations, a line each, and how many more there are."""
+    shown = "".join(f"\n  {one}" for one in broken[:SHOWN])
+    return shown + (f"\n  and {len(broken) - SHOWN} more" if len(broken) > SHOWN else "")
 
 
 def _remove_violated(folder: Path, tables: Mapping[str, Path]) -> None:

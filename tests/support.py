@@ -23,8 +23,12 @@ from robustiqa.bench import Metric, Threat
 
 def example(name: str) -> ModuleType:
     """A script of the folder examples, as a module of its own."""
-    path = Path(__file__).parents[1] / "examples" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
+    return script(Path(__file__).parents[1] / "examples" / f"{name}.py")
+
+
+def script(path: Path) -> ModuleType:
+    """A Python file that is no part of the package, as a module of its own."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support import script
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference" / "build.py"
 
 
 @pytest.fixture(scope="module")
 def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference", REFERENCE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(REFERENCE)
 
 
 def test_every_public_name_has_a_docstring(reference: ModuleType) -> None:

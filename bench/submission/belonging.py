@@ -57,10 +57,22 @@ def attack_of(submission: BreakSubmission, files: Mapping[str, str]) -> str:
         submission: the break.
         files: SHA-256 of what was submitted, by path.
     """
-    digest, folder = hashlib.sha256(), f"{submission.images}/"
-    for name in sorted(name for name in files if name.startswith(folder)):
-        digest.update(f"{name.removeprefix(folder)}\n".encode() + bytes.fromhex(files[name]))
-    return f"break-{submission.name}[digest=x{digest.hexdigest()[:16]}]"
+    folder = f"{submission.images}/"
+    images = {name.removeprefix(folder): digest for name, digest in files.items() if name.startswith(folder)}
+    return attack_named(submission.name, images_digest(images))
+
+
+def images_digest(images: Mapping[str, str]) -> str:
+    """SHA-256 of the images of a break: of the SHA-256 of each, by its name in their folder."""
+    digest = hashlib.sha256()
+    for name, one in sorted(images.items()):
+        digest.update(f"{name}\n".encode() + bytes.fromhex(one))
+    return digest.hexdigest()
+
+
+def attack_named(name: str, digest: str) -> str:
+    """The plug-in string of a break's images with this digest."""
+    return f"break-{name}[digest=x{digest[:16]}]"
 
 
 def _check_names(plan: Plan, where: str) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from ..errors import RobustIQAError
+from ..measures import bootstrap_mean
 from ..registry import PACKAGE, registry, resolve_target
-from .metadata import Claim
+from .metadata import BreakSubmission, Claim
 
 ROUNDING = 0.005
 """By how much a claim may be off in any case: people give two decimals."""
@@ -72,6 +73,24 @@ def verdict_of(claimed: float, measured: float, lo: float, hi: float, tolerance:
         return "confirmed"
     measured_is_smaller = claimed > most
     return "better" if measured_is_smaller == (better == "smaller") else "not confirmed"
+
+
+def judge_break(
+    submission: BreakSubmission, gains: np.ndarray, references: Sequence[str]
+) -> tuple[float, float, float, Verdict]:
+    """The mean gain of a break with its 95 % interval over photographs, and what follows for the claimed one.
+
+    Args:
+        submission: the break.
+        gains: (N,) of the images of its data set, in units of R.
+        references: the photograph behind each.
+    """
+    target = submission.target
+    label = f"break|{target.norm}|{target.eps!r}|{target.direction}|{target.dataset}"
+    mean, lo, hi = bootstrap_mean(gains, references, label)
+    lo, hi = (lo, hi) if math.isfinite(lo) else (mean, mean)
+    better = "larger" if target.direction == "up" else "smaller"
+    return mean, lo, hi, verdict_of(submission.gain, mean, lo, hi, 0.0, better)
 
 
 def refutation(claimed: float, measured: float, lo: float, hi: float, tolerance: float) -> str:

@@ -26,9 +26,6 @@ _PROGRAMS = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".npy"
 _PACKED = (b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
 """How zip, gzip, bzip2, xz, 7z, rar and zstd begin."""
 
-_PACKED = (b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
-"""How zip, gzip, bzip2, xz, 7z, rar and zstd begin."""
-
 _LONGEST_HEADER = 10 * 2**20
 """Bytes of the header of a safetensors file; a tensor has about a hundred there."""
 

@@ -16,6 +16,7 @@ from ..errors import BadSubmission, did_you_mean
 from ..images import compare, file_size, load_image
 from ..registry import PACKAGE, registry, resolve_target
 from ..seeds import image_key
+from .belonging import attack_named, images_digest
 from .metadata import BreakSubmission, file_of
 from .paths import inside, members
 
@@ -58,8 +59,7 @@ def read_given(root: Path, submission: BreakSubmission, dataset: Dataset) -> Giv
         if places.setdefault(file_of(item.id), k) != k:
             name = file_of(item.id)
             raise BadSubmission(f"two images of {submission.target.dataset!r} would be {name!r}: it takes no breaks")
-    digest, files = hashlib.sha256(), dict[str, Path]()
-    n = 0
+    digests, files = dict[str, str](), dict[str, Path]()
     for member in members(folder):
         if member.name not in places:
             near = did_you_mean(member.name, places)
@@ -67,14 +67,13 @@ def read_given(root: Path, submission: BreakSubmission, dataset: Dataset) -> Giv
                                 f"{near or 'expected names such as ' + repr(next(iter(places), 'a.png'))}")  # fmt: skip
         path = folder / member.name
         clean = dataset.load(places[member.name])
-        digest.update(f"{member.name}\n".encode() + hashlib.sha256(_content(path, member.size)).digest())
+        digests[member.name] = hashlib.sha256(_content(path, member.size)).hexdigest()
         check_image(path, clean, submission.target.threat)
         files[image_key(clean)] = path
-        n += 1
-    if not n:
+    if not digests:
         raise BadSubmission(f"{str(folder)!r} has no images: expected PNG files named by image id, such as "
                             f"{next(iter(places), 'a.png')!r}")  # fmt: skip
-    return Given(files, digest.hexdigest(), n)
+    return Given(files, images_digest(digests), len(digests))
 
 
 def check_image(path: Path, clean: torch.Tensor, threat: Threat) -> None:
@@ -113,4 +112,4 @@ def register_given(name: str, given: Given) -> str:
         return attack(given.files)
 
     registry.register("attack", f"break-{name}", 1)(images)
-    return f"break-{name}[digest=x{given.digest[:16]}]"
+    return attack_named(name, given.digest)

@@ -110,6 +110,11 @@ def digests(contents: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
 
 
+def first_changed(before: dict[str, str], after: dict[str, str]) -> str:
+    """The first name under which two sets of digests, which are not the same, differ."""
+    return min(name for name in {*before, *after} if before.get(name) != after.get(name))
+
+
 def check_archive(path: Path, records: Path | None = None) -> Packed:
     """Everything in an archive that can be checked without the rules of the board; nothing in it is run.
 
@@ -173,9 +178,8 @@ def _check_verified(found: Verification, submission: Submission, files: dict[str
     if (found.name, found.kind) != (submission.name, submission.kind):
         raise BadSubmission(f"{where}: the verification is of {found.name!r}, not of {submission.name!r}: {again}")
     if found.files != files:
-        names = sorted(name for name in {*found.files, *files} if found.files.get(name) != files.get(name))
-        raise BadSubmission(f"{where}: {names[0]!r} is not what was verified, it was changed, added or taken away "
-                            f"since: {again}")  # fmt: skip
+        raise BadSubmission(f"{where}: {first_changed(found.files, files)!r} is not what was verified, it was "
+                            f"changed, added or taken away since: {again}")  # fmt: skip
     if left := placeholders(submission):
         raise BadSubmission(f"{where}: the key {left[0]!r} of {FILE} is still that of the template (CHANGE THIS): "
                             f"write your own and {again}, which computes nothing again")  # fmt: skip

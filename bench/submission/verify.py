@@ -19,14 +19,13 @@ from ..checks.reliability import RULES, Finding
 from ..datasets import load_dataset
 from ..errors import BadSubmission, RobustIQAError, counted
 from ..files import make_folder, write_json
-from ..measures import bootstrap_mean
 from ..metrics import load_metric
 from ..registry import PACKAGE, registry, resolve_target
 from ..run import RunResult, run_suite
 from ..spec import parse_spec
 from ..suite import AttackEntry, ChecksEntry, Headline, Suite
 from ..terminal import printable
-from .claims import Judged, judge_claims, read_table, refutation, same_plugin, verdict_of
+from .claims import Judged, judge_break, judge_claims, read_table, refutation, same_plugin
 from .images import read_given, register_given
 from .listed import Listed
 from .metadata import BreakSubmission, DefenseSubmission, Submission
@@ -198,12 +197,9 @@ def verify_break(
             f"no image of {target.dataset!r} has a gain: {'; '.join(problems) or 'its unit is unknown'}"
         )
     sign = 1.0 if target.direction == "up" else -1.0
-    label = f"{target.norm}|{target.eps!r}|{target.direction}|{target.dataset}"
-    gains = np.array([one.gain for one in images])
-    mean, lo, hi = bootstrap_mean(gains, [one.reference for one in images], f"break|{label}")
-    lo, hi = (lo, hi) if math.isfinite(lo) else (mean, mean)
+    gains, references = np.array([one.gain for one in images]), [one.reference for one in images]
+    mean, lo, hi, verdict = judge_break(submission, gains, references)
     what = f"mean gain at {target.threat} {target.direction}: {target.defense}, {target.metric}, {target.dataset}"
-    verdict = verdict_of(submission.gain, mean, lo, hi, 0.0, "larger" if sign > 0 else "smaller")
     if verdict == "not confirmed":
         problems.append(f"{what}: {refutation(submission.gain, mean, lo, hi, 0.0)}")
     if listed is not None and not sign * mean > listed.gain:

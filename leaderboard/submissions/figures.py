@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...bench.measures import bootstrap_mean
-from ...bench.submission.claims import Judged, judge_claims, verdict_of
+from ...bench.submission.claims import Judged, judge_break, judge_claims
 from ...bench.submission.metadata import BreakSubmission, Claim, DefenseSubmission, Submission
 from ..results import Results, read_results
 from ..summary import eps_text
@@ -74,10 +73,7 @@ def _of_break(submission: BreakSubmission, submitted: Mapping[str, str], results
     """The mean gain over the images with its interval, as `submit verify` computes it."""
     target = submission.target
     gains = break_gains(submission, submitted, results)
-    label = f"break|{target.norm}|{target.eps!r}|{target.direction}|{target.dataset}"
-    mean, lo, hi = bootstrap_mean(gains.by_image.to_numpy(dtype=float), gains.references, label)
-    lo, hi = (lo, hi) if np.isfinite(lo) else (mean, mean)
-    verdict = verdict_of(submission.gain, mean, lo, hi, 0.0, "larger" if target.direction == "up" else "smaller")
+    mean, lo, hi, verdict = judge_break(submission, gains.by_image.to_numpy(dtype=float), gains.references)
     threat = f"{target.norm} {eps_text(target.eps)} {target.direction}"
     claimed = submission.gain
     return Figure(

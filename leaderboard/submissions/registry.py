@@ -17,10 +17,10 @@ from ...bench.files import make_folder, no_os_errors, write_atomically
 from ...bench.submission.archive import MANIFEST, RUN, load_json, manifest_of, opened_archive
 from ...bench.submission.belonging import check_run
 from ...bench.submission.metadata import FILE, DefenseSubmission
-from ...bench.submission.packing import Packed, check_archive, read_result, records_of
+from ...bench.submission.packing import Packed, check_archive, first_changed, read_result, records_of
 from ...bench.submission.verification import FILE as VERIFICATION
 from ...bench.submission.verification import Verification, parse_verification
-from ..collect import SHOWN, make_board, write_board
+from ..collect import listed, make_board, write_board
 from .entry import VERIFIED, Entry, read_entries, read_entry
 from .rows import Row, rows_of
 from .tables import submission_tables, write_frames
@@ -142,9 +142,9 @@ def _check_board(run: Path, where: str) -> None:
     except Exception as error:  # of records that were made to look right, anything may follow
         raise BadSubmission(f"{where} give no board ({type(error).__name__}: {first_line(error)}): refused") from error
     if board.broken:
-        shown = "".join(f"\n  {one}" for one in board.broken[:SHOWN])
-        more = f"\n  and {len(board.broken) - SHOWN} more" if len(board.broken) > SHOWN else ""
-        raise BrokenInvariant(f"{where} cannot be right, the submission is refused (docs/rules.md):{shown}{more}")
+        raise BrokenInvariant(
+            f"{where} cannot be right, the submission is refused (docs/rules.md):{listed(board.broken)}"
+        )
     write_board(board, run)
 
 
@@ -192,9 +192,8 @@ def _stage_verified(entry: Entry, packed: Packed, verified: Path) -> None:
     outcome = read_result(verified, VERIFICATION)
     found = parse_verification(load_json(outcome, repr(str(path))), where)
     if found.files != packed.verification.files:
-        wrong = sorted(n for n in {*found.files, *packed.verification.files}
-                       if found.files.get(n) != packed.verification.files.get(n))  # fmt: skip
-        raise BadSubmission(f"{where} is of other files than the archive's ({wrong[0]!r}): unpack the archive and "
+        wrong = first_changed(found.files, packed.verification.files)
+        raise BadSubmission(f"{where} is of other files than the archive's ({wrong!r}): unpack the archive and "
                             "verify that")  # fmt: skip
     home = entry.folder / VERIFIED
     records = records_of(packed.submission, verified, packed.verification.files)
