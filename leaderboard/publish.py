@@ -62,8 +62,9 @@ def publish(runs: Sequence[str | Path], out: str | Path) -> Path:
         for where, text in texts(fresh):
             for name in _own_names():
                 if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text):
-                    raise BadData(f"{where} holds {name!r}, which is of this machine: run again with names of files "
-                                  "relative to a folder, such as scnn[weights=scnn.pkl]")  # fmt: skip
+                    raise BadData(f"{where} holds {name!r}, which is of this machine: run again in a folder that "
+                                  "holds the results too, with names of files relative to it, such as "
+                                  "scnn[weights=scnn.pkl]")  # fmt: skip
         for name in KEPT:
             _remove(out / name)
             shutil.move(fresh / name, out / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -28,11 +29,18 @@ from support import example
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny run of two defences."""
+    """A tiny run of two defences, made beside its results: published records name the folder as seen from those."""
     registry.load_file(FAULTS)
     out = tmp_path_factory.mktemp("finished") / "run"
-    run_suite(tiny(), out, progress=False)
+    with contextlib.chdir(out.parent):
+        run_suite(tiny(), out, progress=False)
     return out
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test publishes from the folder of this file, whose name is in the record as that of the plug-in."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
 
 
 def readme(folder: Path) -> Path:
@@ -87,6 +95,15 @@ def test_paths_of_the_machine_are_refused(
     record["arguments"] = ["run", "--metric", f"scnn[weights={tmp_path / name}/scnn.pkl]"]
     (run / "run.json").write_text(json.dumps(record))
     with pytest.raises(BadData, match=f"run.json holds '{tmp_path / name}'"):
+        publish([run], tmp_path / "board")
+
+
+def test_a_run_made_far_from_its_results_is_refused(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"folder": str(Path.cwd())}))
+    with pytest.raises(BadData, match="run again in a folder that holds the results"):
         publish([run], tmp_path / "board")
 
 
