@@ -4,9 +4,9 @@ python examples/board.py run [--workers N]   compute what can be computed here, 
 python examples/board.py publish             records of finished runs into leaderboard/results/2026-11, then `tables`
 python examples/board.py tables [FOLDER]     tables, picture and README section from the records alone
 
-`make board` is `run`, `make board-tables` is `tables`. Each suite of leaderboard/results/suites is a run of its own.
-The weights of a third-party metric are taken from this repository's folder, or from below $ROBUSTIQA_DATA/weights.
-Where they, or a data set, are not here, the suite is left out, and it says so.
+`make board` is `run`, `make board-tables` is `tables`. The standard suite, and each of leaderboard/results/suites, is a
+run of its own. The weights of a third-party metric are taken from this repository's folder, or from below
+$ROBUSTIQA_DATA/weights. Where they, or a data set, are not here, the suite is left out, and it says so.
 """
 
 from __future__ import annotations
@@ -31,23 +31,26 @@ PUBLISHED = Path("leaderboard/results/2026-11")
 RUNS = Path("runs/board")
 UNITED = RUNS / "all"
 
+SHIPPED = ("standard",)
+"""Suites of the package that are part of the board."""
+
 WEIGHTS = {"scnn": "scnn.pkl", "eonss": "EONSS_model.pt"}
-"""Suite whose metric is a plug-in, `examples/NAME.py` -> file of the authors' that it needs."""
+"""Metric that is a plug-in, `examples/NAME.py`, and begins the names of its suites -> the authors' file it needs."""
 
 
 def run(workers: int, executor: str = "local") -> int:
     """Run every suite as far as what it needs is here, and unite the runs; returns the exit code."""
     done, whole = [], True
-    for path in sorted(SUITES.glob("*.yml")):
-        name = path.stem
-        if name in WEIGHTS:
-            if not has_weights(WEIGHTS[name]):
-                print(f"left out: {name}: there is no {WEIGHTS[name]} here or below $ROBUSTIQA_DATA/weights; "
-                      f"examples/{name}.py says where it comes from")  # fmt: skip
+    for name, suite in suites().items():
+        metric = name.partition("-")[0]
+        if metric in WEIGHTS:
+            if not has_weights(WEIGHTS[metric]):
+                print(f"left out: {name}: there is no {WEIGHTS[metric]} here or below $ROBUSTIQA_DATA/weights; "
+                      f"examples/{metric}.py says where it comes from")  # fmt: skip
                 continue
-            registry.load_file(Path("examples") / f"{name}.py")
+            registry.load_file(Path("examples") / f"{metric}.py")
         try:
-            result = run_suite(str(path), RUNS / name, executor=executor, workers=workers, threads=1)
+            result = run_suite(suite, RUNS / name, executor=executor, workers=workers, threads=1)
         except Absent as error:
             print(f"left out: {name}: {error}")
             continue
@@ -60,6 +63,11 @@ def run(workers: int, executor: str = "local") -> int:
     collect(UNITED)
     print("", sections(brief(UNITED)), f"{report(UNITED)}", sep="\n")
     return 0 if whole else 1
+
+
+def suites() -> dict[str, str]:
+    """Name of each run -> its suite: the one that is shipped, and the files."""
+    return {name: name for name in SHIPPED} | {path.stem: str(path) for path in sorted(SUITES.glob("*.yml"))}
 
 
 def has_weights(file: str) -> bool:
@@ -85,7 +93,7 @@ def main() -> int:
     if asked.what == "run":
         return run(asked.workers)
     if asked.what == "publish":
-        publish([RUNS / path.stem for path in sorted(SUITES.glob("*.yml"))], asked.folder)
+        publish([RUNS / name for name in suites()], asked.folder)
     write_brief(asked.folder, Path("README.md"))
     return 0
 
