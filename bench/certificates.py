@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 
 from .frames import certificate_frame
-from .seeds import Role, Streams
 from .threats import Norm
 
 Coverage = Literal["pointwise", "bonferroni", "dkw"]
@@ -140,7 +139,3 @@ class CertifyRequest:
     coverage: Coverage
     pool: Path | None
     progress: Progress | None
-
-    def streams(self) -> Streams:
-        """Certification streams of the images, at their beginning."""
-        return Streams.create(self.keys, Role.CERTIFICATION, self.seed)

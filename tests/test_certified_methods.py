@@ -14,7 +14,7 @@ from robustiqa.bench.errors import BadParameter, BadPlugin, BadScore, Incompatib
 from robustiqa.bench.seeds import Role, Streams, image_key
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.certified import decide
-from robustiqa.defenses.certified.smoothed import Bounds
+from robustiqa.defenses.certified.smoothed import Bounds, Smoothed
 from robustiqa.defenses.certified.stats.means import betting
 from scipy.stats import beta, norm
 
@@ -292,11 +292,12 @@ def test_false_decisions_are_rarer_than_alpha() -> None:
 
 def test_pilot_decision_and_certification_draws_are_disjoint(linear, images, monkeypatch) -> None:
     drawn = []
-    sample = decide.sample_scores
-    monkeypatch.setattr(decide, "sample_scores", lambda *a: drawn.append(sample(*a)) or drawn[-1])
+    sample = decide.certification_scores
+    monkeypatch.setattr(decide, "certification_scores", lambda *a: drawn.append(sample(*a)) or drawn[-1])
     g = load_defense("median-smoothing[n=64]", linear)
+    assert isinstance(g, Smoothed)
     g.decide(images, 0.05, 100.0)
-    pool = sample(g.base_score, images, 0.12, 64, _certification(images))  # type: ignore[arg-type]
+    pool = sample(g.base_score, g.noise(images, [image_key(image) for image in images], 0), 0.12, 64)
     values = np.concatenate([d.ravel() for d in [*drawn, pool]])
     assert len(np.unique(values)) == len(values)
 

@@ -72,9 +72,8 @@ def test_an_interrupted_certificate_goes_on_from_its_pool(images, tmp_path: Path
     assert counting.seen == 350
     counting.most = 10**9
     resumed = g.certify(images, [0.05, 0.1], pool=tmp_path)
-    # Not one draw was made twice, but for the first of each image with kept draws, by which they are recognised.
-    kept = 2 if (350 - 200) % 200 else 1
-    assert counting.seen == 600 + kept
+    # Not one draw was made twice, but for the first of each image, by which kept draws are recognised.
+    assert counting.seen == 600 + 3
     assert np.array_equal(resumed.lo, whole.lo)
     assert np.array_equal(resumed.hi, whole.hi)
 
@@ -159,7 +158,7 @@ def test_progress_counts_all_draws_up(linear, images, monkeypatch) -> None:
     g.certify(images, [0.05], progress=lambda n, of: calls.append((n, of)))
     assert [n for n, _ in calls] == sorted({n for n, _ in calls})
     assert calls[-1] == (300, 300)
-    assert len(calls) == 12
+    assert len(calls) == 3 * 3 + 1  # the last ten draws of all three images go together
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

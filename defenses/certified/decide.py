@@ -7,14 +7,16 @@ used for nothing else. Each side is tested by `log_wealth`, which may be looked 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ...bench.api import Decision
-from ...bench.seeds import Role, Streams, image_key
-from .engine import sample_scores
+from ...bench.seeds import image_key
+from .engine import certification_scores
+from .noise import CertificationNoise
 from .stats.order import median
 from .stats.sequential import log_wealth
 
@@ -45,9 +47,9 @@ def decide_quantile(
         kind: name of the certificate.
     """
     keys = [image_key(i) for i in x]
-    pilot = _draw(g, x, min(PILOT, g.n), Streams.create(keys, Role.CERTIFICATION, seed, "pilot"))
+    pilot = _draw(g, g.noise(x, keys, seed, "pilot"), min(PILOT, g.n))
     centre = median(np.sort(pilot, axis=1))
-    streams = Streams.create(keys, Role.CERTIFICATION, seed, "decision")
+    noise = g.noise(x, keys, seed, "decision")
     draws = np.full(len(x), pilot.shape[1])
     proven = np.zeros((len(x), 2), dtype=bool)
     refuted = np.zeros(len(x), dtype=bool)
@@ -55,7 +57,7 @@ def decide_quantile(
     done = 0
     while done < g.n and len(active := np.flatnonzero(~proven.all(1) & ~refuted)):
         stage = min(_STAGE, g.n - done)
-        scores = _draw(g, x[active], stage, streams[active.tolist()])
+        scores = _draw(g, noise, stage, active.tolist())
         shift = (scores - centre[active, None])[:, None]
         hits = np.concatenate([shift <= tau, shift >= -tau], axis=1)
         counts = inside[active][:, :, None] + np.cumsum(hits, axis=2)
@@ -71,7 +73,7 @@ def decide_quantile(
     return Decision(kind, eps, tau, centre, certified, refuted & ~certified, draws, alpha)
 
 
-def _draw(g: Smoothed, x: torch.Tensor, n: int, rng: Streams) -> np.ndarray:
-    samples = sample_scores(g.base_score, x, g.sigma, n, rng)
+def _draw(g: Smoothed, noise: CertificationNoise, n: int, index: Sequence[int] | None = None) -> np.ndarray:
+    samples = certification_scores(g.base_score, noise, g.sigma, n, index)
     g.check_finite(samples)
     return samples

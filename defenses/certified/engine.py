@@ -8,7 +8,6 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,16 +17,14 @@ from ...bench.errors import BadData
 from ...bench.files import write_atomically
 from ...bench.objective import MAX_PIXELS
 from ...bench.seeds import Streams
+from .batches import Batches
+from .noise import CertificationNoise
 
 SAVE_EVERY = 10.0
 """Seconds of sampling that an interruption may cost where the draws are kept."""
 
-
-class Kept(NamedTuple):
-    """Draws of one image so far, and where its stream stands after them."""
-
-    draws: np.ndarray
-    state: torch.Tensor
+Score = Callable[[torch.Tensor], torch.Tensor]
+"""(b,3,H,W) noisy images, not clamped, to (b,) scores."""
 
 
 class Shelf:
@@ -50,83 +47,134 @@ class Shelf:
         digests = [hashlib.sha256(f"{identity}\x1f{key}".encode()).hexdigest()[:32] for key in keys]
         self._paths = [folder / f"{digest}.npz" for digest in digests]
 
-    def load(self, i: int) -> Kept | None:
-        """What is kept of image i, or None."""
+    def load(self, i: int) -> np.ndarray:
+        """The scores (k,) that are kept of the first draws of image i; none where there is no good file."""
         try:
             with np.load(self._paths[i], allow_pickle=False) as file:
-                draws, state = file["draws"], file["state"]
-                whole = hashlib.sha256(draws.tobytes() + state.tobytes()).digest() == file["digest"].tobytes()
+                draws = file["draws"]
+                whole = hashlib.sha256(draws.tobytes()).digest() == file["digest"].tobytes()
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None
-        return Kept(draws, torch.from_numpy(state)) if whole and draws.ndim == 1 else None
+            return np.empty(0)
+        return draws if whole and draws.ndim == 1 and draws.dtype == np.float64 else np.empty(0)
 
-    def save(self, i: int, kept: Kept) -> None:
-        """Keep the draws of image i, atomically; raises `BadData` when the disk is full."""
-        state = kept.state.numpy()
-        digest = hashlib.sha256(kept.draws.tobytes() + state.tobytes()).digest()
+    def save(self, i: int, draws: np.ndarray) -> None:
+        """Keep the scores (k,) of the first draws of image i, atomically; raises `BadData` when the disk is full."""
         buffer = io.BytesIO()
-        np.savez(buffer, draws=kept.draws, state=state, digest=np.frombuffer(digest, dtype=np.uint8))
+        digest = hashlib.sha256(draws.tobytes()).digest()
+        np.savez(buffer, draws=draws, digest=np.frombuffer(digest, dtype=np.uint8))
         write_atomically(self._paths[i], buffer.getvalue())
 
 
-def sample_scores(
-    score: Callable[[torch.Tensor], torch.Tensor],
-    x: torch.Tensor,
-    sigma: float,
-    n: int,
-    rng: Streams,
-    shelf: Shelf | None = None,
-    progress: Progress | None = None,
-) -> np.ndarray:
-    """Draw n samples of `score(x + sigma G)` for each image.
+def sample_scores(score: Score, x: torch.Tensor, sigma: float, n: int, rng: Streams) -> np.ndarray:
+    """Draw n samples of `score(x + sigma G)` for each image, from a stream of each.
 
-    A batch holds draws of one image, or all draws of several where n is small. Its noise comes from the streams of its
-    images, so the samples do not depend on how images are grouped, up to the network's float rounding in batches of
-    another size (relative 1e-6).
+    A batch holds draws of one image, or all draws of several where n is small. The samples do not depend on how images
+    are grouped, up to the network's float rounding in batches of another size (relative 1e-6).
 
     Args:
-        score: (b,3,H,W) noisy images, not clamped, to (b,) scores.
+        score: what is sampled.
         x: (B,3,H,W) in [0,1].
         sigma: noise level in [0,1] pixel units.
         n: draws an image.
-        rng: one stream an image, at its beginning.
-        shelf: where draws are kept; those that are there are not drawn again.
-        progress: called after each batch.
+        rng: one stream an image; they move on.
 
     Returns:
         (B,n) float64, in the order of the draws.
     """
     samples = np.empty((len(x), n))
+    fits = Batches(score)
     most = max(1, MAX_PIXELS // (x.shape[2] * x.shape[3]))
-    together = max(1, most // n) if shelf is None else 1
+    together = max(1, most // n)
     for first in range(0, len(x), together):
         part = slice(first, min(first + together, len(x)))
-        images, streams, found = x[part], rng[part], samples[part]
-        begin = 0
-        if shelf is not None and (kept := shelf.load(first)) is not None and _same(score, images, sigma, streams, kept):
-            begin = min(len(kept.draws), n)
-            found[0, :begin] = kept.draws[:begin]
-            streams.generators[0].set_state(kept.state)
-        saved, sane = time.monotonic(), True
-        for start in range(begin, n, most):
+        for start in range(0, n, most):
             stop = min(start + most, n)
-            noisy = streams.normal(images, stop - start).mul_(sigma).add_(images)
-            scores = score(noisy.flatten(0, 1)).double().cpu().numpy()
-            found[:, start:stop] = scores.reshape(stop - start, len(images)).T
-            if progress is not None:
-                progress(first * n + stop * len(images), n * len(x))
-            # A score that is no number is an error of this run: it must not be there in the next one.
-            sane = sane and bool(np.isfinite(found[:, start:stop]).all())
-            if shelf is not None and sane and (stop == n or time.monotonic() - saved > SAVE_EVERY):
-                shelf.save(first, Kept(found[0, :stop].copy(), streams.generators[0].get_state()))
-                saved = time.monotonic()
+            noisy = torch.add(x[part], rng[part].normal(x[part], stop - start), alpha=sigma)
+            scores = fits(noisy.flatten(0, 1)).double().cpu().numpy()
+            samples[part, start:stop] = scores.reshape(stop - start, -1).T
     return samples
 
 
-def _same(
-    score: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, sigma: float, streams: Streams, kept: Kept
-) -> bool:
-    """Whether the first kept draw is what this metric gives now, up to the rounding of another batch size."""
-    noisy = streams.fork().normal(image, 1).mul_(sigma).add_(image)
-    again = float(score(noisy.flatten(0, 1)).double().cpu()[0])
-    return bool(len(kept.draws)) and bool(np.isclose(again, kept.draws[0], rtol=1e-4, atol=1e-3 * kept.draws.std()))
+def certification_scores(
+    score: Score,
+    noise: CertificationNoise,
+    sigma: float,
+    n: int,
+    index: Sequence[int] | None = None,
+    shelf: Shelf | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Draw n samples of `score(x + sigma G)` for each image, from the next n draws of its certification noise.
+
+    Every block of draws serves all images before the next one is made. The samples do not depend on how images are
+    grouped, up to the network's float rounding in batches of another size (relative 1e-6).
+
+    Args:
+        score: what is sampled.
+        noise: the images and their noise; with a shelf, at its beginning.
+        sigma: noise level in [0,1] pixel units.
+        n: draws an image.
+        index: which of the images; None for all.
+        shelf: where samples of all images are kept; those that are there are not drawn again.
+        progress: called after each batch.
+
+    Returns:
+        (b,n) float64, in the order of the draws.
+    """
+    images = list(range(len(noise)) if index is None else index)
+    # On the device until they are needed: a copy after each batch would make it wait.
+    found = torch.empty((len(images), n), dtype=torch.float64, device=noise.device)
+    have = np.zeros(len(images), dtype=int)
+    if shelf is not None:
+        _take(found, have, score, noise, sigma, shelf)
+    kept, saved = have.copy(), time.monotonic()
+    fits = Batches(score)
+    most = fits.most(noise, sigma, MAX_PIXELS)
+    done = int(have.min(initial=n))
+    noise.skip(done)
+    block = most if noise.shared else max(1, min(most, 8 * MAX_PIXELS // (noise.pixels * max(1, len(images)))))
+    for start in range(done, n, block):
+        stop = min(start + block, n)
+        drawn = noise.next(images, stop - start)
+        # What is kept makes images differ in what they lack.
+        together = max(1, most // (stop - start)) if shelf is None else 1
+        for first in range(0, len(images), together):
+            part = slice(first, first + together)
+            begin = max(start, int(have[first]))
+            if begin >= stop:
+                continue
+            scores = fits(noise.noisy(drawn, part, begin - start, sigma))
+            found[part, begin:stop] = scores.reshape(stop - begin, -1).T.to(found.dtype)
+            have[part] = stop
+            if progress is not None:
+                progress(int(have.sum()), n * len(images))
+            if shelf is not None and time.monotonic() - saved > SAVE_EVERY:
+                _keep(found, have, kept, shelf)
+                saved = time.monotonic()
+    if shelf is not None:
+        _keep(found, have, kept, shelf)
+    return found.cpu().numpy()
+
+
+def _take(
+    found: torch.Tensor, have: np.ndarray, score: Score, noise: CertificationNoise, sigma: float, shelf: Shelf
+) -> None:
+    """Fill in what is kept, where the first of it is what the metric gives now, up to rounding in another batch."""
+    drawn = None
+    for i in range(len(found)):
+        draws = shelf.load(i)[: found.shape[1]]
+        if len(draws):
+            drawn = drawn or noise.first(range(len(found)))
+            again = float(score(noise.noisy(drawn, slice(i, i + 1), 0, sigma)).double().cpu()[0])
+            if np.isclose(again, draws[0], rtol=1e-4, atol=1e-3 * draws.std()):
+                found[i, : len(draws)] = torch.from_numpy(draws).to(found)
+                have[i] = len(draws)
+
+
+def _keep(found: torch.Tensor, have: np.ndarray, kept: np.ndarray, shelf: Shelf) -> None:
+    """Save what has come; not scores that are no numbers, an error of this run that must not be in the next one."""
+    samples = found.cpu().numpy()
+    for i in np.flatnonzero(have > kept).tolist():
+        if np.isfinite(samples[i, : have[i]]).all():
+            shelf.save(i, samples[i, : have[i]])
+            kept[i] = have[i]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ from ...bench.registry import code_digest, identity_of, package_versions
 from ...bench.seeds import Role, Streams
 from ...bench.spec import parse_spec
 from ..denoisers import load_denoiser
-from .engine import Shelf, sample_scores
+from .engine import Shelf, certification_scores, sample_scores
+from .noise import CertificationNoise, wanted_format
 
 MOST_DRAWS = 10_000_000
 MOST_ADVISED = 1_000_000
@@ -125,7 +126,7 @@ class Smoothed(DefendedMetric):
 
     def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
         """(draws,B) single-draw scores, differentiable through noise, and denoiser where there is one."""
-        noisy = rng.normal(x, draws).mul_(self.sigma) + x
+        noisy = torch.add(x, rng.normal(x, draws), alpha=self.sigma)
         return self.base_score(noisy.flatten(0, 1)).reshape(draws, x.shape[0])
 
     def aggregate(self, scores: torch.Tensor) -> torch.Tensor:
@@ -140,8 +141,9 @@ class Smoothed(DefendedMetric):
         shelf = None
         if request.pool is not None:
             shelf = Shelf(request.pool, self.draw_identity(request.seed), request.keys)
-        samples = sample_scores(
-            self.base_score, request.x, self.sigma, self.total_draws, request.streams(), shelf, request.progress
+        noise = self.noise(request.x, request.keys, request.seed)
+        samples = certification_scores(
+            self.base_score, noise, self.sigma, self.total_draws, shelf=shelf, progress=request.progress
         )
         draws = self._checked(samples)
         joint = self._both(draws, request, request.alpha / request.family) if request.family > 1 else None
@@ -149,6 +151,11 @@ class Smoothed(DefendedMetric):
         assert both.deployed is not None
         deployed = replace(both.deployed, notes=self._notes(both.deployed, request.coverage))
         return replace(both, notes=self._notes(both, request.coverage), deployed=deployed, family=joint)
+
+    def noise(self, x: torch.Tensor, keys: Sequence[str], seed: int, *extra: object) -> CertificationNoise:
+        """Certification noise for images x (B,3,H,W), at its beginning; `extra` tells draws of another purpose."""
+        wanted = wanted_format(self.denoiser, self.metric)
+        return CertificationNoise(x, keys, seed, *extra, memory_format=wanted)
 
     def _notes(self, c: Certificate, coverage: str) -> tuple[str, ...]:
         """What to tell about a certificate. An advice may try many n, so only those that a user sees get any."""

@@ -1,0 +1,204 @@
+"""Noise for certificates: one pool of Gaussian draws for many images, turned for each by signs of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ...bench.seeds import Role, generator
+
+LANES = 8
+"""Generators of a pool that many images share. Draw k comes from number k modulo LANES: several work side by side."""
+
+SHARED_FROM = 3 * 64 * 64
+"""Fewest numbers in an image for a shared pool. What two images then have in common, the absolute values of their
+noise, is as good as nothing; in a few dimensions it is much, and drawing costs little."""
+
+
+class Pool:
+    """Standard normal vectors G_1, G_2, ... in a fixed order, drawn on the CPU so that every device sees the same.
+
+    Args:
+        numbers: length of a vector.
+        lanes: generators, which take turns.
+    """
+
+    def __init__(self, numbers: int, lanes: Sequence[torch.Generator]) -> None:
+        self.numbers, self.done, self._lanes = numbers, 0, lanes
+
+    def fill(self, rows: torch.Tensor) -> None:
+        """Write the next vectors into rows (draws, numbers), float32 on the CPU."""
+
+        def work(lane: int, first: int) -> None:
+            for row in rows[first :: len(self._lanes)]:
+                row.normal_(generator=self._lanes[lane])
+
+        self._each(work, len(rows))
+
+    def skip(self, draws: int) -> None:
+        """Leave vectors out; costs what drawing them does, but no memory."""
+
+        def work(lane: int, first: int) -> None:
+            row = torch.empty(self.numbers)
+            for _ in range(first, draws, len(self._lanes)):
+                row.normal_(generator=self._lanes[lane])
+
+        self._each(work, draws)
+
+    def _each(self, work: Callable[[int, int], None], draws: int) -> None:
+        """Let every lane do its draws, in as many threads as torch may take: drawing releases the interpreter."""
+        count = len(self._lanes)
+        lanes = range(count)
+        firsts = [(lane - self.done) % count for lane in lanes]
+        threads = min(torch.get_num_threads(), count, draws)
+        if threads < 2:
+            for lane, first in zip(lanes, firsts, strict=True):
+                work(lane, first)
+        else:
+            with ThreadPoolExecutor(threads) as executor:
+                list(executor.map(work, lanes, firsts))
+        self.done += draws
+
+
+class Drawn(NamedTuple):
+    """Some draws for some images: (d,1,numbers) where they share a pool, else (d,b,numbers); on their device.
+
+    They lie in a buffer that the next draws are written over.
+    """
+
+    images: Sequence[int]
+    values: torch.Tensor
+
+
+class CertificationNoise:
+    """Standard normal noise s_i * G_k, draw k of image i: G_k is drawn once for all images, s_i are the image's signs.
+
+    A Gaussian vector turned by fixed signs is Gaussian, and G_1, G_2, ... are independent of each other and of s_i. So
+    the draws of each image are independent and standard normal, exactly, which is all that a certificate asks.
+    Statements about several images rest on a union bound, which needs no independence of them.
+
+    The signs follow from the image's content. Without them the pool would be the same for every image, and somebody who
+    knows the seed could look for an image that these very draws flatter.
+
+    Drawing is a large part of the bill of a compact network, and cannot be had faster from torch: on the CPU core that
+    this was written on, 3.4 ns a number, where tiny-iqa takes 16 ns. B images share it. Images below `SHARED_FROM` have
+    streams of their own instead, `Streams` of the same names.
+
+    Args:
+        x: (B,3,H,W) images.
+        keys: their content keys.
+        seed: base seed.
+        extra: what tells draws of another purpose from these.
+        memory_format: order in memory in which the network wants images, see `wanted_format`. The numbers of a draw are
+            laid down in this order: which pixel gets which does not matter, and turning them round costs time.
+    """
+
+    def __init__(
+        self,
+        x: torch.Tensor,
+        keys: Sequence[str],
+        seed: int = 0,
+        *extra: object,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        self._shape, self._last = tuple(x.shape[1:]), memory_format == torch.channels_last
+        self._x = (x.permute(0, 2, 3, 1) if self._last else x).reshape(len(x), -1)
+        self._keys, self._named = keys, (seed, extra)
+        self.numbers = self._x.shape[1]
+        self.shared = self.numbers >= SHARED_FROM
+        self._pools, self._signs = self._begin(), None
+        self._buffers = dict[str, torch.Tensor]()
+        if self.shared:
+            self._signs = torch.stack([self._signs_of(key) for key in keys]).to(x)
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def next(self, images: Sequence[int], draws: int) -> Drawn:
+        """The next draws of some of the images."""
+        return self._next(self._pools, images, draws)
+
+    def first(self, images: Sequence[int]) -> Drawn:
+        """The first draw of some of the images, wherever the noise stands."""
+        return self._next(self._begin(), images, 1)
+
+    def skip(self, draws: int) -> None:
+        """Leave out draws of all images."""
+        for pool in self._pools:
+            pool.skip(draws)
+
+    def noisy(self, drawn: Drawn, part: slice, begin: int, sigma: float) -> torch.Tensor:
+        """Images under draws: x_i + sigma * s_i * G_k, in one pass over the memory.
+
+        Args:
+            drawn: draws.
+            part: which of its images, b of them.
+            begin: which of its draws is the first, of d.
+            sigma: noise level in [0,1] pixel units.
+
+        Returns:
+            (d*b,3,H,W), all images of the first draw, and so on; not clamped; overwritten by the next call.
+        """
+        index = list(drawn.images[part])
+        flat = self._buffer("noisy", (len(drawn.values) - begin, len(index), self.numbers), self.device)
+        if self._signs is None:
+            torch.add(self._x[index], drawn.values[begin:, part], alpha=sigma, out=flat)
+        else:
+            torch.addcmul(self._x[index], self._signs[index], drawn.values[begin:], value=sigma, out=flat)
+        channels, height, width = self._shape
+        if self._last:
+            return flat.view(-1, height, width, channels).permute(0, 3, 1, 2)
+        return flat.view(-1, channels, height, width)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of an image."""
+        return self._shape[1] * self._shape[2]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie."""
+        return self._x.device
+
+    def _begin(self) -> list[Pool]:
+        """The pools at their beginning: one for all images, or one for each."""
+        seed, extra = self._named
+        role = Role.CERTIFICATION.value
+        if self.shared:
+            return [Pool(self.numbers, [generator(seed, "pool", role, *extra, *self._shape, k) for k in range(LANES)])]
+        return [Pool(self.numbers, [generator(seed, key, role, *extra)]) for key in self._keys]
+
+    def _next(self, pools: Sequence[Pool], images: Sequence[int], draws: int) -> Drawn:
+        chosen = pools if self.shared else [pools[i] for i in images]
+        values = self._buffer("drawn", (draws, len(chosen), self.numbers), torch.device("cpu"))
+        for k, pool in enumerate(chosen):
+            pool.fill(values[:, k])
+        return Drawn(images, values.to(self.device))
+
+    def _buffer(self, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        """Memory that is asked for once: fresh pages cost a third of what is written into them."""
+        size, held = math.prod(shape), self._buffers.get(name)
+        if held is None or len(held) < size:
+            held = self._buffers[name] = torch.empty(size, device=device)
+        return held[:size].view(shape)
+
+    def _signs_of(self, key: str) -> torch.Tensor:
+        """Random signs of an image, (numbers,) of -1 and 1."""
+        seed, extra = self._named
+        source = generator(seed, "signs", Role.CERTIFICATION.value, *extra, key)
+        return torch.empty(self.numbers).random_(0, 2, generator=source).mul_(2).sub_(1)
+
+
+def wanted_format(*modules: nn.Module | None) -> torch.memory_format:
+    """The order in memory in which the first network that has convolutions keeps their weights, and so wants images."""
+    for module in modules:
+        for weight in module.parameters() if module is not None else ():
+            if weight.ndim == 4 and weight.shape[1] > 1:
+                last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+                return torch.channels_last if last else torch.contiguous_format
+    return torch.contiguous_format
