@@ -10,6 +10,7 @@ from ...bench.registry import register_defense
 from ..denoisers.choose import AUTO, NOISE, ordinary
 from .bins import ScoreBins
 from .median import MedianSmoothing
+from .smoothed import Precision
 
 
 @register_defense("denoised-median-smoothing", strength=NOISE)
@@ -22,10 +23,19 @@ class DenoisedMedianSmoothing(MedianSmoothing):
         m: draws for a deployed score.
         denoiser: name of a shipped denoiser, or the path of a weights file;
             auto for the light one of the nearest level.
+        precision: number format of denoiser and metric, part of what is certified: float32, bfloat16 or float16.
     """
 
-    def __init__(self, metric: Metric, sigma: float = 0.12, n: int = 1000, m: int = 101, denoiser: str = AUTO) -> None:
-        super().__init__(metric, sigma, n, m, ordinary(sigma) if denoiser == AUTO else denoiser)
+    def __init__(
+        self,
+        metric: Metric,
+        sigma: float = 0.12,
+        n: int = 1000,
+        m: int = 101,
+        denoiser: str = AUTO,
+        precision: Precision = "float32",
+    ) -> None:
+        super().__init__(metric, sigma, n, m, ordinary(sigma) if denoiser == AUTO else denoiser, precision)
 
 
 @register_defense("diffusion-denoised-median-smoothing")
@@ -37,12 +47,19 @@ class DiffusionDenoisedMedianSmoothing(MedianSmoothing):
         n: draws for a certificate.
         m: draws for a deployed score.
         denoiser: name of a shipped diffusion model, or the path of its safetensors file.
+        precision: number format of denoiser and metric, part of what is certified: float32, bfloat16 or float16.
     """
 
     def __init__(
-        self, metric: Metric, sigma: float = 0.12, n: int = 1000, m: int = 101, denoiser: str = "diffusion-light"
+        self,
+        metric: Metric,
+        sigma: float = 0.12,
+        n: int = 1000,
+        m: int = 101,
+        denoiser: str = "diffusion-light",
+        precision: Precision = "float32",
     ) -> None:
-        super().__init__(metric, sigma, n, m, denoiser)
+        super().__init__(metric, sigma, n, m, denoiser, precision)
 
 
 @register_defense("denoised-score-bins")

@@ -6,6 +6,7 @@ from ...bench.api import Metric
 from ...bench.registry import register_defense
 from ..denoisers.choose import AUTO, DMS, NOISE, TIGHT, trained_for
 from .median import MedianSmoothing
+from .smoothed import Precision
 
 
 @register_defense("dms-iqa", strength=NOISE)
@@ -20,13 +21,22 @@ class DMSIQA(MedianSmoothing):
         m: draws for a deployed score.
         denoiser: name of a shipped denoiser, or the path of a safetensors file; auto for the one shipped for this
             metric and sigma.
+        precision: number format of denoiser and metric, part of what is certified: float32, bfloat16 or float16.
     """
 
     family = DMS
 
-    def __init__(self, metric: Metric, sigma: float = 0.12, n: int = 1000, m: int = 101, denoiser: str = AUTO) -> None:
+    def __init__(
+        self,
+        metric: Metric,
+        sigma: float = 0.12,
+        n: int = 1000,
+        m: int = 101,
+        denoiser: str = AUTO,
+        precision: Precision = "float32",
+    ) -> None:
         chosen = trained_for(metric.spec, sigma, self.family) if denoiser == AUTO else denoiser
-        super().__init__(metric, sigma, n, m, chosen)
+        super().__init__(metric, sigma, n, m, chosen, precision)
 
     def _wrong_metric(self, made_for: str | None) -> tuple[str, ...]:
         if made_for is not None:

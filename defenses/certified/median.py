@@ -9,7 +9,7 @@ from ...bench.api import Decision, Metric
 from ...bench.registry import register_defense
 from ..denoisers.choose import NOISE
 from .decide import decide_quantile
-from .smoothed import Bounds, Draws, Question, Smoothed
+from .smoothed import Bounds, Draws, Precision, Question, Smoothed
 from .stats.bands import dkw_margin
 from .stats.order import (
     deployed_level,
@@ -34,12 +34,19 @@ class MedianSmoothing(Smoothed):
         n: draws for a certificate.
         m: draws for a deployed score.
         denoiser: denoiser between noise and metric; none for none.
+        precision: number format of denoiser and metric, part of what is certified: float32, bfloat16 or float16.
     """
 
     def __init__(
-        self, metric: Metric, sigma: float = 0.12, n: int = 1000, m: int = 101, denoiser: str | None = None
+        self,
+        metric: Metric,
+        sigma: float = 0.12,
+        n: int = 1000,
+        m: int = 101,
+        denoiser: str | None = None,
+        precision: Precision = "float32",
     ) -> None:
-        super().__init__(metric, sigma, n, m, denoiser)
+        super().__init__(metric, sigma, n, m, denoiser, precision)
 
     def statistic(self, draws: np.ndarray) -> np.ndarray:
         """Median (B,) of draws (B,k), the mean of the two middle ones for an even k."""

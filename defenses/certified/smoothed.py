@@ -6,7 +6,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,11 @@ from .noise import CertificationNoise, wanted_format
 MOST_DRAWS = 10_000_000
 MOST_ADVISED = 1_000_000
 """Largest number of draws that an advice recommends."""
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""Number format of a network's products, as `torch.autocast` chooses the operations that take it."""
+
+_REDUCED: dict[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Draws:
@@ -80,22 +85,41 @@ class Smoothed(DefendedMetric):
         n: draws for a certificate.
         m: draws for a deployed score.
         denoiser: denoiser between the noise and the metric, or None.
+        precision: number format of denoiser and metric. It decides scores, so it belongs to the defence: what is
+            certified in bfloat16 is what is deployed in bfloat16, and nothing is said of the metric in float32.
     """
 
     randomised = True
     certified_norm = "l2"
 
-    def __init__(self, metric: Metric, sigma: float, n: int, m: int, denoiser: str | None = None) -> None:
+    def __init__(
+        self,
+        metric: Metric,
+        sigma: float,
+        n: int,
+        m: int,
+        denoiser: str | None = None,
+        precision: Precision = "float32",
+    ) -> None:
         super().__init__(metric)
+        if precision not in get_args(Precision):
+            raise BadParameter(f"precision {precision!r}: expected {', '.join(get_args(Precision))}")
         if not (sigma > 0 and np.isfinite(sigma)):
             raise BadParameter(f"{self._name} with sigma={sigma}: expected a noise level > 0, in [0,1] pixel units")
         if not (1 <= n <= MOST_DRAWS and 1 <= m <= MOST_DRAWS):
             raise BadParameter(f"{self._name} with n={n}, m={m}: expected 1 to {MOST_DRAWS:,} draws each")
         self.sigma, self.n, self.cost, self._denoiser_name = float(sigma), n, m, denoiser
+        self.precision: Precision = precision
         self.denoiser = None if denoiser is None else load_denoiser(denoiser, sigma).to(metric.device)
 
     def base_score(self, noisy: torch.Tensor) -> torch.Tensor:
         """The function that is smoothed: noisy images (b,3,H,W), not clamped, to scores (b,)."""
+        if self.precision == "float32":
+            return self._behind(noisy)
+        with torch.autocast(noisy.device.type, _REDUCED[self.precision]):
+            return self._behind(noisy).float()
+
+    def _behind(self, noisy: torch.Tensor) -> torch.Tensor:
         return self.metric(noisy if self.denoiser is None else self.denoiser(noisy))
 
     @abstractmethod
@@ -253,7 +277,7 @@ class Smoothed(DefendedMetric):
         name = self._denoiser_name
         denoiser = None if name is None else identity_of("defense", f"denoised-median-smoothing[denoiser={name}]")
         parts = [code_digest(), package_versions(), identity_of("metric", self.metric.spec), own, self.sigma,
-                 denoiser, seed, Role.CERTIFICATION.value]  # fmt: skip
+                 self.precision, denoiser, seed, Role.CERTIFICATION.value]  # fmt: skip
         return json.dumps(parts)
 
     def _checked(self, samples: np.ndarray) -> Draws:
