@@ -155,7 +155,10 @@ class Attack(ABC):
             if value is None:
                 value = objective.select(candidate.x, self.selection_draws)
             better = value > best_value
-            best = torch.where(better.to(x.device)[:, None, None, None], candidate.x.detach(), best)
+            if bool(better.all()):
+                best = candidate.x.detach()
+            elif bool(better.any()):
+                best = torch.where(better.to(x.device)[:, None, None, None], candidate.x.detach(), best)
             best_value = torch.where(better, value, best_value)
         return best
 

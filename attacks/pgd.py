@@ -94,8 +94,11 @@ class Pgd(Attack):
 
     def _moved(self, z: torch.Tensor, gradient: torch.Tensor, state: State) -> torch.Tensor:
         """Where the next step leads, not projected yet."""
-        state.velocity = self.momentum * state.velocity + self._scaled(gradient)
-        return z + self.step * state.threat.eps * self._direction(state)
+        if self.momentum:
+            state.velocity = torch.add(self._scaled(gradient), state.velocity, alpha=self.momentum)
+        else:
+            state.velocity = gradient
+        return torch.add(z, self._direction(state), alpha=self.step * state.threat.eps)
 
     def _scaled(self, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient in the unit in which momentum adds it up."""

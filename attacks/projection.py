@@ -21,15 +21,20 @@ def project(x_adv: torch.Tensor, x: torch.Tensor, threat: Threat) -> torch.Tenso
     For l2 this is not the nearest point of the intersection, but it lies in it: x is in the box, so clipping only
     moves each value towards x.
     """
-    return (x + inside(x_adv - x, threat)).clamp(0.0, 1.0)
+    return _inside(x_adv - x, threat).add_(x).clamp_(0.0, 1.0)
 
 
 def inside(delta: torch.Tensor, threat: Threat) -> torch.Tensor:
     """Nearest point of the ball around 0 to perturbations (B,3,H,W)."""
+    return _inside(delta.clone(), threat)
+
+
+def _inside(delta: torch.Tensor, threat: Threat) -> torch.Tensor:
+    """`inside` in the memory of `delta`: fresh memory would cost more than the step itself."""
     if threat.norm == "linf":
-        return delta.clamp(-threat.eps, threat.eps)
+        return delta.clamp_(-threat.eps, threat.eps)
     norms = delta.flatten(1).norm(dim=1).clamp_min(1e-30)
-    return delta * (threat.eps / norms).clamp_max(1.0)[:, None, None, None]
+    return delta.mul_((threat.eps / norms).clamp_max(1.0)[:, None, None, None])
 
 
 def stretched(delta: torch.Tensor, threat: Threat) -> torch.Tensor:

@@ -7,7 +7,8 @@ a result is the same whatever the batch, chunk, worker or device count, and two 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -21,6 +22,10 @@ class Role(StrEnum):
     SELECTION = "selection"
     EVALUATION = "evaluation"
     CERTIFICATION = "certification"
+
+
+_WORTH_THREADS = 200_000
+"""Numbers, a millisecond's work, from which several threads draw."""
 
 
 def derive_seed(*parts: object) -> int:
@@ -40,6 +45,20 @@ def image_key(image: torch.Tensor) -> str:
 def generator(*parts: object) -> torch.Generator:
     """A CPU generator seeded from `parts`; drawn on the CPU so that every device sees the same numbers."""
     return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+def in_threads(draw: Callable[[int], None], streams: int, numbers: int) -> None:
+    """Call draw(0), draw(1), ... for streams of their own, several at once if so many numbers are worth it.
+
+    Torch draws in one thread and gives the interpreter's lock back, so as many threads as torch may take help.
+    """
+    threads = min(torch.get_num_threads(), streams)
+    if threads < 2 or numbers < _WORTH_THREADS:
+        for i in range(streams):
+            draw(i)
+        return
+    with ThreadPoolExecutor(threads) as executor:
+        list(executor.map(draw, range(streams)))
 
 
 @dataclass(frozen=True)
@@ -76,9 +95,12 @@ class Streams:
     def normal(self, x: torch.Tensor, draws: int) -> torch.Tensor:
         """Standard normal noise (draws, B, 3, H, W) for images x (B,3,H,W), on x's device."""
         noise = torch.empty((draws, *x.shape), dtype=torch.float32)
-        for i, stream in enumerate(self.generators):
-            for draw in noise[:, i].unbind(0):
-                draw.normal_(generator=stream)
+
+        def draw(i: int) -> None:
+            for one in noise[:, i].unbind(0):
+                one.normal_(generator=self.generators[i])
+
+        in_threads(draw, len(self.generators), noise.numel())
         return noise.to(x.device)
 
     def uniform(self, x: torch.Tensor) -> torch.Tensor:

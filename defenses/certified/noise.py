@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from ...bench.seeds import Role, generator
+from ...bench.seeds import Role, generator, in_threads
 
 LANES = 8
 """Generators of a pool that many images share. Draw k comes from number k modulo LANES: several work side by side."""
@@ -34,35 +33,27 @@ class Pool:
     def fill(self, rows: torch.Tensor) -> None:
         """Write the next vectors into rows (draws, numbers), float32 on the CPU."""
 
-        def work(lane: int, first: int) -> None:
-            for row in rows[first :: len(self._lanes)]:
+        def draw(lane: int) -> None:
+            for row in rows[self._first(lane) :: len(self._lanes)]:
                 row.normal_(generator=self._lanes[lane])
 
-        self._each(work, len(rows))
+        in_threads(draw, len(self._lanes), rows.numel())
+        self.done += len(rows)
 
     def skip(self, draws: int) -> None:
         """Leave vectors out; costs what drawing them does, but no memory."""
 
-        def work(lane: int, first: int) -> None:
+        def drop(lane: int) -> None:
             row = torch.empty(self.numbers)
-            for _ in range(first, draws, len(self._lanes)):
+            for _ in range(self._first(lane), draws, len(self._lanes)):
                 row.normal_(generator=self._lanes[lane])
 
-        self._each(work, draws)
-
-    def _each(self, work: Callable[[int, int], None], draws: int) -> None:
-        """Let every lane do its draws, in as many threads as torch may take: drawing releases the interpreter."""
-        count = len(self._lanes)
-        lanes = range(count)
-        firsts = [(lane - self.done) % count for lane in lanes]
-        threads = min(torch.get_num_threads(), count, draws)
-        if threads < 2:
-            for lane, first in zip(lanes, firsts, strict=True):
-                work(lane, first)
-        else:
-            with ThreadPoolExecutor(threads) as executor:
-                list(executor.map(work, lanes, firsts))
+        in_threads(drop, len(self._lanes), draws * self.numbers)
         self.done += draws
+
+    def _first(self, lane: int) -> int:
+        """Which of the next vectors is the first from a generator."""
+        return (lane - self.done) % len(self._lanes)
 
 
 class Drawn(NamedTuple):
