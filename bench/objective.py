@@ -206,24 +206,23 @@ class Objective:
         if render is not None and self.g.randomised:  # only the size of batches and a look at the draws need them
             with torch.no_grad():
                 images = render(x)
-        weights = self._weights(images, draws, centre) if centre != "mean" and draws > 2 else None
-        total = torch.zeros(x.shape[0], dtype=torch.float64)
-        gradient: torch.Tensor | None = None
-        leaf, done = x.detach(), 0
-        for d, rng in self._chunks(images, draws, self._search.fork() if fixed else self._search):
-            leaf = leaf.requires_grad_(True)
-            scores = self.g.surrogate(render(leaf) if render else leaf, rng, d)
-            if not scores.requires_grad:
-                what = f"metric {self.g.metric.spec!r} behind defence {self.g.spec!r}"
-                raise Incompatible(f"{what} returns scores without gradient: use a black-box attack")
-            weight = torch.full_like(scores, 1 / draws) if weights is None else weights[done : done + d].to(scores)
-            weighted = (weight * scores).sum(0)
-            (part,) = torch.autograd.grad(weighted.sum(), leaf)
-            part = part.contiguous()  # that of a network in channels-last order is not
-            gradient = part if gradient is None else gradient.add_(part)
-            total += weighted.detach().double().cpu()
-            leaf, done = leaf.detach(), done + d
-        assert gradient is not None
+        rng = self._search.fork() if fixed else self._search
+        weigh = _WEIGHTS[centre] if draws > 2 and centre != "mean" else None
+        # Images all of whose draws go through the network together are weighed as they come; others need a look before.
+        whole = MAX_PIXELS // (draws * images.shape[-2] * images.shape[-1]) if weigh and render is None else 0
+        looked = None if weigh is None or whole else weigh(self._look(images, draws, rng.fork()))
+
+        def weights(scores: torch.Tensor, done: int) -> torch.Tensor:
+            if weigh is None:
+                return torch.full_like(scores, 1 / draws)
+            return weigh(scores.detach().double()) if looked is None else looked[done : done + len(scores)]
+
+        step = whole or len(x)
+        parts = [
+            self._slope(x[part], self._chunks(images[part], draws, rng[part]), render, weights)
+            for part in (slice(start, start + step) for start in range(0, len(x), step))
+        ]
+        total, gradient = (_joined(found) for found in zip(*parts, strict=True))
         passes = draws if self.g.randomised else self.g.cost
         self._count(passes, backwards=passes)
         self.g.check_finite(total.numpy())
@@ -250,13 +249,44 @@ class Objective:
         self._count(passes * len(z) // images)
         return self.sign * self.g.surrogate(_Watched.apply(z, show), rng, 1).mean(0)
 
-    def _weights(self, x: torch.Tensor, draws: int, centre: Centre) -> torch.Tensor:
-        """Weights (draws,B) of the draws that `gradient` is about to take, from a look at copies of their streams."""
+    def _slope(
+        self,
+        x: torch.Tensor,
+        chunks: list[tuple[int, Streams]],
+        render: Render | None,
+        weights: Callable[[torch.Tensor, int], torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted scores (B,) of draws, chunk after chunk, and their gradient, shaped like x.
+
+        Args:
+            x: images, or what `render` makes them of.
+            chunks: numbers of draws with their streams.
+            render: see `gradient`.
+            weights: scores (d,B) of the draws of a chunk, and how many there were before, to their weights (d,B).
+        """
+        total, gradient, done = torch.zeros(len(x), dtype=torch.float64), None, 0
+        leaf = x.detach()
+        for d, rng in chunks:
+            leaf = leaf.requires_grad_(True)
+            scores = self.g.surrogate(render(leaf) if render else leaf, rng, d)
+            if not scores.requires_grad:
+                what = f"metric {self.g.metric.spec!r} behind defence {self.g.spec!r}"
+                raise Incompatible(f"{what} returns scores without gradient: use a black-box attack")
+            weighted = (weights(scores, done).to(scores) * scores).sum(0)
+            (slope,) = torch.autograd.grad(weighted.sum(), leaf)
+            slope = slope.contiguous()  # that of a network in channels-last order is not
+            gradient = slope if gradient is None else gradient.add_(slope)
+            total += weighted.detach().double().cpu()
+            leaf, done = leaf.detach(), done + d
+        assert gradient is not None
+        return total, gradient
+
+    def _look(self, x: torch.Tensor, draws: int, rng: Streams) -> torch.Tensor:
+        """Scores (draws,B) of draws, without gradient."""
         with torch.inference_mode():
-            looked = [self.g.surrogate(x, rng, d) for d, rng in self._chunks(x, draws, self._search.fork())]
+            looked = [self.g.surrogate(x, stream, d) for d, stream in self._chunks(x, draws, rng)]
         self._count(draws)
-        scores = torch.cat(looked).double()
-        return near_median(scores) if centre == "kernel" else soft_median(scores)
+        return torch.cat(looked).double()
 
     def _chunks(self, x: torch.Tensor, draws: int, rng: Streams) -> list[tuple[int, Streams]]:
         """Draw counts that keep a batch within MAX_PIXELS; `rng` runs on from chunk to chunk."""
@@ -297,6 +327,14 @@ def soft_median(scores: torch.Tensor) -> torch.Tensor:
     mass = np.diff(beta.cdf(np.linspace(0.0, 1.0, k + 1), (k + 1) / 2, (k + 1) / 2))
     ranks = scores.argsort(dim=0, stable=True).argsort(dim=0, stable=True)
     return torch.as_tensor(mass, device=scores.device)[ranks]
+
+
+_WEIGHTS = {"kernel": near_median, "quantile": soft_median}
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The parts one after the other; a single one as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def check_centre(centre: str) -> None:

@@ -15,6 +15,7 @@ from robustiqa.attacks.base import Candidate
 from robustiqa.attacks.quantised import whole_levels
 from robustiqa.attacks.square import _blob, _overlap
 from robustiqa.bench import Threat, load_dataset, load_metric
+from robustiqa.bench import objective as objective_module
 from robustiqa.bench.api import Direction
 from robustiqa.bench.errors import BadParameter, Incompatible, UnknownName
 from robustiqa.bench.objective import Objective
@@ -373,7 +374,7 @@ def test_kernel_weights_follow_silverman(linear, images) -> None:
     assert np.allclose(value.numpy(), expected, rtol=1e-5)
     assert abs(value.numpy() - median).max() < abs(scores - median).max() / 3
     assert torch.allclose(gradient, linear.module.weights(images).expand_as(images), atol=1e-5)  # type: ignore[operator]
-    assert objective.forwards.tolist() == [30, 30, 30]
+    assert objective.forwards.tolist() == [15, 15, 15]
 
 
 def test_soft_median_is_that_of_scipy(linear, images) -> None:
@@ -394,7 +395,26 @@ def test_soft_median_is_that_of_scipy(linear, images) -> None:
     weighted = (mass[:, None] * scores.gather(0, order)).sum()
     (by_hand,) = torch.autograd.grad(weighted, leaf)
     assert torch.allclose(gradient, by_hand, atol=1e-6)
-    assert objective.forwards.tolist() == [18, 18, 18]
+    assert objective.forwards.tolist() == [9, 9, 9]
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("images_together", [0, 1, 2])
+def test_weighted_draws_are_the_same_whatever_fits_together(
+    images, monkeypatch: pytest.MonkeyPatch, images_together: int, fixed: bool
+) -> None:
+    """Draws that do not fit into a batch are looked at before they are taken, at the price of a forward pass each."""
+    g, keys = load_defense(RANDOMISED, load_metric("bounded")), [image_key(image) for image in images]
+    plain = Objective(g, keys)
+    expected = [plain.gradient(images, 9, centre="kernel", fixed=fixed) for _ in range(2)]
+    monkeypatch.setattr(objective_module, "MAX_PIXELS", max(4, images_together * 9) * 48 * 40)
+    other = Objective(g, keys)
+    found = [other.gradient(images, 9, centre="kernel", fixed=fixed) for _ in range(2)]
+    for (value, gradient), (other_value, other_gradient) in zip(expected, found, strict=True):
+        assert torch.allclose(value, other_value, rtol=1e-6)
+        assert torch.allclose(gradient, other_gradient, rtol=1e-4, atol=1e-7)
+    assert plain.forwards.tolist() == [18, 18, 18]
+    assert other.forwards.tolist() == [18 if images_together else 36] * 3
 
 
 def test_gradients_of_what_is_rendered(linear, images) -> None:
