@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -226,8 +227,12 @@ class Smoothed(DefendedMetric):
             ask: the question.
             reaches: whether n draws give a finite bound at an eps; monotone in both.
         """
-        lost = [float(e) for e in ask.eps if not reaches(float(e), self.n)]
-        if not lost or np.isfinite(self.ends).all():
+        if np.isfinite(self.ends).all():
+            return ()
+        budgets = np.sort(ask.eps).tolist()
+        # By bisection: one eps after the other, a fine grid would cost more than its bounds.
+        lost = budgets[bisect.bisect_left(budgets, True, key=lambda eps: not reaches(eps, self.n)) :]
+        if not lost:
             return ()
         kind = "deployed" if ask.deployed else "population"
         cure = "a larger sigma would do"
