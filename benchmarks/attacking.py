@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from robustiqa.bench.api import AttackResult, DefendedMetric
 from torch import nn
 
 from .interleave import Work, as_told, by_clock, equal, told
-from .subjects import SMALL, Best, bare, best, defended, mean_score, photographs, shown
+from .subjects import SMALL, Best, bare, best, counted, defended, mean_score, photographs, shown
 from .tables import Settings, Table, compare
 
 THREAT = L2(0.5)
@@ -37,13 +37,12 @@ judges, which the peers leave to their user."""
 
 def attack(settings: Settings) -> Iterator[Table]:
     """An attack's search over the bare network's forwards and backwards."""
-    steps, images = (3, 2) if settings.quick else (20, 8)
-    subjects = {"none": f"pgd[steps={steps}]"}
-    adaptive = f"eot-pgd[draws=8,steps={steps}]"
-    subjects |= {"median-smoothing[m=31]": adaptive, "dms-iqa[m=31]": adaptive}
-    for spec, name in subjects.items():
-        g = defended(spec, settings)
-        x = photographs(images if spec == "none" else images // 2, SMALL, settings.device)
+    plain, adaptive = ("pgd[steps=3]", 2), ("eot-pgd[draws=8,steps=3]", 1)
+    if not settings.quick:
+        plain, adaptive = ("pgd[steps=20]", 8), ("eot-pgd[draws=8,steps=10]", 2)
+    subjects = {"none": plain, "median-smoothing[m=31]": adaptive, "dms-iqa[m=31]": adaptive}
+    for spec, (name, images) in subjects.items():
+        g, x = defended(spec, settings), photographs(images, SMALL, settings.device)
         fast, slow = best(g, SMALL, settings), best(g, SMALL, settings, backward=True)
         yield searched(g, x, name, fast, slow, settings)
 
@@ -75,7 +74,7 @@ def searched(
         settings,
         read=as_told,
         name=f"attack-{'-'.join(part.split('[')[0] for part in (name, g.spec))}",
-        title=f"Attack: `{name}` on `{g.spec}`, {len(x)} images of {shown(SMALL)}",
+        title=f"Attack: `{name}` on `{g.spec}`, {counted(len(x), 'image')} of {shown(SMALL)}",
         how=_HOW,
         baseline="bare network",
         reads="speed",
@@ -108,8 +107,23 @@ class Logits(nn.Module):
         return torch.stack([torch.zeros_like(score), score + SHIFT], dim=1)
 
 
+class Contiguous(nn.Module):
+    """A network whose gradient is contiguous: torchattacks views it, which that of a channels-last network refuses."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What the network gives."""
+        if x.requires_grad:
+            x = x.view_as(x)
+            x.register_hook(torch.Tensor.contiguous)
+        return self.net(x)
+
+
 class Counted(Logits):
-    """The same with the gradients of images counted, for a look before the clock starts."""
+    """Logits with the gradients of images counted, for a look before the clock starts."""
 
     backwards = 0
 
@@ -124,7 +138,20 @@ class Counted(Logits):
         self.backwards += len(gradient)
 
 
-Peer = Callable[[nn.Module, torch.Tensor, int], torch.Tensor]
+class Peer(NamedTuple):
+    """An attack of others.
+
+    Attributes:
+        package: what has to be installed.
+        install: how.
+        run: two logits, images (B,3,H,W) and steps to adversarial images.
+        contiguous: whether it needs a contiguous gradient.
+    """
+
+    package: str
+    install: str
+    run: Callable[[nn.Module, torch.Tensor, int], torch.Tensor]
+    contiguous: bool = False
 
 
 def torchattacks_pgd(net: nn.Module, x: torch.Tensor, steps: int) -> torch.Tensor:
@@ -137,23 +164,21 @@ def torchattacks_pgd(net: nn.Module, x: torch.Tensor, steps: int) -> torch.Tenso
 def foolbox_pgd(net: nn.Module, x: torch.Tensor, steps: int) -> torch.Tensor:
     """L2PGD of foolbox; raises ImportError where it is not installed."""
     foolbox: Any = importlib.import_module("foolbox")
-
     run = foolbox.attacks.L2PGD(rel_stepsize=STEP, steps=steps, random_start=False)
     labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
     goal = foolbox.criteria.Misclassification(labels)
     return run.run(foolbox.PyTorchModel(net, bounds=(0, 1), device=x.device), x, goal, epsilon=THREAT.eps)
 
 
-PEERS: Mapping[str, tuple[str, Peer, str]] = {
-    "torchattacks PGDL2": ("torchattacks", torchattacks_pgd, INSTALL),
-    "foolbox L2PGD": ("foolbox", foolbox_pgd, "pip install foolbox"),
+PEERS: Mapping[str, Peer] = {
+    "torchattacks PGDL2": Peer("torchattacks", INSTALL, torchattacks_pgd, contiguous=True),
+    "foolbox L2PGD": Peer("foolbox", "pip install foolbox", foolbox_pgd),
 }
-"""Row -> package, attack, and how to get it."""
 
 
 def peers(settings: Settings) -> Iterator[Table]:
     """Ours against torchattacks and foolbox on the undefended metric."""
-    for images, steps in ((2, 3),) if settings.quick else ((1, 20), (8, 20), (8, 100)):
+    for images, steps in ((2, 3),) if settings.quick else ((1, 20), (8, 20), (8, 50)):
         g = defended("none", settings)
         run, x = load_attack(f"pgd[steps={steps},step={STEP}]"), photographs(images, SMALL, settings.device)
         net = bare(g)
@@ -165,23 +190,25 @@ def peers(settings: Settings) -> Iterator[Table]:
             "ours, whole call": lambda run=run, g=g, x=x: by_clock(lambda: run(g, x, THREAT)),
         }
         notes, errors = [f"Mean gain of ours: {gain:.2f} points of the metric's scale of 100."], {}
-        for row, (package, peer, install) in PEERS.items():
-            if importlib.util.find_spec(package) is None:
-                notes.append(f"{row}: absent, since {package} is not installed ({install}).")
+        for row, peer in PEERS.items():
+            if importlib.util.find_spec(peer.package) is None:
+                notes.append(f"{row}: absent, since {peer.package} is not installed ({peer.install}).")
                 continue
+            seen = Contiguous(net) if peer.contiguous else net
             try:
-                logits = Counted(net)
-                theirs = peer(logits, x, steps).detach()
+                logits = Counted(seen)
+                theirs = peer.run(logits, x, steps).detach()
                 equal(f"backwards of {row}", logits.backwards, int(ours.backwards.sum()))
                 equal(f"mean gain, ours and {row}", gain, mean_score(net, theirs) - clean, SAME_GAIN)
             except Exception as error:
                 errors[row] = told(error)
                 continue
-            works[row] = lambda peer=peer, x=x, steps=steps, net=net: by_clock(lambda: peer(Logits(net), x, steps))
+            logits = Logits(seen)
+            works[row] = lambda run=peer.run, view=logits, x=x, steps=steps: by_clock(lambda: run(view, x, steps))
         made = compare(
             works, settings, read=as_told,
             name=f"peers-{images}-{steps}",
-            title=f"Peers: {steps} steps of l2 PGD on {images} image{'s' * (images > 1)} of {shown(SMALL)}",
+            title=f"Peers: {steps} steps of l2 PGD on {counted(images, 'image')} of {shown(SMALL)}",
             how=_PEERS_HOW, baseline="ours", reads="cost", notes=notes,
         )  # fmt: skip
         made.errors |= errors

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from robustiqa.bench.files import write_atomically
 
 from .tables import Table
@@ -24,7 +24,7 @@ _ACROSS = 3
 
 
 def plot_ratios(tables: Sequence[Table], path: Path) -> Path:
-    """Every row but the baselines, with its interval: speeds in one panel, costs in another, both logarithmic."""
+    """Every row but the baselines, with its interval: speeds in one panel, costs in another, on a logarithmic axis."""
     panels = [(reads, [table for table in tables if table.reads == reads]) for reads in ("speed", "cost")]
     panels = [(reads, some) for reads, some in panels if some]
     lines = [sum(len(table.rows) - 1 for table in some) for _, some in panels]
@@ -46,12 +46,15 @@ def _ratios(panel: Axes, reads: str, tables: Sequence[Table]) -> None:
             place, ratio = len(names), row.ratio
             panel.plot([ratio.lo, ratio.hi], [place, place], color=_COLOURS[reads], linewidth=1.2, alpha=0.5)
             panel.plot(ratio.median, place, "o", color=_COLOURS[reads], markersize=5)
-            names.append(_plain(f"{row.name} | {table.title}"))
+            names.append(_plain(f"{table.title} – {row.name}"))
     panel.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
     panel.set_yticks(range(len(names)), names, fontsize=7)
     panel.invert_yaxis()
-    panel.set_xscale("log")
-    _plain_ticks(panel.xaxis)
+    if reads == "speed":
+        panel.set_xlim(left=0)
+    else:
+        panel.set_xscale("log")
+        _plain_ticks(panel.xaxis)
     panel.set_xlabel(_SIDES[reads])
     panel.grid(alpha=0.25, axis="x")
 
@@ -76,15 +79,17 @@ def _growth(panel: Axes, table: Table) -> None:
     ratios = [row.ratio for row in table.rows]
     middle = [r.median for r in ratios]
     ends = [[r.median - r.lo for r in ratios], [r.hi - r.median for r in ratios]]
-    panel.plot(x, [(v / x[0]) ** (table.expected or 0.0) for v in x], "--", color="0.5", linewidth=1)
+    panel.plot(x, [(v / x[0]) ** table.expected for v in x], "--", color="0.5", linewidth=1)
     panel.errorbar(x, middle, yerr=ends, fmt="o-", color=_COLOURS["cost"], markersize=4, linewidth=1)
     panel.set_xscale("log")
     panel.set_yscale("log")
     # A flat series needs room to look flat.
     low, high = panel.get_ylim()
     panel.set_ylim(min(low, 0.5), max(high, 2.0))
-    for axis in (panel.xaxis, panel.yaxis):
-        _plain_ticks(axis)
+    _plain_ticks(panel.yaxis)
+    panel.set_xticks(x, [f"{v:g}" for v in x])
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set_ylabel("ratio to the first point", fontsize=8)
     _, _, what = table.title.partition(" against the number of ")
     panel.set_xlabel(_plain(what or table.title), fontsize=8)
     panel.set_title(_plain(table.title.partition(" against")[0]), loc="left", fontsize=8)

@@ -34,6 +34,11 @@ def defended(spec: str, settings: Settings) -> DefendedMetric:
     return load_defense(spec, load_metric("tiny-iqa", device=settings.device))
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def shown(size: tuple[int, int]) -> str:
     """Width x height."""
     return f"{size[1]}x{size[0]}"

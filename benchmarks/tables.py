@@ -34,7 +34,7 @@ class Settings:
     @property
     def rounds(self) -> int:
         """Rounds of a comparison."""
-        return 3 if self.quick else 15
+        return 3 if self.quick else 11
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Table:
         baseline: the row that is 1.
         rows: the lines, the baseline among them.
         unit: of the absolute readings.
-        growth: the fitted power of x of a series, and what it should be.
+        growth: the fitted power of x of a series.
+        expected: what it would be: 0 if flat, 1 if linear.
         notes: what else is to be said: settings that were chosen, peers that are absent.
         errors: rows that failed, and why.
     """
@@ -79,7 +80,7 @@ class Table:
     rows: list[Row]
     unit: str = "s"
     growth: Summary | None = None
-    expected: float | None = None
+    expected: float = 0.0
     notes: list[str] = field(default_factory=list)
     errors: dict[str, str] = field(default_factory=dict)
 
@@ -121,9 +122,11 @@ def table_of(
     return Table(name, title, how, reads, baseline, rows, notes=list(notes), errors=dict(readings.errors))
 
 
-def compare(works: Mapping[str, Work], settings: Settings, *, read: Read = by_clock, **about: Any) -> Table:
+def compare(
+    works: Mapping[str, Work], settings: Settings, *, read: Read = by_clock, rounds: int | None = None, **about: Any
+) -> Table:
     """Run the works in turns, and tabulate them; `about` as for `table_of`."""
-    readings = interleave(works, settings.rounds, read=read, seed=settings.seed)
+    readings = interleave(works, rounds or settings.rounds, read=read, seed=settings.seed)
     return table_of(readings, settings=settings, **about)
 
 
@@ -146,7 +149,7 @@ def series(
     Args:
         works: the pieces, by their x.
         name, title, how: as for a table.
-        expected: the power that it should grow with.
+        expected: the power that it would grow with, 0 or 1.
         settings: of the run.
         read: how a reading is made.
         rounds: where it is not the settings' number.

@@ -10,12 +10,15 @@ from tabulate import tabulate
 from .interleave import Summary
 from .tables import Table
 
+_AIMS = {0.0: "flat is 0", 1.0: "linear is 1"}
 _HEADS = {"speed": "speed over the baseline", "cost": "cost over the baseline"}
 
 
 def figure(value: float) -> str:
     """Three digits that count, without an exponent where that stays short."""
     size = abs(value)
+    if size < 1e-9:  # rounding of a difference that is none
+        return "0"
     if not 1e-4 <= size < 1e6:
         return f"{value:.3g}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(size)))}f}"
@@ -60,5 +63,5 @@ def _said(table: Table) -> list[str]:
     """Growth, notes and errors, a sentence each."""
     said = []
     if table.growth is not None:
-        said.append(f"Grows as x to the power {interval(table.growth)}; expected is {table.expected:g}.")
+        said.append(f"Grows as x to the power {interval(table.growth)}; {_AIMS[table.expected]}.")
     return said + table.notes + [f"FAILED: {row}: {why}" for row, why in table.errors.items()]
