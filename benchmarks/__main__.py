@@ -16,7 +16,7 @@ import torch
 from robustiqa.bench.errors import RobustIQAError
 
 from .page import write_page
-from .profiles import KINDS, profiled
+from .profiles import profiled
 from .session import BENCHMARKS, Session, run
 from .subjects import LARGE, SMALL
 from .tables import Settings
@@ -69,17 +69,20 @@ def _page(words: Sequence[str]) -> int:
 
 def _profile(words: Sequence[str]) -> int:
     parser = _parser("python -m benchmarks profile")
-    parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("--defense", default="median-smoothing[n=200]", help="plug-in string")
+    parser.add_argument("kind", choices=("certify", "attack"))
+    parser.add_argument("--defense", default="median-smoothing[n=200]", help="plug-in string (%(default)s)")
+    parser.add_argument("--attack", default="eot-pgd[steps=10]", help="plug-in string (%(default)s)")
     parser.add_argument("--large", action="store_true", help="512x384 instead of 128x128")
     given = parser.parse_args(words)
-    print(profiled(given.kind, given.defense, _settings(given), LARGE if given.large else SMALL))
+    size = LARGE if given.large else SMALL
+    print(profiled(given.defense, given.attack if given.kind == "attack" else None, _settings(given), size))
     return 0
 
 
 def _parser(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(name, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small settings, to see that everything works")
+    parser.add_argument("--rounds", type=int, help="of a comparison: 11, or 3 with --quick")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     return parser
@@ -87,7 +90,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 def _settings(given: argparse.Namespace) -> Settings:
     torch.set_num_threads(given.threads)
-    return Settings(quick=given.quick, device=given.device)
+    return Settings(quick=given.quick, device=given.device, rounds=given.rounds or (3 if given.quick else 11))
 
 
 def _first_line(text: str | None) -> str:

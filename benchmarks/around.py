@@ -82,7 +82,7 @@ def _restore(cache: str | None) -> None:
 
 def reports(settings: Settings) -> Iterator[Table]:
     """Tables and page over reading the records, and their cost against the number of images."""
-    sizes, rounds = ((10, 20), 1) if settings.quick else ((50, 200, 800), 5)
+    sizes, settings = ((10, 20) if settings.quick else (50, 200, 800)), settings.at_most(5)
     with tempfile.TemporaryDirectory() as name:
         roots = {images: Path(name) / str(images) for images in sizes}
         rows = {images: _made_up(root, images) for images, root in roots.items()}
@@ -90,14 +90,13 @@ def reports(settings: Settings) -> Iterator[Table]:
         yield compare(
             {"reading": lambda: _read(root), "collect": lambda: collect(root), "report": lambda: report(root)},
             settings,
-            rounds=rounds,
             name="report", title=f"Report: a run with {rows[sizes[-1]]:,} rows of attacks", how=_REPORT_HOW,
             baseline="reading", reads="cost",
         )  # fmt: skip
         yield series(
             {float(images): lambda root=root: report(root) for images, root in roots.items()},
             "report-images", "Report against the number of images", _REPORT_HOW,
-            expected=1.0, settings=settings, rounds=rounds,
+            expected=1.0, settings=settings,
         )  # fmt: skip
 
 

@@ -10,27 +10,26 @@ from .subjects import SMALL, defended, photographs
 from .tables import Settings
 
 TOP = 15
-KINDS = ("certify", "attack")
 
 
-def profiled(kind: str, defense: str, settings: Settings, size: tuple[int, int] = SMALL) -> str:
+def profiled(defense: str, attack: str | None, settings: Settings, size: tuple[int, int] = SMALL) -> str:
     """The operators that take the most time of their own, as the profiler's table.
 
     Args:
-        kind: one of `KINDS`: a certificate of one image, or ten steps (two with quick settings) of `eot-pgd` on two.
-        defense: plug-in string.
+        defense: plug-in string of what is asked for a certificate of one image, or attacked.
+        attack: plug-in string of the attack on two images; none for the certificate.
         settings: of the run.
         size: height and width.
     """
     g = defended(defense, settings)
-    x = photographs(1 if kind == "certify" else 2, size, settings.device)
-    attack = load_attack(f"eot-pgd[steps={2 if settings.quick else 10}]")
+    x = photographs(1 if attack is None else 2, size, settings.device)
+    run = None if attack is None else load_attack(attack)
 
     def work() -> None:
-        if kind == "certify":
+        if run is None:
             g.certify(x, [0.05, 0.12])
         else:
-            attack(g, x, L2(0.5))
+            run(g, x, L2(0.5))
 
     work()  # the first call loads and plans
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if settings.device.startswith("cuda") else [])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,16 +25,17 @@ class Settings:
         quick: small settings, to see that everything works; the figures are rough.
         device: where networks and images lie.
         seed: of orders and bootstraps.
+        rounds: rounds of a comparison.
     """
 
     quick: bool = False
     device: str = "cpu"
     seed: int = 0
+    rounds: int = 11
 
-    @property
-    def rounds(self) -> int:
-        """Rounds of a comparison."""
-        return 3 if self.quick else 11
+    def at_most(self, rounds: int) -> Settings:
+        """The same with fewer rounds, for what takes long."""
+        return replace(self, rounds=min(self.rounds, rounds))
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,9 @@ def table_of(
     return Table(name, title, how, reads, baseline, rows, notes=list(notes), errors=dict(readings.errors))
 
 
-def compare(
-    works: Mapping[str, Work], settings: Settings, *, read: Read = by_clock, rounds: int | None = None, **about: Any
-) -> Table:
+def compare(works: Mapping[str, Work], settings: Settings, *, read: Read = by_clock, **about: Any) -> Table:
     """Run the works in turns, and tabulate them; `about` as for `table_of`."""
-    readings = interleave(works, rounds or settings.rounds, read=read, seed=settings.seed)
+    readings = interleave(works, settings.rounds, read=read, seed=settings.seed)
     return table_of(readings, settings=settings, **about)
 
 
@@ -139,7 +138,6 @@ def series(
     expected: float,
     settings: Settings,
     read: Read = by_clock,
-    rounds: int | None = None,
     warm_up: int = 1,
     unit: str = "s",
     notes: Callable[[Sequence[float], Sequence[np.ndarray]], Sequence[str]] = lambda points, taken: (),
@@ -152,7 +150,6 @@ def series(
         expected: the power that it would grow with, 0 or 1.
         settings: of the run.
         read: how a reading is made.
-        rounds: where it is not the settings' number.
         warm_up: rounds before, whose readings are dropped.
         unit: of the readings.
         notes: made of the points and their readings.
@@ -160,7 +157,7 @@ def series(
     named = {f"{x:g}": (x, work) for x, work in works.items()}
     readings = interleave(
         {label: work for label, (_, work) in named.items()},
-        rounds or settings.rounds,
+        settings.rounds,
         read=read,
         warm_up=warm_up,
         seed=settings.seed,
