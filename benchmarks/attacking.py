@@ -20,13 +20,14 @@ from .tables import Settings, Table, compare
 
 THREAT = L2(0.5)
 STEP = 0.2
+DRAWS = 8
 SAME_GAIN = 0.02
 """Share by which the gains of two attacks may differ that are compared as equal."""
 
 _HOW = """The search of the attack: steps along the gradient through the defence, and the choice of the best
-point. The bare network does as many forwards and backwards to the pixels as the attack counts, on as many
-images, in the batch size and memory order that were fastest for it in trials before. "whole call" also has the
-judgement: clean, attacked and 8-bit score on fresh draws, norms, PSNR, SSIM."""
+point. The bare network does as many forwards and backwards to the pixels as the attack counts, in the batch
+size (with backwards: of at most the images that a step has) and memory order that were fastest for it in trials
+before. "whole call" also has the judgement: clean, attacked and 8-bit score on fresh draws, norms, PSNR, SSIM."""
 
 _PEERS_HOW = """Projected gradient ascent in l2, eps 0.5, with the same steps of the same length from the image
 itself, on the same batch. The peers attack the bare network behind two logits (0, score + 200), without
@@ -37,13 +38,14 @@ judges, which the peers leave to their user."""
 
 def attack(settings: Settings) -> Iterator[Table]:
     """An attack's search over the bare network's forwards and backwards."""
-    plain, adaptive = ("pgd[steps=3]", 2), ("eot-pgd[draws=8,steps=3]", 1)
+    plain, adaptive = ("pgd[steps=3]", 2), (f"eot-pgd[draws={DRAWS},steps=3]", 1)
     if not settings.quick:
-        plain, adaptive = ("pgd[steps=20]", 8), ("eot-pgd[draws=8,steps=10]", 2)
+        plain, adaptive = ("pgd[steps=20]", 8), (f"eot-pgd[draws={DRAWS},steps=10]", 2)
     subjects = {"none": plain, "median-smoothing[m=31]": adaptive, "dms-iqa[m=31]": adaptive}
     for spec, (name, images) in subjects.items():
         g, x = defended(spec, settings), photographs(images, SMALL, settings.device)
-        fast, slow = best(g, SMALL, settings), best(g, SMALL, settings, backward=True)
+        a_step = images * (DRAWS if g.randomised else 1)
+        fast, slow = best(g, SMALL, settings), best(g, SMALL, settings, backward=True, most=a_step)
         yield searched(g, x, name, fast, slow, settings)
 
 

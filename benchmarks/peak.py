@@ -1,4 +1,4 @@
-"""Certify one small image with N draws, and print the peak memory of this process in MB.
+"""Certify one small image with N draws, and print the peak memory in MB: of this process, or on a GPU of torch there.
 
     python -m benchmarks.peak N DEVICE THREADS
 """  # fmt: skip
@@ -19,6 +19,9 @@ def main(n: int, device: str, threads: int) -> None:
     torch.set_num_threads(threads)
     settings = Settings(device=device)
     defended(f"median-smoothing[n={n}]", settings).certify(photographs(1, (64, 64), device), [0.05])
+    if device.startswith("cuda"):
+        print(torch.cuda.max_memory_allocated() / 1e6)
+        return
     # Linux counts in kB, macOS in bytes.
     unit = 1e6 if sys.platform == "darwin" else 1e3
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)

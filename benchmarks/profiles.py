@@ -37,4 +37,5 @@ def profiled(defense: str, attack: str | None, settings: Settings, size: tuple[i
         work()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-    return watched.key_averages().table(sort_by="self_cpu_time_total", row_limit=TOP)
+    order = "self_cuda_time_total" if ProfilerActivity.CUDA in activities else "self_cpu_time_total"
+    return watched.key_averages().table(sort_by=order, row_limit=TOP)

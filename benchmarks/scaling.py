@@ -24,7 +24,8 @@ itself: 0 is flat, 1 is linear."""
 
 _MEMORY_HOW = """The largest resident memory that a process had at any time (`ru_maxrss`), which loads torch,
 the metric and one 64x64 image, and certifies it with n draws: each point a process of its own. Most of it is
-torch. A draw's score has to be kept (8 bytes, and a sorted copy); its image, 48 kB here, does not."""
+torch. A draw's score has to be kept (8 bytes, and a sorted copy); its image, 48 kB here, does not. On a GPU: what
+torch had allocated there."""
 
 
 def scaling(settings: Settings) -> Iterator[Table]:

@@ -78,16 +78,14 @@ def bare(g: DefendedMetric) -> nn.Module:
     return nn.Sequential(*copy.deepcopy(parts)).eval().requires_grad_(False)
 
 
-def batches(size: tuple[int, int], settings: Settings) -> tuple[int, ...]:
-    """Batch sizes that are tried for images of a size: from one image to a few million pixels."""
-    if settings.device != "cpu":
-        largest = 2**26 // (size[0] * size[1])
-        return tuple(largest // k for k in (1, 4, 16))
-    return (4, 16, 32) if size == SMALL else (1, 2, 4)
+def batches(size: tuple[int, int], settings: Settings, most: int | None = None) -> list[int]:
+    """Batch sizes that are tried for images of a size, none above `most`: a few million pixels, on a GPU more."""
+    pixels = (2**16, 2**18, 2**19, 2**20) if settings.device == "cpu" else (2**22, 2**24, 2**26)
+    return sorted({max(1, min(count // (size[0] * size[1]), most or count)) for count in pixels})
 
 
 def best(
-    g: DefendedMetric, size: tuple[int, int], settings: Settings, backward: bool = False
+    g: DefendedMetric, size: tuple[int, int], settings: Settings, backward: bool = False, most: int | None = None
 ) -> tuple[Best, torch.Tensor]:
     """The bare network in its fastest setting, and a batch of images in its memory order.
 
@@ -99,9 +97,10 @@ def best(
         size: height and width of the images.
         settings: of the run.
         backward: whether forward and backward are to be fast, instead of the forward alone.
+        most: largest batch, where what is compared has no more images at a time.
     """
     tried = {f"{order} {batch}": Best(bare(g).to(memory_format=FORMATS[order]), batch, order)  # pyright: ignore
-             for order in FORMATS for batch in batches(size, settings)}  # fmt: skip
+             for order in FORMATS for batch in batches(size, settings, most)}  # fmt: skip
     images = {name: one.images(size, settings.device) for name, one in tried.items()}
 
     def work(name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import attacking, certification, scaling, session
+from benchmarks import attacking, certification, scaling, session, subjects
 from benchmarks.__main__ import main
 from benchmarks.interleave import (
     Readings,
@@ -28,6 +29,7 @@ from benchmarks.interleave import (
     slope,
     summarise,
 )
+from benchmarks.profiles import profiled
 from benchmarks.subjects import Best, bare, defended
 from benchmarks.tables import Settings, Table, compare, series
 
@@ -246,6 +248,32 @@ def test_the_bare_network_runs_as_many_images_as_it_is_told() -> None:
     one.backward(x, 5)
     one.forward(x, 0)
     assert seen == [(16, False), (16, False), (5, False), (5, True)]
+
+
+def test_the_fastest_setting_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            ordered = x.is_contiguous(memory_format=torch.channels_last)
+            time.sleep(0.002 if ordered else 0.004)  # a call, whatever it holds
+            return x.mean((1, 2, 3))
+
+    assert subjects.batches((256, 256), QUICK) == [1, 4, 8, 16]
+    assert subjects.batches((256, 256), QUICK, most=5) == [1, 4, 5]
+    assert subjects.batches((1024, 1024), QUICK) == [1]
+    monkeypatch.setattr(subjects, "bare", lambda g: Slow())
+    monkeypatch.setattr(subjects, "batches", lambda *given: [1, 5])
+    found, images = subjects.best(defended("none", QUICK), (32, 32), QUICK, backward=True)
+    assert (found.batch, found.order) == (5, "channels-last")
+    assert images.shape == (5, 3, 32, 32)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("defense", "attack"), [("median-smoothing[n=4]", None), ("none", "pgd[steps=1]")])
+def test_a_profile_names_the_operators(defense: str, attack: str | None) -> None:
+    table = profiled(defense, attack, QUICK, (64, 64))
+    assert "convolution" in table
+    assert ("backward" in table) == (attack is not None)
+    assert table.count("aten::") <= 15
 
 
 @pytest.mark.parametrize("spec", ["none", "median-smoothing", "dms-iqa"])
