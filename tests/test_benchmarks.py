@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from robustiqa.bench.errors import BadParameter
 from torch import nn
 
-from benchmarks import attacking, certification, scaling, session, subjects
+from benchmarks import attacking, certification, peak, scaling, session, subjects
 from benchmarks.__main__ import main
 from benchmarks.interleave import (
     Readings,
@@ -304,6 +306,20 @@ def test_a_peer_that_does_other_work_gets_no_ratio(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="resource is of Unix")
-def test_a_child_that_fails_says_why() -> None:
+def test_peak_memory_is_asked_of_a_child(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The child is run in this process: importing torch once more would take seconds."""
+    asked: list[list[str]] = []
+
+    def child(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command[1:])
+        try:
+            peak.main(int(command[3]), command[4], int(command[5]))
+        except BadParameter as error:
+            return subprocess.CompletedProcess(command, 1, "", f"Traceback\n{error}\n")
+        return subprocess.CompletedProcess(command, 0, capsys.readouterr().out, "")
+
+    monkeypatch.setattr(scaling.subprocess, "run", child)
+    assert 50 < scaling.peak_megabytes(10) < 1e5
+    assert asked == [["-m", "benchmarks.peak", "10", "cpu", str(torch.get_num_threads())]]
     with pytest.raises(RuntimeError, match=r"n = 0 in a process of its own failed: .*n=0"):
         scaling.peak_megabytes(0)
