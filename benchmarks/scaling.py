@@ -22,10 +22,10 @@ _HOW = """Certificates of `median-smoothing` on `tiny-iqa`, each point run once 
 first point; the growth is the power of x that fits the readings, by least squares in logarithms, each round by
 itself: 0 is flat, 1 is linear."""
 
-_MEMORY_HOW = """The largest resident memory that a process had at any time (`ru_maxrss`), which loads torch,
-the metric and one 64x64 image, and certifies it with n draws: each point a process of its own. Most of it is
-torch. A draw's score has to be kept (8 bytes, and a sorted copy); its image, 48 kB here, does not. On a GPU: what
-torch had allocated there."""
+_MEMORY_HOW = """The largest resident memory of a process that certifies one 64x64 image with n draws, from the
+moment when torch and the metric are loaded: each point a process of its own. Most of it is torch. A draw's score
+has to be kept (8 bytes, and a sorted copy); its image, 48 kB here, does not. On Linux it is the kernel's VmHWM,
+since `ru_maxrss` begins with what the parent had; on a GPU what torch had allocated there."""
 
 
 def scaling(settings: Settings) -> Iterator[Table]:
@@ -70,7 +70,7 @@ def _job(
 
 def memory(settings: Settings) -> Iterator[Table]:
     """Peak memory against draws."""
-    points = (100, 1000) if settings.quick else (100, 1000, 10_000, 50_000)
+    points = (200, 1000) if settings.quick else (200, 1000, 10_000, 50_000)
 
     def a_draw(xs: Sequence[float], taken: Sequence[np.ndarray]) -> list[str]:
         found = slope(xs, [1e6 * values for values in taken], settings.seed)

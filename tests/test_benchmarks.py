@@ -305,6 +305,18 @@ def test_a_peer_that_does_other_work_gets_no_ratio(monkeypatch: pytest.MonkeyPat
     assert made.rows[0].ratio == (1, 1, 1, 1, 1, QUICK.rounds)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is of Linux")
+def test_the_peak_is_what_was_resident_at_most() -> None:
+    before = torch.ones(25_000_000)
+    high = peak.peak()
+    del before
+    peak.forget_peak()
+    low = peak.peak()
+    during = torch.ones(15_000_000)
+    assert low < high - 80, "100 MB less"
+    assert peak.peak() - low == pytest.approx(4e-6 * during.numel(), abs=10)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="resource is of Unix")
 def test_peak_memory_is_asked_of_a_child(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The child is run in this process: importing torch once more would take seconds."""
