@@ -95,7 +95,7 @@ def reports(settings: Settings) -> Iterator[Table]:
         )  # fmt: skip
         yield series(
             {float(images): lambda root=root: report(root) for images, root in roots.items()},
-            "report-images", "Report against the number of images", _REPORT_HOW,
+            "report-images", "Report: against the number of images", _REPORT_HOW,
             expected=1.0, settings=settings,
         )  # fmt: skip
 

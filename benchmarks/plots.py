@@ -84,15 +84,14 @@ def _growth(panel: Axes, table: Table) -> None:
     panel.set_xscale("log")
     panel.set_yscale("log")
     # A flat series needs room to look flat.
-    low, high = panel.get_ylim()
-    panel.set_ylim(min(low, 0.5), max(high, 2.0))
+    panel.set_ylim(min(0.5, *(r.lo / 1.3 for r in ratios)), max(2.0, *(1.3 * r.hi for r in ratios)))
     _plain_ticks(panel.yaxis)
     panel.set_xticks(x, [f"{v:g}" for v in x])
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_ylabel("ratio to the first point", fontsize=8)
-    _, _, what = table.title.partition(" against the number of ")
+    _, _, what = table.title.partition(": against the number of ")
     panel.set_xlabel(_plain(what or table.title), fontsize=8)
-    panel.set_title(_plain(table.title.partition(" against")[0]), loc="left", fontsize=8)
+    panel.set_title(_plain(table.title.partition(":")[0]), loc="left", fontsize=8)
     panel.grid(alpha=0.25)
 
 

@@ -42,7 +42,7 @@ def scaling(settings: Settings) -> Iterator[Table]:
         ("budgets", "budgets", {k: _job(settings, small, budgets=k) for k in (1, 10, 100, 1000)}, 0.0),
     ]  # fmt: skip
     for name, what, works, expected in ways:
-        title = f"Certification against the number of {what}"
+        title = f"Cost of a certificate: against the number of {what}"
         yield series(works, f"scaling-{name}", title, _HOW, expected=expected, settings=settings)
 
 
@@ -78,7 +78,7 @@ def memory(settings: Settings) -> Iterator[Table]:
 
     yield series(
         {float(n): lambda n=n: peak_megabytes(n, settings.device) for n in points},
-        "memory-draws", "Peak memory against the number of draws", _MEMORY_HOW,
+        "memory-draws", "Peak memory: against the number of draws", _MEMORY_HOW,
         expected=0.0, settings=settings.at_most(3), read=as_told, warm_up=0, unit="MB", notes=a_draw,
     )  # fmt: skip
 

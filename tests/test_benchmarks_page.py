@@ -32,7 +32,7 @@ def tables(quick: bool = False) -> list[Table]:
     cost = table_of(Readings({"bare": base, "runner": 12.34 * base}), "two", EVIL, "Otherwise.", baseline="bare",
                     reads="cost", settings=settings)  # fmt: skip
     works = {x: lambda x=x: x for x in (1.0, 10.0, 100.0)}
-    grown = series(works, "three", "Cost against the number of images", "In turns.", expected=1.0, settings=settings,
+    grown = series(works, "three", "Cost: against the number of images", "In turns.", expected=1.0, settings=settings,
                    read=as_told)  # fmt: skip
     return [*speeds, cost, grown]
 
