@@ -7,7 +7,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint con
 PYIQA := .venv-pyiqa
 PYIQA_PIP := $(PYIQA)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install install-dev demo docs board board-tables gallery test test-pyiqa soundness lint types clean
+.PHONY: help install install-dev demo docs board board-tables gallery test test-pyiqa soundness bench lint types clean
 
 help:
 	@echo "make install   make .venv and install into it"
@@ -15,6 +15,7 @@ help:
 	@echo "make board   run the suites of the repository's board as far as their data and weights are here (hours; resumes)"
 	@echo "make board-tables   write its tables, its picture and the README's section again, from the records (seconds)"
 	@echo "make soundness   hold every certified method against known truths and attacks (minutes)"
+	@echo "make bench   measure speed as ratios to the bare network and to peers, write docs/speed.md (half an hour)"
 	@echo "make docs   write the API reference to build/docs"
 	@echo "make gallery   write docs/attacks.md and docs/defenses.md again, with pictures (minutes)"
 	@echo "make test   install, then lint, types and fast tests"
@@ -66,6 +67,10 @@ gallery: install
 
 soundness: install
 	$(VENV)/bin/robustiqa soundness
+
+bench: install-dev
+	$(PY) -m benchmarks --out runs/bench.json
+	$(PY) -m benchmarks page runs/bench.json
 
 lint: install-dev
 	$(VENV)/bin/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from pathlib import Path
 
@@ -59,6 +60,12 @@ def test_attacks_and_defences_use_little_of_the_bench() -> None:
     assert not wrong
 
 
+def test_the_product_does_not_know_its_benchmarks() -> None:
+    assert not [
+        p for p in _sources() if re.search(r"^(from|import) (benchmarks|examples)\b", p.read_text("utf-8"), re.M)
+    ]
+
+
 def test_pyproject_lists_every_package() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     present = {
@@ -91,7 +98,8 @@ def test_every_data_file_is_packed() -> None:
 
 
 def test_files_are_short() -> None:
-    lengths = sorted(len(p.read_text(encoding="utf-8").splitlines()) for p in _sources())
+    benchmarks = (ROOT / "benchmarks").glob("*.py")
+    lengths = sorted(len(p.read_text(encoding="utf-8").splitlines()) for p in (*_sources(), *benchmarks))
     assert lengths[-1] <= 600
     assert lengths[len(lengths) // 2] <= 150
 
