@@ -59,6 +59,7 @@ class Apgd(Attack):
 
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         """Every point with its exact value on a deterministic defence; else those at the last checkpoints."""
+        x = x.contiguous(memory_format=objective.g.memory_format)
         for restart in range(self.restarts):
             start = x if restart == 0 and self.start == "image" else random_start(x, threat, objective.search_streams)
             yield from self.ascend(objective, start, x, threat)

@@ -64,6 +64,7 @@ class Pgd(Attack):
 
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         """Every iterate with its exact value on a deterministic defence, else the last ones of each restart."""
+        x = x.contiguous(memory_format=objective.g.memory_format)
         for restart in range(self.restarts):
             start = x if restart == 0 else random_start(x, threat, objective.search_streams)
             yield from self._ascend(objective, start, x, threat)

@@ -12,7 +12,7 @@ def unit(v: torch.Tensor, norm: str) -> torch.Tensor:
     """Steepest-ascent direction of norm 1 for gradient v (B,3,H,W): v/|v|_2, or sign(v); zero stays zero."""
     if norm == "linf":
         return v.sign()
-    return v / v.flatten(1).norm(dim=1).clamp_min(1e-30)[:, None, None, None]
+    return v / _length(v)
 
 
 def project(x_adv: torch.Tensor, x: torch.Tensor, threat: Threat) -> torch.Tensor:
@@ -33,8 +33,12 @@ def _inside(delta: torch.Tensor, threat: Threat) -> torch.Tensor:
     """`inside` in the memory of `delta`: fresh memory would cost more than the step itself."""
     if threat.norm == "linf":
         return delta.clamp_(-threat.eps, threat.eps)
-    norms = delta.flatten(1).norm(dim=1).clamp_min(1e-30)
-    return delta.mul_((threat.eps / norms).clamp_max(1.0)[:, None, None, None])
+    return delta.mul_((threat.eps / _length(delta)).clamp_max(1.0))
+
+
+def _length(v: torch.Tensor) -> torch.Tensor:
+    """l2 norms (B,1,1,1) of v (B,3,H,W), not 0; in any order in memory without a copy."""
+    return torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)
 
 
 def stretched(delta: torch.Tensor, threat: Threat) -> torch.Tensor:

@@ -162,6 +162,7 @@ class DefendedMetric(nn.Module, ABC):
         differentiable: whether `surrogate` has a useful gradient; not where the metric has none.
         certified_norm: "l2" or "linf" if `certify` works, else None.
         cost: forwards of the metric for one deployed score.
+        memory_format: order in memory of the images on which `surrogate` is fastest; any order gives the same scores.
     """
 
     spec: str = ""
@@ -169,6 +170,7 @@ class DefendedMetric(nn.Module, ABC):
     differentiable: bool = True
     certified_norm: Norm | None = None
     cost: int = 1
+    memory_format: torch.memory_format = torch.contiguous_format
 
     def __init__(self, metric: Metric) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from scipy.stats import beta
 
 from .api import DefendedMetric, Direction, Estimate
 from .errors import BadParameter, BadScore, Incompatible
+from .memory import laid_out_like
 from .seeds import Role, Streams
 
 MAX_PIXELS = 32 * 128 * 128
@@ -274,7 +275,7 @@ class Objective:
                 raise Incompatible(f"{what} returns scores without gradient: use a black-box attack")
             weighted = (weights(scores, done).to(scores) * scores).sum(0)
             (slope,) = torch.autograd.grad(weighted.sum(), leaf)
-            slope = slope.contiguous()  # that of a network in channels-last order is not
+            slope = laid_out_like(slope, leaf)
             gradient = slope if gradient is None else gradient.add_(slope)
             total += weighted.detach().double().cpu()
             leaf, done = leaf.detach(), done + d

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ..bench.api import Metric
+from ..bench.memory import wanted_format
 from ..bench.registry import register_defense
 from .base import Purification
 
@@ -11,6 +13,10 @@ from .base import Purification
 @register_defense("none")
 class NoDefense(Purification):
     """The metric as it is."""
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__(metric)
+        self.memory_format = wanted_format(metric)
 
     def purify(self, x: torch.Tensor) -> torch.Tensor:
         """The image itself."""

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from robustiqa.bench import Metric, load_metric
+from robustiqa.bench.memory import wanted_format
 from robustiqa.bench.seeds import generator, image_key
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.certified import engine
 from robustiqa.defenses.certified.batches import Batches, grown
 from robustiqa.defenses.certified.engine import certification_scores
-from robustiqa.defenses.certified.noise import SHARED_FROM, CertificationNoise, wanted_format
+from robustiqa.defenses.certified.noise import SHARED_FROM, CertificationNoise
 from scipy.stats import binom, kstest
 from torch import nn
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from ...bench.seeds import Role, generator, in_threads
 
@@ -85,7 +84,7 @@ class CertificationNoise:
         keys: their content keys.
         seed: base seed.
         extra: what tells draws of another purpose from these.
-        memory_format: order in memory in which the network wants images, see `wanted_format`. The numbers of a draw are
+        memory_format: order in memory in which the network wants images, see `bench.memory`. The numbers of a draw are
             laid down in this order: which pixel gets which does not matter, and turning them round costs time.
     """
 
@@ -183,13 +182,3 @@ class CertificationNoise:
         seed, extra = self._named
         source = generator(seed, "signs", Role.CERTIFICATION.value, *extra, key)
         return torch.empty(self.numbers).random_(0, 2, generator=source).mul_(2).sub_(1)
-
-
-def wanted_format(*modules: nn.Module | None) -> torch.memory_format:
-    """The order in memory in which the first network that has convolutions keeps their weights, and so wants images."""
-    for module in modules:
-        for weight in module.parameters() if module is not None else ():
-            if weight.ndim == 4 and weight.shape[1] > 1:
-                last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
-                return torch.channels_last if last else torch.contiguous_format
-    return torch.contiguous_format

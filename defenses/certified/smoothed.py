@@ -14,12 +14,13 @@ import torch
 
 from ...bench.api import INTERVAL_ERROR, Certificate, CertifyRequest, DefendedMetric, Estimate, Metric
 from ...bench.errors import BadParameter
+from ...bench.memory import wanted_format
 from ...bench.registry import code_digest, identity_of, package_versions
 from ...bench.seeds import Role, Streams
 from ...bench.spec import parse_spec
 from ..denoisers import load_denoiser
 from .engine import Shelf, certification_scores, sample_scores
-from .noise import CertificationNoise, wanted_format
+from .noise import CertificationNoise
 
 MOST_DRAWS = 10_000_000
 MOST_ADVISED = 1_000_000
