@@ -21,12 +21,15 @@ from .images import check_size
 from .measures import INTERVAL_ERROR
 from .seeds import Role, Streams, image_key
 from .threats import L2, Direction, Linf, Norm, Threat
+from .widths import Allotted, CertifiedToWidth, WidthRequest
 
 __all__ = [
     "INTERVAL_ERROR",
     "L2",
+    "Allotted",
     "AttackResult",
     "Certificate",
+    "CertifiedToWidth",
     "CertifyRequest",
     "Coverage",
     "Decision",
@@ -39,9 +42,16 @@ __all__ = [
     "Norm",
     "Progress",
     "Threat",
+    "WidthRequest",
     "check_batch",
 ]  # fmt: skip
 
+
+Kind = Literal["population", "deployed"]
+"""Of a certificate: of the exact smoothed statistic, or of the score that is shipped."""
+
+LEAST_SHARE = 100
+"""Draws an image without which nothing can be foreseen."""
 
 _ROUNDING = 1e-5
 """Share of a bounded range by which rounding may take a score out of it."""
@@ -272,20 +282,7 @@ class DefendedMetric(nn.Module, ABC):
             BadParameter: alpha, eps, family or coverage out of range.
             BadScore: the metric returned NaN or infinity under noise, or left the range that it declares as bounded.
         """
-        norm = self._certifiable(alpha)
-        if not len(eps):
-            raise BadParameter("no eps to certify at: give at least one budget, for example eps=[0.05]")
-        for e in eps:
-            Threat(norm, e)
-        if family < 1:
-            raise BadParameter(f"family {family} is not a number of images: expected at least 1")
-        if coverage not in get_args(Coverage):
-            raise BadParameter(f"unknown coverage {coverage!r}: expected one of {', '.join(get_args(Coverage))}")
-        check_batch(x)
-        keys = tuple(image_key(i) for i in x)
-        folder = None if pool is None else Path(pool)
-        budgets = np.array(eps, dtype=float)
-        request = CertifyRequest(x, budgets, alpha, keys, seed, family, coverage, folder, progress)
+        request = self._request(x, eps, alpha, seed, family, coverage, pool, progress)
         with torch.inference_mode():
             certificate = self._certify(request)
         for c in (certificate, certificate.deployed, certificate.family, getattr(certificate.family, "deployed", None)):
@@ -300,6 +297,68 @@ class DefendedMetric(nn.Module, ABC):
         """What `certify` returns; certified defences override it."""
         raise NotImplementedError
 
+    def certify_to_width(
+        self,
+        x: torch.Tensor,
+        eps: Sequence[float],
+        width: float,
+        alpha: float = 0.001,
+        seed: int = 0,
+        *,
+        total: int,
+        most: int | None = None,
+        kind: Kind = "population",
+        assurance: float = 0.8,
+        coverage: Coverage = "pointwise",
+        pool: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> CertifiedToWidth:
+        """Certify each image with as many draws as an interval of this width is foreseen to need.
+
+        The numbers of draws come from pilot draws of a stream of their own, which are in no certificate, so that each
+        certificate holds with 1 - alpha. Where the total does not pay for the width, it buys the smallest common one;
+        an image that no number of draws would bring to the width gets none.
+
+        Args:
+            x, eps, alpha, coverage, pool, progress: as in `certify`; the draws of a certificate are the first ones of
+                those that `certify` makes.
+            width: hi - lo wanted at the largest eps, in the metric's units.
+            seed: base seed; one whose draws are known already proves nothing.
+            total: most draws of all images together, pilot included.
+            most: most certification draws of one image; none for 16 times its share of the total.
+            kind: whose width is meant.
+            assurance: probability, from 1/2 on, with which an image should reach the width.
+
+        Raises:
+            Incompatible: the defence has no certificate, or not one that draws make narrower.
+            BadImage, BadScore: as in `certify`.
+            BadParameter: an argument out of range.
+        """
+        request = self._request(x, eps, alpha, seed, 1, coverage, pool, progress)
+        if not (math.isfinite(width) and width > 0):
+            raise BadParameter(f"width {width} is not one of an interval: expected a number > 0 in the metric's units")
+        _check_kind(kind)
+        if not 0.5 <= assurance < 1:
+            raise BadParameter(f"assurance {assurance} is not a probability from 1/2 on: expected 0.5 <= assurance < 1")
+        share = total // len(x)
+        if share < LEAST_SHARE:
+            raise BadParameter(f"a total of {total:,} draws for {len(x)} images is too few: expected {LEAST_SHARE} an "
+                               "image at least, half of which may be pilot draws")  # fmt: skip
+        if most is not None and most < 1:
+            raise BadParameter(f"most={most} is not a number of draws: expected at least 1")
+        most = min(16 * share if most is None else most, total)
+        with torch.inference_mode():
+            return self._certify_to_width(
+                WidthRequest(**vars(request), width=width, kind=kind, total=total, most=most, assurance=assurance)
+            )
+
+    def _certify_to_width(self, request: WidthRequest) -> CertifiedToWidth:
+        """What `certify_to_width` returns; defences whose intervals get narrower with n override it."""
+        raise Incompatible(
+            f"defence {self.spec!r} has no interval that gets narrower with more draws: use `certify --eps`, or a "
+            "median, mean or L-estimator smoothing"
+        )
+
     def decide(
         self,
         x: torch.Tensor,
@@ -308,7 +367,7 @@ class DefendedMetric(nn.Module, ABC):
         alpha: float = 0.001,
         seed: int = 0,
         *,
-        kind: Literal["population", "deployed"] = "population",
+        kind: Kind = "population",
     ) -> Decision:
         """Decide for each image whether every |d|_2 <= eps leaves the score within tau of a centre, stopping early.
 
@@ -324,8 +383,7 @@ class DefendedMetric(nn.Module, ABC):
         Threat(norm, eps)
         if not (math.isfinite(tau) and tau > 0):
             raise BadParameter(f"tau {tau} is not a shift: expected a number > 0 in the metric's units")
-        if kind not in ("population", "deployed"):
-            raise BadParameter(f"unknown kind {kind!r}: expected population or deployed")
+        _check_kind(kind)
         check_batch(x)
         with torch.inference_mode():
             return self._decide(x, eps, tau, alpha, seed, kind)
@@ -336,12 +394,44 @@ class DefendedMetric(nn.Module, ABC):
             f"defence {self.spec!r} has no early-stopped test: use a median smoothing, or `certify --eps`"
         )
 
+    def _request(
+        self,
+        x: torch.Tensor,
+        eps: Sequence[float],
+        alpha: float,
+        seed: int,
+        family: int,
+        coverage: Coverage,
+        pool: str | Path | None,
+        progress: Progress | None,
+    ) -> CertifyRequest:
+        """The arguments of `certify`, checked."""
+        norm = self._certifiable(alpha)
+        if not len(eps):
+            raise BadParameter("no eps to certify at: give at least one budget, for example eps=[0.05]")
+        for e in eps:
+            Threat(norm, e)
+        if family < 1:
+            raise BadParameter(f"family {family} is not a number of images: expected at least 1")
+        if coverage not in get_args(Coverage):
+            raise BadParameter(f"unknown coverage {coverage!r}: expected one of {', '.join(get_args(Coverage))}")
+        check_batch(x)
+        keys = tuple(image_key(i) for i in x)
+        folder = None if pool is None else Path(pool)
+        budgets = np.array(eps, dtype=float)
+        return CertifyRequest(x, budgets, alpha, keys, seed, family, coverage, folder, progress)
+
     def _certifiable(self, alpha: float) -> Norm:
         if self.certified_norm is None:
             raise Incompatible(f"defence {self.spec!r} has no certificate: use a certified one, e.g. median-smoothing")
         if not 0 < alpha < 1:
             raise BadParameter(f"alpha {alpha} is not an error probability: expected 0 < alpha < 1")
         return self.certified_norm
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in get_args(Kind):
+        raise BadParameter(f"unknown kind {kind!r}: expected {' or '.join(get_args(Kind))}")
 
 
 def check_batch(x: torch.Tensor) -> None:
