@@ -171,6 +171,8 @@ class DefendedMetric(nn.Module, ABC):
         randomised: whether two calls with different streams differ; attacks then need EOT.
         differentiable: whether `surrogate` has a useful gradient; not where the metric has none.
         certified_norm: "l2" or "linf" if `certify` works, else None.
+        foreseeable: whether the width of its bounds follows from the number of draws and the spread of the scores, so
+            that draws can be chosen for a width.
         cost: forwards of the metric for one deployed score.
     """
 
@@ -178,6 +180,7 @@ class DefendedMetric(nn.Module, ABC):
     randomised: bool = False
     differentiable: bool = True
     certified_norm: Norm | None = None
+    foreseeable: bool = False
     cost: int = 1
 
     def __init__(self, metric: Metric) -> None:
@@ -305,7 +308,7 @@ class DefendedMetric(nn.Module, ABC):
         alpha: float = 0.001,
         seed: int = 0,
         *,
-        total: int,
+        total: int | None = None,
         most: int | None = None,
         kind: Kind = "population",
         assurance: float = 0.8,
@@ -324,22 +327,28 @@ class DefendedMetric(nn.Module, ABC):
                 those that `certify` makes.
             width: hi - lo wanted at the largest eps, in the metric's units.
             seed: base seed; one whose draws are known already proves nothing.
-            total: most draws of all images together, pilot included.
+            total: most draws of all images together, pilot included; none for those that `certify` would make.
             most: most certification draws of one image; none for 16 times its share of the total.
             kind: whose width is meant.
             assurance: probability, from 1/2 on, with which an image should reach the width.
 
         Raises:
-            Incompatible: the defence has no certificate, or not one that draws make narrower.
+            Incompatible: the defence has no certificate, or not one whose width follows from n.
             BadImage, BadScore: as in `certify`.
             BadParameter: an argument out of range.
         """
         request = self._request(x, eps, alpha, seed, 1, coverage, pool, progress)
+        if not self.foreseeable:
+            raise Incompatible(
+                f"defence {self.spec!r} has no interval whose width follows from the number of draws: use `certify` "
+                "without a width, or a median, trimmed-mean, L-estimator or CDF mean smoothing"
+            )
         if not (math.isfinite(width) and width > 0):
             raise BadParameter(f"width {width} is not one of an interval: expected a number > 0 in the metric's units")
         _check_kind(kind)
         if not 0.5 <= assurance < 1:
             raise BadParameter(f"assurance {assurance} is not a probability from 1/2 on: expected 0.5 <= assurance < 1")
+        total = self.total_draws * len(x) if total is None else total
         share = total // len(x)
         if share < LEAST_SHARE:
             raise BadParameter(f"a total of {total:,} draws for {len(x)} images is too few: expected {LEAST_SHARE} an "
@@ -353,11 +362,8 @@ class DefendedMetric(nn.Module, ABC):
             )
 
     def _certify_to_width(self, request: WidthRequest) -> CertifiedToWidth:
-        """What `certify_to_width` returns; defences whose intervals get narrower with n override it."""
-        raise Incompatible(
-            f"defence {self.spec!r} has no interval that gets narrower with more draws: use `certify --eps`, or a "
-            "median, mean or L-estimator smoothing"
-        )
+        """What `certify_to_width` returns; foreseeable defences override it."""
+        raise NotImplementedError
 
     def decide(
         self,
@@ -420,6 +426,11 @@ class DefendedMetric(nn.Module, ABC):
         folder = None if pool is None else Path(pool)
         budgets = np.array(eps, dtype=float)
         return CertifyRequest(x, budgets, alpha, keys, seed, family, coverage, folder, progress)
+
+    @property
+    def total_draws(self) -> int:
+        """Draws that a certificate takes, all included; 0 for one without sampling."""
+        return 0
 
     def _certifiable(self, alpha: float) -> Norm:
         if self.certified_norm is None:

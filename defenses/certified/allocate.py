@@ -32,7 +32,7 @@ PILOT = 50
 
 _SHARE = 8
 """The pilot goes on while it is less than this part of the draws that it foresees, but not beyond this part of an
-image's share of the total: both errors of a forecast, of pilot and certificate, are then of one order."""
+image's share of the total. Both errors of a forecast, of the pilot and of the certificate, are then of one order."""
 
 _FAR = 100_000
 """Draws whose width stands for the smallest one there is."""
@@ -144,14 +144,16 @@ def _curve(
 ) -> np.ndarray:
     """Widths (K,B) of K ascending numbers of draws at the assurance asked for; infinite where the target is reached.
 
-    The relative standard error of a forecast is about sqrt(1/pilot + 1.7/n), n for the certificate's own chance: what
-    Gaussian and somewhat skewed or heavy-tailed scores show at eps from .4 to 2 sigma.
+    The quantiles are stretched about their median by so many standard errors of a spread: about sqrt(1/pilot + 1.7/n)
+    of it, n for the certificate's own chance, which is what Gaussian and somewhat skewed or heavy-tailed scores show
+    in widths at eps from .4 to 2 sigma.
     """
     curve = np.full((len(numbers), len(table)), np.inf)
+    middle = np.median(table, axis=1, keepdims=True)
     left = np.arange(len(table))
     for found, n in zip(curve, numbers.tolist(), strict=True):
-        error = np.sqrt(1 / pilot[left] + 1.7 / n)
-        found[left] = width_of(g, ask, table[left], n) * (1 + norm.ppf(request.assurance) * error)
+        stretch = 1 + norm.ppf(request.assurance) * np.sqrt(1 / pilot[left] + 1.7 / n)
+        found[left] = width_of(g, ask, middle[left] + (table - middle)[left] * stretch[:, None], n)
         left = left[found[left] > request.width]
         if not len(left):
             break
@@ -201,8 +203,8 @@ def _wanted(
     more = _numbers(int(numbers[-1]), _FAR)
     for i in np.flatnonzero(~enough.any(axis=0) & ~lost):
 
-        def reaches(n: int, i: int = i) -> bool:
-            found = _curve(g, ask, request, pilot.table[[i]], pilot.draws[[i]], np.array([n]))
+        def reaches(n: float, i: int = int(i)) -> bool:
+            found = _curve(g, ask, request, pilot.table[[i]], pilot.draws[[i]], np.array([int(n)]))
             return bool(found[0, 0] <= request.width)
 
         if reaches(int(more[-1])):

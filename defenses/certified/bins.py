@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...bench.api import DefendedMetric, Metric
+from ...bench.api import Metric
 from ...bench.errors import BadParameter
 from ...bench.registry import register_defense
 from .ranged import Ranged
@@ -61,9 +61,6 @@ class ScoreBins(Ranged):
         self.middles = np.concatenate([[self.low], middles, [self.high]])
         self.lower = np.concatenate([[self.low], self.edges[:-1], [self.high]])
         self.upper = np.concatenate([[self.low], self.edges[1:], [self.high]])
-
-    # A bin, or the range: more draws make neither narrower.
-    _certify_to_width = DefendedMetric._certify_to_width
 
     @property
     def total_draws(self) -> int:

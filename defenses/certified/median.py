@@ -36,6 +36,8 @@ class MedianSmoothing(Smoothed):
         denoiser: denoiser between noise and metric; none for none.
     """
 
+    foreseeable = True
+
     def __init__(
         self, metric: Metric, sigma: float = 0.12, n: int = 1000, m: int = 101, denoiser: str | None = None
     ) -> None:
