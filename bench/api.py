@@ -311,7 +311,7 @@ class DefendedMetric(nn.Module, ABC):
         total: int | None = None,
         most: int | None = None,
         kind: Kind = "population",
-        assurance: float = 0.8,
+        assurance: float = 0.9,
         coverage: Coverage = "pointwise",
         pool: str | Path | None = None,
         progress: Progress | None = None,

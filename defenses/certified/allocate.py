@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PILOT = 50
 """Pilot draws that every image gets; they are doubled for images that need many."""
 
-_SHARE = 8
+_SHARE = 4
 """The pilot goes on while it is less than this part of the draws that it foresees, but not beyond this part of an
 image's share of the total. Both errors of a forecast, of the pilot and of the certificate, are then of one order."""
 
