@@ -164,7 +164,7 @@ def test_a_total_that_is_too_small_buys_the_smallest_common_width(kind, width: f
         found = _median("[m=21]").certify_to_width(x, [EPS], width, total=10 * each, kind=kind)
         assert found.draws.sum() <= 10 * each
         assert found.draws.sum() > 0.8 * 10 * each
-        assert found.n[wide].mean() > 2 * found.n[narrow].mean()
+        assert found.n[wide].mean() > 1.5 * found.n[narrow].mean()
         assert any("draws were allowed" in note for note in found.notes)
         aims.append(found.aim)
     assert aims[0] > aims[1] > width
