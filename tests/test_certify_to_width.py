@@ -281,6 +281,17 @@ def test_a_bad_score_in_the_pilot_is_an_error(images) -> None:
         load_defense("median-smoothing", metric).certify_to_width(images, [0.05], 1.0)
 
 
+def test_a_pool_serves_both_kinds_of_question(linear, images, tmp_path) -> None:
+    g = load_defense("median-smoothing[n=400]", linear)
+    found = g.certify_to_width(images, [0.05], 0.15, pool=tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == len(images)
+    g.certify(images, [0.05], pool=tmp_path)
+    assert sorted(tmp_path.iterdir()) == files
+    again = g.certify_to_width(images, [0.05], 0.15, pool=tmp_path)
+    assert np.array_equal(again.lo, found.lo)
+
+
 def test_progress_counts_the_certification_draws(linear, images) -> None:
     calls: list[tuple[int, int]] = []
     g = load_defense("median-smoothing[n=400]", linear)

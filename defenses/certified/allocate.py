@@ -131,7 +131,9 @@ def _pilot(g: Smoothed, ask: Question, request: WidthRequest, numbers: np.ndarra
         reached = (curve <= request.width).any(axis=0)
         needed = np.where(reached, numbers[(curve <= request.width).argmax(axis=0)], numbers[-1])
         pilot.least[active] = np.nan
-        pilot.least[active[~reached]] = width_of(g, ask, pilot.table[active[~reached]], max(_FAR, request.most))
+        if not reached.all():
+            short = active[~reached]
+            pilot.least[short] = width_of(g, ask, pilot.table[short], max(_FAR, request.most))
         # Two standard errors above the target: more pilot draws would only confirm it.
         hopeless = pilot.least[active] > request.width * (1 + 2 / np.sqrt(size))
         on = ~hopeless & (size < needed / _SHARE) & (size < most)
