@@ -21,12 +21,15 @@ from .images import check_size
 from .measures import INTERVAL_ERROR
 from .seeds import Role, Streams, image_key
 from .threats import L2, Direction, Linf, Norm, Threat
+from .widths import Allotted, CertifiedToWidth, WidthRequest
 
 __all__ = [
     "INTERVAL_ERROR",
     "L2",
+    "Allotted",
     "AttackResult",
     "Certificate",
+    "CertifiedToWidth",
     "CertifyRequest",
     "Coverage",
     "Decision",
@@ -39,9 +42,16 @@ __all__ = [
     "Norm",
     "Progress",
     "Threat",
+    "WidthRequest",
     "check_batch",
 ]  # fmt: skip
 
+
+Kind = Literal["population", "deployed"]
+"""Of a certificate: of the exact smoothed statistic, or of the score that is shipped."""
+
+LEAST_SHARE = 100
+"""Draws an image without which nothing can be foreseen."""
 
 _ROUNDING = 1e-5
 """Share of a bounded range by which rounding may take a score out of it."""
@@ -161,6 +171,8 @@ class DefendedMetric(nn.Module, ABC):
         randomised: whether two calls with different streams differ; attacks then need EOT.
         differentiable: whether `surrogate` has a useful gradient; not where the metric has none.
         certified_norm: "l2" or "linf" if `certify` works, else None.
+        foreseeable: whether the width of its bounds follows from the number of draws and the spread of the scores, so
+            that draws can be chosen for a width.
         cost: forwards of the metric for one deployed score.
         memory_format: order in memory of the images on which `surrogate` is fastest; any order gives the same scores.
     """
@@ -169,6 +181,7 @@ class DefendedMetric(nn.Module, ABC):
     randomised: bool = False
     differentiable: bool = True
     certified_norm: Norm | None = None
+    foreseeable: bool = False
     cost: int = 1
     memory_format: torch.memory_format = torch.contiguous_format
 
@@ -274,20 +287,7 @@ class DefendedMetric(nn.Module, ABC):
             BadParameter: alpha, eps, family or coverage out of range.
             BadScore: the metric returned NaN or infinity under noise, or left the range that it declares as bounded.
         """
-        norm = self._certifiable(alpha)
-        if not len(eps):
-            raise BadParameter("no eps to certify at: give at least one budget, for example eps=[0.05]")
-        for e in eps:
-            Threat(norm, e)
-        if family < 1:
-            raise BadParameter(f"family {family} is not a number of images: expected at least 1")
-        if coverage not in get_args(Coverage):
-            raise BadParameter(f"unknown coverage {coverage!r}: expected one of {', '.join(get_args(Coverage))}")
-        check_batch(x)
-        keys = tuple(image_key(i) for i in x)
-        folder = None if pool is None else Path(pool)
-        budgets = np.array(eps, dtype=float)
-        request = CertifyRequest(x, budgets, alpha, keys, seed, family, coverage, folder, progress)
+        request = self._request(x, eps, alpha, seed, family, coverage, pool, progress)
         with torch.inference_mode():
             certificate = self._certify(request)
         for c in (certificate, certificate.deployed, certificate.family, getattr(certificate.family, "deployed", None)):
@@ -302,6 +302,71 @@ class DefendedMetric(nn.Module, ABC):
         """What `certify` returns; certified defences override it."""
         raise NotImplementedError
 
+    def certify_to_width(
+        self,
+        x: torch.Tensor,
+        eps: Sequence[float],
+        width: float,
+        alpha: float = 0.001,
+        seed: int = 0,
+        *,
+        total: int | None = None,
+        most: int | None = None,
+        kind: Kind = "population",
+        assurance: float = 0.9,
+        coverage: Coverage = "pointwise",
+        pool: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> CertifiedToWidth:
+        """Certify each image with as many draws as an interval of this width is foreseen to need.
+
+        The numbers of draws come from pilot draws of a stream of their own, which are in no certificate, so that each
+        certificate holds with 1 - alpha. Where the total does not pay for the width, it buys the smallest common one;
+        an image that no number of draws would bring to the width gets none.
+
+        Args:
+            x, eps, alpha, coverage, pool, progress: as in `certify`; the draws of a certificate are the first ones of
+                those that `certify` makes.
+            width: hi - lo wanted at the largest eps, in the metric's units.
+            seed: base seed; one whose draws are known already proves nothing.
+            total: most draws of all images together, pilot included; none for those that `certify` would make.
+            most: most certification draws of one image; none for 16 times its share of the total.
+            kind: whose width is meant.
+            assurance: probability, from 1/2 on, with which an image should reach the width.
+
+        Raises:
+            Incompatible: the defence has no certificate, or not one whose width follows from n.
+            BadImage, BadScore: as in `certify`.
+            BadParameter: an argument out of range.
+        """
+        request = self._request(x, eps, alpha, seed, 1, coverage, pool, progress)
+        if not self.foreseeable:
+            raise Incompatible(
+                f"defence {self.spec!r} has no interval whose width follows from the number of draws: use `certify` "
+                "without a width, or a median, trimmed-mean, L-estimator or CDF mean smoothing"
+            )
+        if not (math.isfinite(width) and width > 0):
+            raise BadParameter(f"width {width} is not one of an interval: expected a number > 0 in the metric's units")
+        _check_kind(kind)
+        if not 0.5 <= assurance < 1:
+            raise BadParameter(f"assurance {assurance} is not a probability from 1/2 on: expected 0.5 <= assurance < 1")
+        total = self.total_draws * len(x) if total is None else total
+        share = total // len(x)
+        if share < LEAST_SHARE:
+            raise BadParameter(f"a total of {total:,} draws for {len(x)} images is too few: expected {LEAST_SHARE} an "
+                               "image at least, half of which may be pilot draws")  # fmt: skip
+        if most is not None and most < 1:
+            raise BadParameter(f"most={most} is not a number of draws: expected at least 1")
+        most = min(16 * share if most is None else most, total)
+        with torch.inference_mode():
+            return self._certify_to_width(
+                WidthRequest(**vars(request), width=width, kind=kind, total=total, most=most, assurance=assurance)
+            )
+
+    def _certify_to_width(self, request: WidthRequest) -> CertifiedToWidth:
+        """What `certify_to_width` returns; foreseeable defences override it."""
+        raise NotImplementedError
+
     def decide(
         self,
         x: torch.Tensor,
@@ -310,7 +375,7 @@ class DefendedMetric(nn.Module, ABC):
         alpha: float = 0.001,
         seed: int = 0,
         *,
-        kind: Literal["population", "deployed"] = "population",
+        kind: Kind = "population",
     ) -> Decision:
         """Decide for each image whether every |d|_2 <= eps leaves the score within tau of a centre, stopping early.
 
@@ -326,8 +391,7 @@ class DefendedMetric(nn.Module, ABC):
         Threat(norm, eps)
         if not (math.isfinite(tau) and tau > 0):
             raise BadParameter(f"tau {tau} is not a shift: expected a number > 0 in the metric's units")
-        if kind not in ("population", "deployed"):
-            raise BadParameter(f"unknown kind {kind!r}: expected population or deployed")
+        _check_kind(kind)
         check_batch(x)
         with torch.inference_mode():
             return self._decide(x, eps, tau, alpha, seed, kind)
@@ -338,12 +402,49 @@ class DefendedMetric(nn.Module, ABC):
             f"defence {self.spec!r} has no early-stopped test: use a median smoothing, or `certify --eps`"
         )
 
+    def _request(
+        self,
+        x: torch.Tensor,
+        eps: Sequence[float],
+        alpha: float,
+        seed: int,
+        family: int,
+        coverage: Coverage,
+        pool: str | Path | None,
+        progress: Progress | None,
+    ) -> CertifyRequest:
+        """The arguments of `certify`, checked."""
+        norm = self._certifiable(alpha)
+        if not len(eps):
+            raise BadParameter("no eps to certify at: give at least one budget, for example eps=[0.05]")
+        for e in eps:
+            Threat(norm, e)
+        if family < 1:
+            raise BadParameter(f"family {family} is not a number of images: expected at least 1")
+        if coverage not in get_args(Coverage):
+            raise BadParameter(f"unknown coverage {coverage!r}: expected one of {', '.join(get_args(Coverage))}")
+        check_batch(x)
+        keys = tuple(image_key(i) for i in x)
+        folder = None if pool is None else Path(pool)
+        budgets = np.array(eps, dtype=float)
+        return CertifyRequest(x, budgets, alpha, keys, seed, family, coverage, folder, progress)
+
+    @property
+    def total_draws(self) -> int:
+        """Draws that a certificate takes, all included; 0 for one without sampling."""
+        return 0
+
     def _certifiable(self, alpha: float) -> Norm:
         if self.certified_norm is None:
             raise Incompatible(f"defence {self.spec!r} has no certificate: use a certified one, e.g. median-smoothing")
         if not 0 < alpha < 1:
             raise BadParameter(f"alpha {alpha} is not an error probability: expected 0 < alpha < 1")
         return self.certified_norm
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in get_args(Kind):
+        raise BadParameter(f"unknown kind {kind!r}: expected {' or '.join(get_args(Kind))}")
 
 
 def check_batch(x: torch.Tensor) -> None:

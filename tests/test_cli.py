@@ -106,6 +106,26 @@ def test_tau_decides_for_both_kinds(photo: Path) -> None:
     assert "verdict" in call(*arguments, "--tau", 1).stdout
 
 
+def test_width_takes_the_draws_that_it_needs(photo: Path) -> None:
+    """On the linear plug-in the exact width is 2 eps |w|_2: twice that can be had with few draws, half of it never."""
+    metric = load_metric("linear")
+    exact = 0.1 * float(metric.module.weights(load_image(photo)[None]).norm())  # type: ignore[operator]
+    arguments = ("certify", photo, "--metric", "linear", "--eps", "0.02,0.05")
+    (record,) = records(*arguments, "--width", 2 * exact)
+    assert 16 <= record["n"] < 600
+    assert record["n"] + record["pilot"] <= 1000
+    assert len(record["certificates"]) == 4
+    widest = record["certificates"][1]
+    assert record["reached"] is (widest["hi"] - widest["lo"] <= 2 * exact)
+    assert (record["width"], record["out_of_reach"], record["norm"]) == (2 * exact, False, "l2")
+    (never,) = records(*arguments, "--width", exact / 2)
+    assert (never["n"], never["out_of_reach"], never["certificates"], never["score"]) == (0, True, [], None)
+    assert never["least"] == pytest.approx(exact, rel=0.4)
+    assert f"{photo}: a population width of" in never["notes"][0]
+    table = call(*arguments, "--width", exact / 2).stdout
+    assert "out of reach" in table
+
+
 def test_unbounded_sides_are_null(photo: Path) -> None:
     (record,) = records("certify", photo, "--metric", "linear", "--defense", "median-smoothing[n=50]", "--eps", "0.5")
     certificate = record["certificates"][0]
@@ -205,6 +225,11 @@ def test_bad_arguments_get_one_sentence(tmp_path: Path, command: str, arguments:
     (["certify", "--eps", "0.1", "--defense", "interval-bounds"], "ibp-iqa"),
     (["certify", "--eps", "0.1", "--defense", "score-bins[low=0]"], "low=0,high=100"),
     (["certify", "--eps", "0.1", "--tau", "1", "--defense", "center-smoothing"], "early-stopped"),
+    (["certify", "--eps", "0.1", "--tau", "1", "--width", "1"], "--width"),
+    (["certify", "--eps", "0.1", "--width", "0"], "width"),
+    (["certify", "--eps", "0.1", "--width", "1", "--defense", "median-smoothing[n=50]"], "100 an image"),
+    (["certify", "--eps", "0.1", "--width", "1", "--defense", "center-smoothing"], "width follows from the number"),
+    (["certify", "--eps", "0.1", "--width", "1", "--defense", "jpeg"], "no certificate"),
     (["certify", "--defense", "median-smoothing", "--alpha", "2"], "alpha"),
     (["certify", "--defense", "median-smoothing", "--eps", ""], "at least one budget"),
 ])  # fmt: skip

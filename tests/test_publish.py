@@ -183,7 +183,7 @@ def test_what_is_absent_is_said_and_the_rest_is_run_and_goes_on(
     script = example("board")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROBUSTIQA_DATA", str(tmp_path / "nothing"))
-    script.SHIPPED = ()
+    monkeypatch.setattr(script, "SHIPPED", ())
     script.SUITES.mkdir(parents=True)
     absent = {"datasets": ["clive"], "absent": "skip"}
     for name, changes in (("specks", {}), ("clive", absent), ("scnn", absent)):

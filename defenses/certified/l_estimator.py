@@ -41,6 +41,8 @@ class LEstimator(Smoothed):
         denoiser: denoiser between the noise and the metric, or None.
     """
 
+    foreseeable = True
+
     def __init__(
         self, metric: Metric, measure: Measure, sigma: float, n: int, m: int, band: str, denoiser: str | None
     ) -> None:

@@ -37,6 +37,8 @@ class MedianSmoothing(Smoothed):
         precision: number format of denoiser and metric, part of what is certified: float32, bfloat16 or float16.
     """
 
+    foreseeable = True
+
     def __init__(
         self,
         metric: Metric,

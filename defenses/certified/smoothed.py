@@ -7,20 +7,31 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
-from ...bench.api import INTERVAL_ERROR, Certificate, CertifyRequest, DefendedMetric, Estimate, Metric
+from ...bench.api import (
+    INTERVAL_ERROR,
+    Certificate,
+    CertifiedToWidth,
+    CertifyRequest,
+    DefendedMetric,
+    Estimate,
+    Metric,
+    WidthRequest,
+)
 from ...bench.errors import BadParameter
 from ...bench.memory import wanted_format
 from ...bench.registry import code_digest, identity_of, package_versions
 from ...bench.seeds import Role, Streams
 from ...bench.spec import parse_spec
 from ..denoisers import load_denoiser
+from .allocate import certify_to_width
 from .engine import Shelf, certification_scores, sample_scores
 from .noise import CertificationNoise
+from .shapes import Bounds, Draws, Question
 
 MOST_DRAWS = 10_000_000
 MOST_ADVISED = 1_000_000
@@ -30,48 +41,6 @@ Precision = Literal["float32", "bfloat16", "float16"]
 """Number format of a network's products, as `torch.autocast` chooses the operations that take it."""
 
 _REDUCED: dict[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class Draws:
-    """Scores of noisy images (B,n) in the order in which they were drawn, sorted when first asked for."""
-
-    def __init__(self, values: np.ndarray) -> None:
-        self.values = values
-        self._ordered: np.ndarray | None = None
-
-    @property
-    def n(self) -> int:
-        """Draws an image."""
-        return self.values.shape[1]
-
-    @property
-    def ordered(self) -> np.ndarray:
-        """(B,n) ascending."""
-        if self._ordered is None:
-            self._ordered = np.sort(self.values, axis=1)
-        return self._ordered
-
-    def __getitem__(self, part: slice) -> Draws:
-        """Some of the draws."""
-        return Draws(self.values[:, part])
-
-
-class Bounds(NamedTuple):
-    """Bounds (B,E), how they hold over the grid of eps, and (B,) where the method gave no answer, if it may."""
-
-    lo: np.ndarray
-    hi: np.ndarray
-    coverage: str
-    abstained: np.ndarray | None = None
-
-
-class Question(NamedTuple):
-    """What is asked of a method: eps (E,), error probability, kind of certificate, coverage over the grid."""
-
-    eps: np.ndarray
-    alpha: float
-    deployed: bool
-    coverage: str
 
 
 class Smoothed(DefendedMetric):
@@ -182,6 +151,9 @@ class Smoothed(DefendedMetric):
         """Certification noise for images x (B,3,H,W), at its beginning; `extra` tells draws of another purpose."""
         wanted = wanted_format(self.denoiser, self.metric)
         return CertificationNoise(x, keys, seed, *extra, memory_format=wanted)
+
+    def _certify_to_width(self, request: WidthRequest) -> CertifiedToWidth:
+        return certify_to_width(self, request)
 
     def _notes(self, c: Certificate, coverage: str) -> tuple[str, ...]:
         """What to tell about a certificate. An advice may try many n, so only those that a user sees get any."""
