@@ -43,15 +43,19 @@ def test_score_certificate_and_gradient_are_of_the_same_function(x: torch.Tensor
     """Each is recognised by its scores: those that autocast gives on the same noise."""
     g = defended("dms-iqa", "bfloat16")
     keys = [image_key(image) for image in x]
-    seen: list[torch.Tensor] = []
-    g.metric.module.register_forward_hook(lambda _module, given, scores: seen.append(scores))
+    seen: list[torch.dtype] = []
+
+    def watch(module: torch.nn.Module, given: object, scores: torch.Tensor) -> None:
+        seen.append(scores.dtype)
+
+    g.metric.module.register_forward_hook(watch)
     g.estimate(x)
     g.certify(x, [0.05])
     load_attack("eot-pgd[steps=2,draws=2]")(g, x, Linf(2 / 255))
     rows = g.surrogate(x.clone().requires_grad_(), Streams.create(keys, Role.SEARCH), 2)
     assert rows.requires_grad
     assert rows.dtype == torch.float32
-    assert {scores.dtype for scores in seen} == {torch.bfloat16}
+    assert set(seen) == {torch.bfloat16}
 
 
 def test_the_format_is_part_of_the_identity_and_draws_are_not_shared(x: torch.Tensor, tmp_path) -> None:
