@@ -1,6 +1,7 @@
 """The board of this repository.
 
 python examples/board.py run [--workers N]   compute what can be computed here, into runs/board; resumes
+python examples/board.py restore NAME...     runs/board/NAME again, as it was published, for a board that grows
 python examples/board.py publish             records of finished runs into leaderboard/results/2026-11, then `tables`
 python examples/board.py tables [FOLDER]     tables, picture and README section from the records alone
 
@@ -22,7 +23,7 @@ from robustiqa.bench.merge import merge_runs
 from robustiqa.bench.registry import registry
 from robustiqa.leaderboard.brief import brief, sections
 from robustiqa.leaderboard.collect import collect
-from robustiqa.leaderboard.publish import publish, write_brief
+from robustiqa.leaderboard.publish import publish, restore, write_brief
 from robustiqa.leaderboard.report import report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,16 +86,21 @@ def has_weights(file: str) -> bool:
 def main() -> int:
     """Do what is asked for, in the repository's folder: names of files in records are as seen from there."""
     parser = argparse.ArgumentParser(usage=__doc__, add_help=False)
-    parser.add_argument("what", choices=("run", "publish", "tables"))
-    parser.add_argument("folder", nargs="?", type=Path, default=PUBLISHED)
+    parser.add_argument("what", choices=("run", "restore", "publish", "tables"))
+    parser.add_argument("names", nargs="*")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args()
     os.chdir(ROOT)
     if asked.what == "run":
         return run(asked.workers)
+    if asked.what == "restore":
+        for name in asked.names:
+            print(restore(PUBLISHED, name, RUNS / name))
+        return 0
+    folder = Path(asked.names[0]) if asked.names else PUBLISHED
     if asked.what == "publish":
-        publish([RUNS / name for name in suites()], asked.folder)
-    write_brief(asked.folder, Path("README.md"))
+        publish([RUNS / name for name in suites()], folder)
+    write_brief(folder, Path("README.md"))
     return 0
 
 

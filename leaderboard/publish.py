@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..bench.errors import BadData, BadParameter, counted
-from ..bench.files import make_folder, no_os_errors, write_atomically
+from ..bench.files import make_folder, no_os_errors, write_atomically, write_json
 from ..bench.merge import MAP, merge_runs
 from ..bench.provenance import HISTORY, RECORD
 from ..bench.records import SUFFIX
@@ -68,6 +68,49 @@ def publish(runs: Sequence[str | Path], out: str | Path) -> Path:
         for name in KEPT:
             _remove(out / name)
             shutil.move(fresh / name, out / name)
+    return out
+
+
+def restore(root: str | Path, name: str, out: str | Path) -> Path:
+    """Make one of the runs that a published folder unites into a folder of its own, which `publish` takes again.
+
+    So a board grows from machine to machine: what was published before goes into the next one without being run again.
+
+    Args:
+        root: folder of `publish`.
+        name: folder of the run, as in `root/runs`.
+        out: a new folder.
+
+    Raises:
+        BadData: `root` is no published folder, or damaged; `out` is not empty.
+        BadParameter: there is no such run in it.
+    """
+    store, out = Store(root), Path(out)
+    if out.is_dir() and any(out.iterdir()):
+        raise BadData(f"folder {str(out)!r} is not empty: name a new one")
+    record, united = store.read_json(RECORD), store.read_json(MAP)
+    names = [Path(source).name for source in united["sources"]]
+    if name not in names:
+        raise BadParameter(f"{str(root)!r} has no run {name!r}: it unites {', '.join(names)}")
+    plan = store.read_json(PLAN)
+    plan["cells"] = [cell for cell in plan["cells"] if united["cells"].get(cell["id"]) == names.index(name)]
+    pairs = {(cell["metric"], cell["defense"]) for cell in plan["cells"]}
+    sets = {cell["dataset"] for cell in plan["cells"]}
+    run = record["merged"][names.index(name)]["run"]
+    plan |= {
+        "asked": [pair for pair in plan["asked"] if tuple(pair) in pairs],
+        "costs": [cost for cost in plan["costs"] if tuple(cost[:2]) in pairs],
+        "datasets": [entry for entry in plan["datasets"] if entry[0] in sets],
+        "skipped": [[left["what"], left["why"]] for left in run["left_out"]],
+    }
+    found = store.snapshot().results
+    make_folder(out / CELLS)
+    with no_os_errors(out):
+        for cell in plan["cells"]:
+            shutil.copyfile(store.cells / found[cell["id"]], out / CELLS / found[cell["id"]])
+        write_json(out / PLAN, plan)
+        shutil.copytree(Path(root) / HISTORY / name, out / HISTORY)
+        write_json(out / RECORD, run)
     return out
 
 

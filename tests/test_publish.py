@@ -20,7 +20,7 @@ from robustiqa.bench.registry import registry
 from robustiqa.leaderboard.brief import brief, sections
 from robustiqa.leaderboard.brief_plot import plot_brief
 from robustiqa.leaderboard.compare import paired, srocc_interval
-from robustiqa.leaderboard.publish import BEGIN, END, KEPT, publish, write_brief
+from robustiqa.leaderboard.publish import BEGIN, END, KEPT, publish, restore, write_brief
 from robustiqa.leaderboard.report.frames import read_table
 from robustiqa.leaderboard.results import Group
 from runs import FAULTS, tiny
@@ -72,6 +72,38 @@ def test_a_board_is_replaced_as_a_whole(finished: Path, tmp_path: Path) -> None:
     publish([finished], out)
     assert not (out / "cells" / "of-before.arrow.gz").exists()
     assert (out / "notes.md").read_text() == "mine"
+
+
+def test_a_board_grows_from_what_was_published(finished: Path, tmp_path: Path) -> None:
+    """Two runs, published and made two again, are published as before; so a third one can join them elsewhere."""
+    other = tmp_path / "other"
+    with contextlib.chdir(tmp_path):
+        run_suite(tiny(name="second", defenses=["none", "jpeg"], attacks=[], certify=None), other, progress=False)
+    board = publish([finished, other], tmp_path / "board")
+    again = [restore(board, name, tmp_path / "again" / name) for name in ("run", "other")]
+    for run, before in zip(again, (finished, other), strict=True):
+        plan = json.loads((run / "plan.json").read_text())
+        held = {path.name.removesuffix(".arrow.gz") for path in (run / "cells").iterdir()}
+        assert {cell["id"] for cell in plan["cells"]} == held
+        assert json.loads((run / "run.json").read_text()) == json.loads((before / "run.json").read_text())
+    second = publish(again, tmp_path / "second")
+    for folder in (board, second):
+        assert CliRunner().invoke(cli, ["collect", str(folder)]).exit_code == 0
+    tables = [files(folder / "leaderboard") for folder in (board, second)]
+    assert tables[0].keys() == tables[1].keys()
+    assert {name for name in tables[0] if name.endswith(".csv") and tables[0][name] != tables[1][name]} == set()
+    assert files(board / "cells") == files(second / "cells")
+    assert files(board / "runs") == files(second / "runs")
+
+
+def test_restoring_says_what_there_is(finished: Path, tmp_path: Path) -> None:
+    board = publish([finished], tmp_path / "board")
+    with pytest.raises(BadParameter, match="no run 'clive': it unites run"):
+        restore(board, "clive", tmp_path / "again")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.md").write_text("mine")
+    with pytest.raises(BadData, match="not empty"):
+        restore(board, "run", tmp_path / "full")
 
 
 def test_what_is_not_finished_is_refused(finished: Path, tmp_path: Path) -> None:
