@@ -32,8 +32,8 @@ LONG_ENOUGH = 0.25
 DRAWS = 8
 """Draws of a randomised defence in one gradient of the probe."""
 
-_DRAW, _SHELF = 8, 5700
-"""Bytes of a draw where certificates keep them, and of what an image's file has beside: the state of its stream."""
+_DRAW, _SHELF = 8, 540
+"""Bytes of a draw where certificates keep them, and of what an image's file has beside: names and a digest."""
 
 
 class Cost(NamedTuple):

@@ -18,8 +18,8 @@ from robustiqa.bench.cli.main import cli
 from robustiqa.bench.metrics.lip_iqa import LipIQA
 from robustiqa.bench.registry import registry
 from robustiqa.bench.spec import parse_spec
-from robustiqa.defenses.certified import bins, cdf_mean, center, decide, l_estimator, mean, median
-from robustiqa.defenses.certified.smoothed import Bounds
+from robustiqa.defenses.certified import bins, cdf_mean, center, decide, l_estimator, mean, median, noise
+from robustiqa.defenses.certified.smoothed import Bounds, Smoothed
 from robustiqa.defenses.certified.stats import bands, order
 
 MEDIAN = "median-smoothing[m=11,n=60]"
@@ -72,18 +72,20 @@ def test_a_stream_shared_by_certification_and_evaluation_is_caught(monkeypatch) 
 
 def test_a_stream_shared_by_all_images_is_caught(monkeypatch) -> None:
     exact = seeds.generator
-    monkeypatch.setattr(seeds, "generator", lambda seed, key, *rest: exact(seed, *rest))
+    for module in (seeds, noise):
+        monkeypatch.setattr(module, "generator", lambda seed, key, *rest: exact(seed, *rest))
     problems = _simulated("linear", trials=1500).problems
     assert any("between images" in p for p in problems)
 
 
 def test_noise_shared_by_pairs_of_images_is_caught(monkeypatch) -> None:
-    exact = seeds.Streams.create
+    evaluation, certification = seeds.Streams.create, Smoothed.noise
 
-    def in_pairs(keys, role, *rest):
-        return exact([keys[i // 2 * 2] for i in range(len(keys))], role, *rest)
+    def paired(keys):
+        return [keys[i // 2 * 2] for i in range(len(keys))]
 
-    monkeypatch.setattr(seeds.Streams, "create", in_pairs)
+    monkeypatch.setattr(seeds.Streams, "create", lambda keys, *rest: evaluation(paired(keys), *rest))
+    monkeypatch.setattr(Smoothed, "noise", lambda self, x, keys, *rest: certification(self, x, paired(keys), *rest))
     problems = _simulated("linear", trials=1500).problems
     assert any("between images" in p for p in problems)
 
