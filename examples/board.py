@@ -2,7 +2,8 @@
 
 python examples/board.py run [--workers N]   compute what can be computed here, into runs/board; resumes
 python examples/board.py restore NAME...     runs/board/NAME again, as it was published, for a board that grows
-python examples/board.py publish             records of finished runs into leaderboard/results/2026-11, then `tables`
+python examples/board.py publish             records of all runs in runs/board into leaderboard/results/2026-11, then
+                                             `tables`
 python examples/board.py tables [FOLDER]     tables, picture and README section from the records alone
 
 `make board` is `run`, `make board-tables` is `tables`. The standard suite, and each of leaderboard/results/suites, is a
@@ -67,7 +68,7 @@ def run(workers: int, executor: str = "local") -> int:
 
 
 def suites() -> dict[str, str]:
-    """Name of each run -> its suite: the files, the first of which says what the headline is, and those shipped."""
+    """Name of each run -> its suite."""
     return {path.stem: str(path) for path in sorted(SUITES.glob("*.yml"))} | {name: name for name in SHIPPED}
 
 
@@ -99,7 +100,7 @@ def main() -> int:
         return 0
     folder = Path(asked.names[0]) if asked.names else PUBLISHED
     if asked.what == "publish":
-        publish([RUNS / name for name in suites()], folder)
+        publish(sorted(path for path in RUNS.iterdir() if path.is_dir() and path != UNITED), folder)
     write_brief(folder, Path("README.md"))
     return 0
 
