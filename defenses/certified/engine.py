@@ -127,10 +127,12 @@ def certification_scores(
     have = np.zeros(len(images), dtype=int)
     if shelf is not None:
         _take(found, have, score, noise, sigma, shelf)
+    done = int(have.min(initial=n))
+    if done == n:  # all is kept: no draw has to be left out, no batch to be found
+        return found.cpu().numpy()
     kept, saved = have.copy(), time.monotonic()
     fits = Batches(score)
     most = fits.most(noise, sigma, MAX_PIXELS)
-    done = int(have.min(initial=n))
     noise.skip(done)
     block = most if noise.shared else max(1, min(most, 8 * MAX_PIXELS // (noise.pixels * max(1, len(images)))))
     for start in range(done, n, block):
