@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +21,12 @@ from robustiqa.bench import run_suite
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.errors import Absent, BadParameter, RunStopped, UnknownName
 from robustiqa.bench.executors import dask as dask_module
+from robustiqa.bench.executors import local as local_module
 from robustiqa.bench.executors import slurm as slurm_module
 from robustiqa.bench.executors.choose import choose
 from robustiqa.bench.executors.job import Job, SameCells
-from robustiqa.bench.executors.local import Work
+from robustiqa.bench.executors.local import Local, Work
+from robustiqa.bench.interrupt import Terminated, terminable
 from robustiqa.bench.plan import make_plan
 from robustiqa.bench.registry import registry
 from robustiqa.bench.run import slurm_script
@@ -58,6 +62,28 @@ def test_local_workers_give_the_same_tables(inline: Path, tmp_path: Path) -> Non
     assert len([e for e in events(tmp_path) if e["event"] == "done"]) == 15
     if LINUX:
         assert not processes(str(tmp_path))
+
+
+def test_a_signal_is_passed_on_only_when_the_workers_have_ended(
+    inline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that takes its time to stop is waited for, whatever CPython's `join` does on signals."""
+    ended = threading.Event()
+
+    def slow(*words: object) -> None:
+        stopped = words[-1]
+        assert callable(stopped)
+        time.sleep(0.3)  # until it is waited for
+        os.kill(os.getpid(), signal.SIGTERM)
+        until(stopped, 10)
+        time.sleep(0.3)
+        ended.set()
+
+    monkeypatch.setattr(local_module, "supervise", slow)
+    plan, store = make_plan(tiny()), Store(tmp_path)
+    with pytest.raises(Terminated), terminable():
+        Local(1, 1, "cpu").execute(Job.read(inline), plan.cells, store, lambda event: None)
+    assert ended.is_set()
 
 
 def test_submitits_local_executor_gives_the_same_tables(inline: Path, tmp_path: Path) -> None:

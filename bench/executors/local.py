@@ -33,6 +33,7 @@ class Local:
         """As `Executor.execute`."""
         work, stop, lock = Work(make_bundles(cells, self.workers)), threading.Event(), threading.Lock()
         errors: list[BaseException] = []
+        ended = [threading.Event() for _ in range(min(self.workers, len(cells)))]
 
         def show(event: Event) -> None:
             with lock:
@@ -54,19 +55,23 @@ class Local:
             except BaseException as error:
                 errors.append(error)
                 stop.set()
+            finally:
+                ended[k].set()
 
-        watchers = [threading.Thread(target=watch, args=(k,)) for k in range(min(self.workers, len(cells)))]
+        watchers = [threading.Thread(target=watch, args=(k,)) for k in range(len(ended))]
         try:
             for watcher in watchers:
                 watcher.start()
-            for watcher in watchers:
-                while watcher.is_alive():
-                    watcher.join(0.2)  # returns to Python, so that a signal is seen
+            # Not `join`: where a signal's handler raises in it, Python 3.11 takes the running thread for ended
+            # (python/cpython#90882), and this process would go before the children are gone.
+            for end in ended:
+                while not end.wait(0.2):  # returns to Python, so that a signal is seen
+                    pass
         finally:
             stop.set()
-            for watcher in watchers:
+            for watcher, end in zip(watchers, ended, strict=True):
                 if watcher.ident is not None:
-                    watcher.join()
+                    end.wait()
         if errors:
             raise errors[0]
 
