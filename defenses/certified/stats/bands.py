@@ -98,9 +98,10 @@ def upper_sum(
         shift: (E,) eps/sigma.
         top: upper end of the range.
     """
-    weights = _weights(band, measure, shift)
+    at = _steps(band)
+    weights = _weights(band[at], measure, shift)
     tail = weights[:, -1]
-    inner = ordered @ weights[:, :-1].T
+    inner = ordered[:, at] @ weights[:, :-1].T
     # 0 * inf is no number: an end without weight must not count.
     return inner + np.where(tail > 0, np.where(tail > 0, tail, 1.0) * top, 0.0)
 
@@ -130,8 +131,9 @@ def dominating_mean(
     min over lambda of (log E exp(lambda Y) + log(1/error)/m) / lambda. Values are taken to lie in [., top].
     """
     check_samples(m, error)
-    weights = _weights(band, uniform, shift)
-    below = ordered - top  # exp() of a number <= 0 cannot overflow
+    at = _steps(band)
+    weights = _weights(band[at], uniform, shift)
+    below = ordered[:, at] - top  # exp() of a number <= 0 cannot overflow
     best = np.zeros((len(ordered), len(shift)))
     # Any lambda gives a bound; the useful ones lie between the scale of the range and that of the draws.
     smallest = 0.1 / np.maximum(top - ordered[:, 0], _TINY)
@@ -144,8 +146,13 @@ def dominating_mean(
     return top + best
 
 
+def _steps(band: np.ndarray) -> np.ndarray:
+    """Indices (k,) at which a band rises: only these samples can have a weight, at whatever eps."""
+    return np.flatnonzero(np.diff(band, prepend=-1.0) > 0)
+
+
 def _weights(band: np.ndarray, measure: Measure, shift: np.ndarray) -> np.ndarray:
-    """Weights (E,n+1) of X_(1..n) and of the top: the measure between neighbouring p_k."""
+    """Weights (E,k+1) of the samples at k levels of a band, and of the top: the measure between neighbouring p_k."""
     levels = shifted(band[None, :], -shift[:, None])
     below = measure(levels)
     steps = np.diff(below, axis=1, prepend=0.0)

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import beta, binom, norm
+from scipy.special import ndtr, ndtri
+from scipy.stats import beta, binom
 
 from ....bench.errors import BadParameter
 
 
 def shifted(level: ArrayLike, shift: ArrayLike) -> np.ndarray:
     """Phi(Phi^-1(level) + shift): where a quantile level lies after a move by shift = +/- eps/sigma."""
-    return norm.cdf(norm.ppf(level) + np.asarray(shift))
+    return ndtr(ndtri(level) + np.asarray(shift))
 
 
 def shifted_levels(
