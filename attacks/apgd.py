@@ -12,7 +12,8 @@ from ..bench.errors import BadParameter
 from ..bench.objective import Centre, Objective, check_centre
 from ..bench.registry import register_attack
 from .base import Attack, Candidate
-from .projection import project, random_start, unit
+from .projection import project, unit
+from .restarts import restarted
 
 MOMENTUM = 0.75
 PROGRESS = 0.75
@@ -60,9 +61,7 @@ class Apgd(Attack):
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         """Every point with its exact value on a deterministic defence; else those at the last checkpoints."""
         x = x.contiguous(memory_format=objective.g.memory_format)
-        for restart in range(self.restarts):
-            start = x if restart == 0 and self.start == "image" else random_start(x, threat, objective.search_streams)
-            yield from self.ascend(objective, start, x, threat)
+        yield from restarted(self.ascend, objective, x, threat, self.restarts, from_image=self.start == "image")
 
     def ascend(self, objective: Objective, z: torch.Tensor, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         """One restart, from z."""

@@ -12,7 +12,8 @@ from ..bench.errors import BadParameter
 from ..bench.objective import Centre, Objective
 from ..bench.registry import register_attack
 from .base import Attack, Candidate
-from .projection import project, random_start, unit
+from .projection import project, unit
+from .restarts import restarted
 
 
 @dataclass
@@ -65,9 +66,7 @@ class Pgd(Attack):
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         """Every iterate with its exact value on a deterministic defence, else the last ones of each restart."""
         x = x.contiguous(memory_format=objective.g.memory_format)
-        for restart in range(self.restarts):
-            start = x if restart == 0 else random_start(x, threat, objective.search_streams)
-            yield from self._ascend(objective, start, x, threat)
+        yield from restarted(self._ascend, objective, x, threat, self.restarts)
 
     def _ascend(self, objective: Objective, z: torch.Tensor, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         state = State(x, threat, torch.zeros_like(x), torch.zeros_like(x))
