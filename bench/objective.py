@@ -315,8 +315,8 @@ class Objective:
         return self.sign * torch.as_tensor(estimate.score, dtype=torch.float64)
 
     def _check_gradient(self, gradient: torch.Tensor) -> None:
-        # One pass over the memory, where `isfinite` takes four: a maximum keeps what is NaN or infinite.
-        if not bool(torch.isfinite(torch.linalg.vector_norm(gradient, torch.inf))):
+        # A sum keeps what is NaN or infinite, and is by far the fastest look at all values; it may also overflow.
+        if not bool(gradient.sum().isfinite()) and not bool(gradient.isfinite().all()):
             raise BadScore(f"{self.g.spec!r} has a NaN or infinite gradient: recorded as an error, not as a result")
 
     def _count(self, forwards: int, backwards: int = 0, queries: int = 0) -> None:

@@ -87,8 +87,10 @@ class Store:
             remove_stale((self.root, self.cells, self.errors, self.images, self.root / "leaderboard"))
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, who: str = "run", option: str = "--out") -> Iterator[None]:
         """Hold the folder for one run; `BadData` if another one holds it. The lock dies with its process.
+
+        `who` and `option` are what the message calls its holder, and how another folder is chosen.
 
         Where the file system knows no locks, the run goes on with a warning: two runs at once then do the same work
         twice, and leave the same files.
@@ -99,14 +101,14 @@ class Store:
             file = open(self.root / ".lock", "a+", encoding="utf-8", opener=_no_links)  # noqa: SIM115
         with file:
             if fcntl is not None:
-                self._lock(file.fileno())
+                self._lock(file.fileno(), who, option)
                 with no_os_errors(self.root):
                     file.truncate(0)
                     file.write(f"process {os.getpid()} on {platform.node()}")
                     file.flush()
             yield
 
-    def _lock(self, file: int) -> None:
+    def _lock(self, file: int, who: str, option: str) -> None:
         assert fcntl is not None
         until = time.monotonic() + _PATIENCE
         while True:
@@ -115,14 +117,14 @@ class Store:
             except BlockingIOError:
                 if time.monotonic() > until:
                     holder = (self.root / ".lock").read_text(encoding="utf-8", errors="replace") or "on another host"
-                    raise BadData(f"another run ({holder}) is writing to {str(self.root)!r}: wait for it, or choose "
-                                  "another --out") from None  # fmt: skip
+                    raise BadData(f"another {who} ({holder}) is writing to {str(self.root)!r}: wait for it, or choose "
+                                  f"another {option}") from None  # fmt: skip
                 time.sleep(0.05)
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise
                 return warnings.warn(f"the file system of {str(self.root)!r} has no locks ({error.strerror}): make "
-                                     "sure that no other run writes there", stacklevel=3)  # fmt: skip
+                                     f"sure that no other {who} writes there", stacklevel=3)  # fmt: skip
 
     def is_locked(self) -> bool:
         """Whether a run holds the folder now; False where that cannot be known (Windows, no locks)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -48,6 +49,19 @@ def no_sync() -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def own_plugins(linear_plugin: Path) -> Iterator[None]:
     """What a file of tests registers and trusts ends with it: the next one in the same process begins anew."""
+    with _forgotten():
+        yield
+
+
+@pytest.fixture
+def plugins_of_this_test() -> Iterator[None]:
+    """What the test registers and trusts ends with it."""
+    with _forgotten():
+        yield
+
+
+@contextlib.contextmanager
+def _forgotten() -> Iterator[None]:
     of_files = {kind: _of_files(found) for kind, found in registry._loaded.items()}
     files, trusted = dict(registry._files), set(trust._TRUSTED)
     yield

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from robustiqa.bench import records
+from robustiqa.bench import records, store
 from robustiqa.bench.cli.main import cli
-from robustiqa.bench.errors import BadSubmission, BrokenInvariant, RobustIQAError
+from robustiqa.bench.errors import BadData, BadSubmission, BrokenInvariant, RobustIQAError
+from robustiqa.bench.store import Store
 from robustiqa.bench.submission.packing import pack, unpack_sources
 from robustiqa.leaderboard.report import report
 from robustiqa.leaderboard.submissions import accept, look, write_tables
@@ -84,7 +85,7 @@ def test_a_row_claimed_beside_measured(accepted: Path, root: Path) -> None:
     assert (row["verdict"], row["verified_by"]) == ("better", "author")
     assert float(row["best_known"]) == float(row["measured"])
     assert row["digest"] == hashlib.sha256((accepted / NAME / "MANIFEST.json").read_bytes()).hexdigest()[:16]
-    assert {p.name for p in accepted.iterdir() if p.is_file()} == {
+    assert {p.name for p in accepted.glob("[!.]*") if p.is_file()} == {
         "submissions.csv",
         "best_known.csv",
         "submissions.md",
@@ -105,6 +106,19 @@ def test_the_tables_are_the_same_again(board: Path, tmp_path: Path) -> None:
     shutil.move(board, tmp_path / "elsewhere")
     write_tables(tmp_path / "elsewhere")
     assert tree(tmp_path / "elsewhere") == before
+
+
+def test_one_accept_at_a_time(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at once would each write tables without the other's entry."""
+    monkeypatch.setattr(store, "_PATIENCE", 0.0)
+    with (
+        Store(tmp_path / "board").locked("accept", "--into"),
+        pytest.raises(BadData, match=r"another accept \(process \d+ .*\) is writing to .*board.*another --into"),
+    ):
+        accept(archive, tmp_path / "board")
+    assert not (tmp_path / "board" / NAME).exists()
+    accept(archive, tmp_path / "board")
+    assert (tmp_path / "board" / NAME).is_dir()
 
 
 def test_texts_of_others_stay_texts(accepted: Path) -> None:
@@ -157,7 +171,7 @@ def refused(files: dict[str, bytes], words: str, tmp_path: Path) -> None:
     path, board = archive_of(tmp_path / "edited.zip", files), tmp_path / "board"
     with pytest.raises(RobustIQAError, match=words):
         accept(path, board)
-    assert not list(board.iterdir())
+    assert not list(board.glob("[!.]*"))
 
 
 def edited(files: dict[str, bytes], part: str, change: Callable[[dict[str, Any]], object]) -> dict[str, bytes]:

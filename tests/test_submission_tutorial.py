@@ -45,6 +45,7 @@ def set_of(lines: list[str]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+@pytest.mark.usefixtures("plugins_of_this_test")
 def test_the_defence_is_what_it_says(tmp_path: Path) -> None:
     """With weight 1 it is the mean of 5x5 pixels, with weight 0 nothing."""
     (tmp_path / "defense.py").write_text(block("python"))

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...bench.errors import BadSubmission, BrokenInvariant, RobustIQAError, first_line
 from ...bench.files import make_folder, no_os_errors, write_atomically
+from ...bench.store import Store
 from ...bench.submission.archive import MANIFEST, RUN, load_json, manifest_of, opened_archive
 from ...bench.submission.belonging import check_run
 from ...bench.submission.metadata import FILE, DefenseSubmission
@@ -72,8 +73,15 @@ def accept(
     Raises:
         BadSubmission: the archive is not in order, is there already, or claims the name of another one.
         BrokenInvariant: its records cannot be right.
+        BadData: another `accept` is at work in the folder.
     """
     make_folder(into, "--into")
+    with Store(into).locked("accept", "--into"):
+        return _accept(path, into, verified, boards)
+
+
+def _accept(path: Path, into: Path, verified: Path | None, boards: Sequence[Path]) -> tuple[Entry, dict[str, Path]]:
+    """As `accept`, alone in the folder: who came second would not see the first one's entry in the tables."""
     entries = read_entries(into)
     with _staging(into) as folder:
         entry, packed = _staged(path, folder)
