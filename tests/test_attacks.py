@@ -17,7 +17,7 @@ from robustiqa.attacks.square import _blob, _overlap
 from robustiqa.bench import Threat, load_dataset, load_metric
 from robustiqa.bench import objective as objective_module
 from robustiqa.bench.api import Direction
-from robustiqa.bench.errors import BadParameter, Incompatible, UnknownName
+from robustiqa.bench.errors import BadParameter, BadScore, Incompatible, UnknownName
 from robustiqa.bench.objective import Objective
 from robustiqa.bench.seeds import image_key
 from robustiqa.defenses import load_defense
@@ -424,3 +424,15 @@ def test_gradients_of_what_is_rendered(linear, images) -> None:
     _, gradient = objective.gradient(factor, render=lambda f: f * images)
     w = linear.module.weights(images)  # type: ignore[operator]
     assert torch.allclose(gradient.flatten(), (w * images).flatten(1).sum(1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("values", [[torch.nan], [torch.inf], [-torch.inf], [torch.inf, -torch.inf]], ids=str)
+def test_one_value_that_is_not_finite_spoils_a_gradient(linear, images, values) -> None:
+    objective = Objective(load_defense("none", linear), [image_key(image) for image in images])
+    gradient = torch.full_like(images, 3e38)  # whose sum overflows
+    objective._check_gradient(gradient)
+    objective._check_gradient(-gradient)
+    gradient.view(-1)[5 : 5 + len(values)] = torch.tensor(values)
+    for spoilt in (gradient, gradient * 1e-38):
+        with pytest.raises(BadScore, match="NaN or infinite gradient"):
+            objective._check_gradient(spoilt)
