@@ -15,6 +15,7 @@ from robustiqa.bench.seeds import Role, Streams
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.certified import engine
 from robustiqa.defenses.certified.engine import sample_scores
+from robustiqa.defenses.certified.noise import noised
 
 ROOT = Path(__file__).parents[1]
 KEYS = ("a", "b", "c")
@@ -194,3 +195,19 @@ def test_memory_does_not_grow_with_the_number_of_draws() -> None:
         for n in ("1000", "10000")
     ]  # fmt: skip
     assert peaks[1] <= 1.1 * peaks[0]
+
+
+@pytest.mark.parametrize("wanted", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("given", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_noise_in_one_pass_is_a_sum_with_its_gradient(images, given, wanted) -> None:
+    x = images.contiguous(memory_format=given)
+    noise = _streams(*KEYS).normal(x, 4)
+    weights = torch.randn(12, 3, 48, 40, generator=torch.Generator().manual_seed(1))
+    found, slopes = [], []
+    for leaf in (x.clone().requires_grad_(True), x.clone().requires_grad_(True)):
+        noisy = (leaf + 0.3 * noise).flatten(0, 1) if found else noised(leaf, noise, 0.3, wanted)
+        found.append(noisy.detach())
+        slopes.append(torch.autograd.grad((noisy * weights).square().sum(), leaf)[0])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(slopes[0], slopes[1])
+    assert found[0].is_contiguous(memory_format=wanted)

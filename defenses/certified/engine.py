@@ -18,7 +18,7 @@ from ...bench.files import write_atomically
 from ...bench.objective import MAX_PIXELS
 from ...bench.seeds import Streams
 from .batches import Batches
-from .noise import CertificationNoise
+from .noise import CertificationNoise, noised
 
 SAVE_EVERY = 10.0
 """Seconds of sampling that an interruption may cost where the draws are kept."""
@@ -65,7 +65,14 @@ class Shelf:
         write_atomically(self._paths[i], buffer.getvalue())
 
 
-def sample_scores(score: Score, x: torch.Tensor, sigma: float, n: int, rng: Streams) -> np.ndarray:
+def sample_scores(
+    score: Score,
+    x: torch.Tensor,
+    sigma: float,
+    n: int,
+    rng: Streams,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> np.ndarray:
     """Draw n samples of `score(x + sigma G)` for each image, from a stream of each.
 
     A batch holds draws of one image, or all draws of several where n is small. The samples do not depend on how images
@@ -77,6 +84,7 @@ def sample_scores(score: Score, x: torch.Tensor, sigma: float, n: int, rng: Stre
         sigma: noise level in [0,1] pixel units.
         n: draws an image.
         rng: one stream an image; they move on.
+        memory_format: order in memory in which the network wants images, see `bench.memory`.
 
     Returns:
         (B,n) float64, in the order of the draws.
@@ -89,8 +97,8 @@ def sample_scores(score: Score, x: torch.Tensor, sigma: float, n: int, rng: Stre
         part = slice(first, min(first + together, len(x)))
         for start in range(0, n, most):
             stop = min(start + most, n)
-            noisy = torch.add(x[part], rng[part].normal(x[part], stop - start), alpha=sigma)
-            scores = fits(noisy.flatten(0, 1)).double().cpu().numpy()
+            noisy = noised(x[part], rng[part].normal(x[part], stop - start), sigma, memory_format)
+            scores = fits(noisy).double().cpu().numpy()
             samples[part, start:stop] = scores.reshape(stop - start, -1).T
     return samples
 

@@ -1,12 +1,13 @@
-"""Noise for certificates: one pool of Gaussian draws for many images, turned for each by signs of its own."""
+"""Noise on images; for certificates one pool of Gaussian draws for many, turned for each by signs of its own."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from ...bench.seeds import Role, generator, in_threads
 
@@ -53,6 +54,39 @@ class Pool:
     def _first(self, lane: int) -> int:
         """Which of the next vectors is the first from a generator."""
         return (lane - self.done) % len(self._lanes)
+
+
+def noised(x: torch.Tensor, noise: torch.Tensor, sigma: float, memory_format: torch.memory_format) -> torch.Tensor:
+    """Images x (B,3,H,W) under noise (k,B,3,H,W): (k*B,3,H,W), all images of the first draw, and so on; not clamped.
+
+    One pass over the memory, into the order in which the network wants it. Differentiable in x, once.
+    """
+    return _Noised.apply(x, noise, sigma, memory_format)
+
+
+class _Noised(torch.autograd.Function):
+    """`noised`, whose gradient adds up those of the draws in the order in which they lie in memory."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, noise: torch.Tensor, sigma: float, memory_format: torch.memory_format
+    ) -> torch.Tensor:
+        ctx.images = noise.shape[:2]
+        shape = (len(noise) * len(x), *x.shape[1:])
+        noisy = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+        torch.add(x, noise, alpha=sigma, out=noisy.unflatten(0, ctx.images))
+        return noisy
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  (the decorator hides the names)
+        ctx: Any, *gradients: torch.Tensor
+    ) -> tuple[torch.Tensor, None, None, None]:
+        draws = gradients[0].unflatten(0, ctx.images).unbind(0)
+        total = draws[0].clone()
+        for draw in draws[1:]:
+            total += draw
+        return total, None, None, None
 
 
 class Drawn(NamedTuple):

@@ -30,7 +30,7 @@ from ...bench.spec import parse_spec
 from ..denoisers import load_denoiser
 from .allocate import certify_to_width
 from .engine import Shelf, certification_scores, sample_scores
-from .noise import CertificationNoise
+from .noise import CertificationNoise, noised
 from .shapes import Bounds, Draws, Question
 
 MOST_DRAWS = 10_000_000
@@ -82,6 +82,7 @@ class Smoothed(DefendedMetric):
         self.sigma, self.n, self.cost, self._denoiser_name = float(sigma), n, m, denoiser
         self.precision: Precision = precision
         self.denoiser = None if denoiser is None else load_denoiser(denoiser, sigma).to(metric.device)
+        self.memory_format = wanted_format(self.denoiser, metric)
 
     def base_score(self, noisy: torch.Tensor) -> torch.Tensor:
         """The function that is smoothed: noisy images (b,3,H,W), not clamped, to scores (b,)."""
@@ -121,15 +122,15 @@ class Smoothed(DefendedMetric):
 
     def surrogate(self, x: torch.Tensor, rng: Streams, draws: int = 1) -> torch.Tensor:
         """(draws,B) single-draw scores, differentiable through noise, and denoiser where there is one."""
-        noisy = torch.add(x, rng.normal(x, draws), alpha=self.sigma)
-        return self.base_score(noisy.flatten(0, 1)).reshape(draws, x.shape[0])
+        noisy = noised(x, rng.normal(x, draws), self.sigma, self.memory_format)
+        return self.base_score(noisy).reshape(draws, x.shape[0])
 
     def aggregate(self, scores: torch.Tensor) -> torch.Tensor:
         """The statistic of draws (k,B)."""
         return torch.from_numpy(self.statistic(scores.detach().double().cpu().numpy().T))
 
     def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
-        draws = self._checked(sample_scores(self.base_score, x, self.sigma, self.cost, rng))
+        draws = self._checked(sample_scores(self.base_score, x, self.sigma, self.cost, rng, self.memory_format))
         return Estimate(self.statistic(draws.values), *self.interval(draws, INTERVAL_ERROR))
 
     def _certify(self, request: CertifyRequest) -> Certificate:
@@ -149,8 +150,7 @@ class Smoothed(DefendedMetric):
 
     def noise(self, x: torch.Tensor, keys: Sequence[str], seed: int, *extra: object) -> CertificationNoise:
         """Certification noise for images x (B,3,H,W), at its beginning; `extra` tells draws of another purpose."""
-        wanted = wanted_format(self.denoiser, self.metric)
-        return CertificationNoise(x, keys, seed, *extra, memory_format=wanted)
+        return CertificationNoise(x, keys, seed, *extra, memory_format=self.memory_format)
 
     def _certify_to_width(self, request: WidthRequest) -> CertifiedToWidth:
         return certify_to_width(self, request)
