@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -184,3 +187,25 @@ def test_a_certificate_survives_a_shortage_of_memory(photos) -> None:
 ])  # fmt: skip
 def test_a_batch_grows_while_it_pays(rates: dict[int, float], batch: int) -> None:
     assert grown(4, rates.__getitem__, 64) == batch
+
+
+@pytest.mark.parametrize("size", [SIZE, SIZE // 2], ids=["one pool", "own streams"])
+def test_draws_made_ahead_are_those_made_in_turn(photos, size: int) -> None:
+    """And each block stays as it is while the next one is drawn beside it."""
+    x, sizes = photos[:, :, :size, :size], [5, 3, 8, 1]
+    whole = noise_of(x).next(range(4), sum(sizes)).values
+    for ahead in (False, True):
+        noise, done = noise_of(x), 0
+        for block, many in zip(noise.blocks(range(4), sizes, ahead), sizes, strict=True):
+            time.sleep(0.02)
+            assert torch.equal(block.values, whole[done : done + many])
+            done += many
+        assert not list(noise.blocks(range(4), [], ahead))
+
+
+def test_an_error_amid_draws_made_ahead_ends_their_thread(photos) -> None:
+    before = threading.active_count()
+    blocks = noise_of(photos).blocks(range(4), [2, 2, 2], ahead=True)
+    next(blocks)
+    blocks.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before

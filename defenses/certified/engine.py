@@ -143,9 +143,10 @@ def certification_scores(
     most = fits.most(noise, sigma, MAX_PIXELS)
     noise.skip(done)
     block = most if noise.shared else max(1, min(most, 8 * MAX_PIXELS // (noise.pixels * max(1, len(images)))))
-    for start in range(done, n, block):
+    starts = range(done, n, block)
+    blocks = noise.blocks(images, [min(block, n - start) for start in starts])
+    for start, drawn in zip(starts, blocks, strict=True):
         stop = min(start + block, n)
-        drawn = noise.next(images, stop - start)
         # What is kept makes images differ in what they lack.
         together = max(1, most // (stop - start)) if shelf is None else 1
         for first in range(0, len(images), together):

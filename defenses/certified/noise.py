@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
@@ -147,6 +148,28 @@ class CertificationNoise:
         """The next draws of some of the images."""
         return self._next(self._pools, images, draws)
 
+    def blocks(self, images: Sequence[int], sizes: Sequence[int], ahead: bool | None = None) -> Iterator[Drawn]:
+        """The next draws of some of the images, block after block; each lies there until the one after it is asked for.
+
+        Args:
+            images: which.
+            sizes: draws in each block.
+            ahead: draw each block in a thread while the one before it is at work; None for doing so where that is on
+                another device. On a CPU the network has all threads already.
+        """
+        if not (self.device.type != "cpu" if ahead is None else ahead):
+            yield from (self.next(images, size) for size in sizes)
+            return
+        with ThreadPoolExecutor(1) as executor:
+            waiting: Future[Drawn] | None = None
+            for k, size in enumerate(sizes):
+                coming = executor.submit(self._next, self._pools, images, size, f"drawn {k % 2}")
+                if waiting is not None:
+                    yield waiting.result()
+                waiting = coming
+            if waiting is not None:
+                yield waiting.result()
+
     def first(self, images: Sequence[int]) -> Drawn:
         """The first draw of some of the images, wherever the noise stands."""
         return self._next(self._begin(), images, 1)
@@ -197,9 +220,9 @@ class CertificationNoise:
             return [Pool(self.numbers, [generator(seed, "pool", role, *extra, *self._shape, k) for k in range(LANES)])]
         return [Pool(self.numbers, [generator(seed, key, role, *extra)]) for key in self._keys]
 
-    def _next(self, pools: Sequence[Pool], images: Sequence[int], draws: int) -> Drawn:
+    def _next(self, pools: Sequence[Pool], images: Sequence[int], draws: int, buffer: str = "drawn") -> Drawn:
         chosen = pools if self.shared else [pools[i] for i in images]
-        values = self._buffer("drawn", (draws, len(chosen), self.numbers), torch.device("cpu"))
+        values = self._buffer(buffer, (draws, len(chosen), self.numbers), torch.device("cpu"))
         for k, pool in enumerate(chosen):
             pool.fill(values[:, k])
         return Drawn(images, values.to(self.device))
