@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1]
 DEFENSE = "median-smoothing"
 ALPHA = 0.001
 
-_HOW = """Certificates of `median-smoothing` on `tiny-iqa`, each point run once a round. The ratio is to the
-first point; the growth is the power of x that fits the readings, by least squares in logarithms, each round by
-itself: 0 is flat, 1 is linear."""
+_HOW = """Certificates of `median-smoothing` (where nothing else is said) on `tiny-iqa`, each point run once a round.
+The ratio is to the first point; the growth is the power of x that fits the readings, by least squares in logarithms,
+each round by itself: 0 is flat, 1 is linear."""
 
 _MEMORY_HOW = """The largest resident memory of a process that certifies one 64x64 image with n draws, from the
 moment when torch and the metric are loaded: each point a process of its own. Most of it is torch. A draw's score
@@ -40,6 +40,8 @@ def scaling(settings: Settings) -> Iterator[Table]:
         ("batch", f"images a call (8 in all, n = {few})",
          {k: _job(settings, few, images=8, together=k) for k in (1, 2, 4, 8)}, 0.0),
         ("budgets", "budgets", {k: _job(settings, small, budgets=k) for k in (1, 10, 100, 1000)}, 0.0),
+        ("budgets-trimmed", "budgets (`trimmed-mean-smoothing`, whose bounds are sums over the draws)",
+         {k: _job(settings, small, budgets=k, defense="trimmed-mean-smoothing") for k in (1, 10, 100, 1000)}, 0.0),
     ]  # fmt: skip
     for name, what, works, expected in ways:
         title = f"Cost of a certificate: against the number of {what}"
@@ -54,9 +56,10 @@ def _job(
     images: int = 1,
     together: int | None = None,
     budgets: int = 1,
+    defense: str = DEFENSE,
 ) -> Work:
     """A certification to be timed: so many images, a call for each `together` of them."""
-    g, x = defended(f"{DEFENSE}[n={n}]", settings), photographs(images, size, settings.device)
+    g, x = defended(f"{defense}[n={n}]", settings), photographs(images, size, settings.device)
     eps = np.linspace(0.01, 0.12, budgets).tolist()
 
     def run() -> None:
