@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from robustiqa.bench.api import Certificate, DefendedMetric
+from robustiqa.bench.errors import BadParameter
 from scipy.stats import binom, norm
 from torch import nn
 
-from .interleave import UnequalWork, equal
+from .interleave import UnequalWork, Work, by_clock, equal
 from .subjects import LARGE, SMALL, bare, best, counted, defended, photographs, shown
 from .tables import Settings, Table, compare
 
@@ -28,6 +30,9 @@ and both certificates; all draws for one image, or as many in all for {TOGETHER}
 drawing of noise. The bare network scores as many images that lie ready in memory, without noise, in inference mode, in
 the batch size and memory order that were fastest for it in trials before; the same weights, precision and threads. 1
 would mean that noise, statistics and bookkeeping cost nothing."""
+
+_COMPILED_HOW = """Certificates of one image at two budgets, with the network as it is and as torch.compile makes it.
+What compiling takes, once for each network and image size in a process, is not in the ratio."""
 
 _NAIVE_HOW = f"""The loop of published code: image by image, batches of {NAIVE_BATCH} copies with fresh noise,
 scores collected, sorted, and read off at each budget. Ours certifies the same images with as many draws, at the
@@ -57,6 +62,31 @@ def certify(settings: Settings) -> Iterator[Table]:
                 baseline="bare network",
                 reads="speed",
                 notes=[f"Bare network: {fastest}."],
+            )
+
+
+def compiled(settings: Settings) -> Iterator[Table]:
+    """What `compiled=true` gives, and what it takes before."""
+    for size in (SMALL, LARGE):
+        draws = (32 if size == SMALL else 4) if settings.quick else (500 if size == SMALL else 64)
+        for name in (DEFENSES[0], DEFENSES[2]):
+            plain, fast = (defended(f"{name}[compiled={word},n={draws}]", settings) for word in ("false", "true"))
+            x = photographs(1, size, settings.device)
+            works: dict[str, Work] = {"certify": lambda g=plain, x=x: certified(g, x)}
+            try:
+                notes = [f"The first certificate took {by_clock(partial(certified, fast, x)):.0f} s."]
+                works["compiled=true"] = lambda g=fast, x=x: certified(g, x)
+            except BadParameter as error:
+                notes = [str(error)]
+            yield compare(
+                works,
+                settings,
+                name=f"compiled-{name}-{size[0]}",
+                title=f"Compiled: `{name}`, {shown(size)}, {draws} draws",
+                how=_COMPILED_HOW,
+                baseline="certify",
+                reads="speed",
+                notes=notes,
             )
 
 

@@ -24,6 +24,7 @@ from .text import plain
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     "certify": certification.certify,
+    "compiled": certification.compiled,
     "attack": attacking.attack,
     "peers": attacking.peers,
     "naive": certification.naive,
