@@ -320,8 +320,8 @@ class Objective:
             raise BadScore(f"{self.g.spec!r} has a NaN or infinite gradient: recorded as an error, not as a result")
 
     def _count(self, forwards: int, backwards: int = 0, queries: int = 0) -> None:
-        # Not `+=`: an image that stands several times counts as often.
-        np.add.at(self._counts, (slice(None), self._index), np.array([[forwards], [backwards], [queries]]))
+        times = np.bincount(self._index, minlength=self._counts.shape[1])  # an image may stand several times
+        self._counts += times * np.array([[forwards], [backwards], [queries]])
         for tell in _TOLD:
             tell(forwards)
 
