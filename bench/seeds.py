@@ -11,8 +11,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ParamSpec, TypeVar
 
 import torch
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Role(StrEnum):
@@ -58,7 +62,18 @@ def in_threads(draw: Callable[[int], None], streams: int, numbers: int) -> None:
             draw(i)
         return
     with ThreadPoolExecutor(threads) as executor:
-        list(executor.map(draw, range(streams)))
+        list(executor.map(in_this_mode(draw), range(streams)))
+
+
+def in_this_mode(work: Callable[P, T]) -> Callable[P, T]:
+    """The work for another thread, in the inference mode of this one: what is made in it can be written in it alone."""
+    mode = torch.is_inference_mode_enabled()
+
+    def there(*args: P.args, **kwargs: P.kwargs) -> T:
+        with torch.inference_mode(mode):
+            return work(*args, **kwargs)
+
+    return there
 
 
 @dataclass(frozen=True)

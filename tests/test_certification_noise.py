@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from robustiqa.attacks import L2, load_attack
 from robustiqa.bench import Metric, load_metric
 from robustiqa.bench.memory import wanted_format
 from robustiqa.bench.seeds import generator, image_key
@@ -209,3 +210,39 @@ def test_an_error_amid_draws_made_ahead_ends_their_thread(photos) -> None:
     next(blocks)
     blocks.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("defense", ["median-smoothing", "random-noise", "dms-iqa"])
+def test_what_a_user_calls_works_in_several_threads(defense: str) -> None:
+    """Scores are computed in inference mode, which other threads do not share by themselves."""
+    x = torch.rand((3, 3, 128, 128), generator=torch.Generator().manual_seed(2))
+    parameters = "m=8" if defense == "random-noise" else "m=8,n=24"
+    g = load_defense(f"{defense}[{parameters}]", load_metric("tiny-iqa"))
+    several = [g.estimate(x).score, load_attack("eot-pgd[draws=2,steps=2]")(g, x, L2(0.5)).gain]
+    if g.certified_norm is not None:
+        several.append(g.certify(x, [0.05]).score)
+    torch.set_num_threads(1)
+    alone = [g.estimate(x).score, load_attack("eot-pgd[draws=2,steps=2]")(g, x, L2(0.5)).gain]
+    if g.certified_norm is not None:
+        alone.append(g.certify(x, [0.05]).score)
+    for a, b in zip(several, alone, strict=True):
+        assert np.allclose(a, b, rtol=1e-4, atol=2e-3)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_draws_made_ahead_in_inference_mode(photos) -> None:
+    whole = noise_of(photos).next(range(4), 40).values
+    with torch.inference_mode():
+        noise = noise_of(photos)
+        noise.first([0])
+        found = [block.values.clone() for block in noise.blocks(range(4), [20, 20], ahead=True)]
+    assert torch.equal(torch.cat(found), whole)

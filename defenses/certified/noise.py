@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-from ...bench.seeds import Role, generator, in_threads
+from ...bench.seeds import Role, generator, in_this_mode, in_threads
 
 LANES = 8
 """Generators of a pool that many images share. Draw k comes from number k modulo LANES: several work side by side."""
@@ -161,9 +161,10 @@ class CertificationNoise:
             yield from (self.next(images, size) for size in sizes)
             return
         with ThreadPoolExecutor(1) as executor:
+            draw = in_this_mode(self._next)
             waiting: Future[Drawn] | None = None
             for k, size in enumerate(sizes):
-                coming = executor.submit(self._next, self._pools, images, size, f"drawn {k % 2}")
+                coming = executor.submit(draw, self._pools, images, size, f"drawn {k % 2}")
                 if waiting is not None:
                     yield waiting.result()
                 waiting = coming
