@@ -28,8 +28,9 @@ class Role(StrEnum):
     CERTIFICATION = "certification"
 
 
-_WORTH_THREADS = 200_000
-"""Numbers, a millisecond's work, from which several threads draw."""
+_WORTH_THREADS = 2**22
+"""Numbers, a dozen milliseconds' work, from which several threads draw. For some milliseconds after a batch the
+network's own threads, which wait for the next one by looking for it again and again, leave them no core."""
 
 
 def derive_seed(*parts: object) -> int:

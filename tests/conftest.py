@@ -15,7 +15,7 @@ from robustiqa.bench import Metric, load_metric, run_suite, trust
 from robustiqa.bench.executors import supervisor
 from robustiqa.bench.registry import Plugin, registry
 from robustiqa.bench.session import SESSION
-from runs import FAULTS, tiny
+from small_runs import FAULTS, tiny
 
 # Two threads on a busy machine wait for each other at every barrier: ten times slower than one.
 torch.set_num_threads(1)
@@ -79,7 +79,7 @@ def _of_files(found: Mapping[str, Plugin]) -> dict[str, Plugin]:
 
 @pytest.fixture(scope="module")
 def faults(own_plugins: None) -> None:
-    """The plug-ins that the tests of the runner are made of (`runs.tiny`)."""
+    """The plug-ins that the tests of the runner are made of (`small_runs.tiny`)."""
     registry.load_file(FAULTS)
 
 

@@ -18,7 +18,7 @@ from robustiqa.bench.submission.metadata import DefenseSubmission, read_submissi
 from robustiqa.bench.submission.packing import digests, sources
 from robustiqa.bench.submission.verification import Found, Verification
 from robustiqa.bench.suite import Suite
-from runs import FAULTS
+from small_runs import FAULTS
 
 NAME = "half-way"
 PLUGIN = '''"""Half of the image's contrast."""

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from robustiqa.attacks import L2, load_attack
-from robustiqa.bench import Metric, load_metric
+from robustiqa.bench import Metric, load_metric, seeds
 from robustiqa.bench.memory import wanted_format
 from robustiqa.bench.seeds import generator, image_key
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.certified import engine
+from robustiqa.defenses.certified import noise as noise_module
 from robustiqa.defenses.certified.batches import Batches, grown
 from robustiqa.defenses.certified.engine import certification_scores
 from robustiqa.defenses.certified.noise import SHARED_FROM, CertificationNoise
@@ -91,7 +92,10 @@ def test_the_network_is_given_images_in_its_own_order() -> None:
     assert wanted_format(nn.Conv2d(3, 8, 3), metric) == torch.contiguous_format, "the first that has convolutions"
 
 
-def test_samples_depend_neither_on_neighbours_nor_on_threads_nor_on_how_far_one_goes(metric: Metric, photos) -> None:
+def test_samples_depend_neither_on_neighbours_nor_on_threads_nor_on_how_far_one_goes(
+    metric: Metric, photos, monkeypatch
+) -> None:
+    monkeypatch.setattr(seeds, "_WORTH_THREADS", 1000)
     whole = certification_scores(metric, noise_of(photos), SIGMA, 40)
     alone = certification_scores(metric, noise_of(photos[2:3]), SIGMA, 40)
     assert np.allclose(whole[2:3], alone, atol=1e-5)
@@ -190,13 +194,17 @@ def test_a_batch_grows_while_it_pays(rates: dict[int, float], batch: int) -> Non
     assert grown(4, rates.__getitem__, 64) == batch
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("size", [SIZE, SIZE // 2], ids=["one pool", "own streams"])
-def test_draws_made_ahead_are_those_made_in_turn(photos, size: int) -> None:
+def test_draws_made_ahead_are_those_made_in_turn(photos, monkeypatch, size: int, threads: int) -> None:
     """And each block stays as it is while the next one is drawn beside it."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(seeds, "_WORTH_THREADS", 1000)
     x, sizes = photos[:, :, :size, :size], [5, 3, 8, 1]
     whole = noise_of(x).next(range(4), sum(sizes)).values
     for ahead in (False, True):
         noise, done = noise_of(x), 0
+        monkeypatch.setattr(noise_module, "AT_ONCE", 9 * 4 * noise.numbers)  # two blocks at once, or none
         for block, many in zip(noise.blocks(range(4), sizes, ahead), sizes, strict=True):
             time.sleep(0.02)
             assert torch.equal(block.values, whole[done : done + many])
@@ -213,7 +221,8 @@ def test_an_error_amid_draws_made_ahead_ends_their_thread(photos) -> None:
 
 
 @pytest.fixture
-def two_threads():
+def two_threads(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(seeds, "_WORTH_THREADS", 1000)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield

@@ -16,7 +16,7 @@ from robustiqa.bench import run_suite
 from robustiqa.bench.errors import RunStopped
 from robustiqa.bench.executors import dask
 from robustiqa.bench.plan import make_plan
-from runs import LINUX, command, events, faulty, processes, results, rows, same_tables, started, tiny, until
+from small_runs import LINUX, command, events, faulty, processes, results, rows, same_tables, started, tiny, until
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.usefixtures("faults")

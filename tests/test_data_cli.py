@@ -21,7 +21,7 @@ from releases import photo
 from robustiqa.bench.cli.main import cli
 from robustiqa.bench.sources.places import RECEIPT
 from robustiqa.bench.sources.verify import Finding
-from runs import started
+from small_runs import started
 from test_fetch import COUNT, koniq, pin
 from test_sources_table import ABOUT
 from test_unpack import pack

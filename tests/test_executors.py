@@ -32,7 +32,7 @@ from robustiqa.bench.registry import registry
 from robustiqa.bench.run import slurm_script
 from robustiqa.bench.status import status
 from robustiqa.bench.store import Store
-from runs import (
+from small_runs import (
     FAULTS,
     LINUX,
     command,

@@ -23,7 +23,7 @@ from robustiqa.leaderboard.compare import paired, srocc_interval
 from robustiqa.leaderboard.publish import BEGIN, END, KEPT, publish, restore, write_brief
 from robustiqa.leaderboard.report.frames import read_table
 from robustiqa.leaderboard.results import Group
-from runs import FAULTS, tiny
+from small_runs import FAULTS, tiny
 from support import example
 
 

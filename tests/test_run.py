@@ -21,7 +21,7 @@ from robustiqa.bench.registry import registry
 from robustiqa.bench.store import Store
 from robustiqa.bench.suite import Suite, load_suite, suite_names
 from robustiqa.leaderboard import collect
-from runs import results, until
+from small_runs import results, until
 
 PLUGINS = [Path(__file__).parent / "plugins" / name for name in ("linear.py", "tiny_bench.py")]
 

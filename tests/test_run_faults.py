@@ -23,7 +23,20 @@ from robustiqa.bench.status import status
 from robustiqa.bench.store import Store
 from robustiqa.bench.suite import Suite
 from robustiqa.leaderboard import collect
-from runs import LINUX, command, events, faulty, processes, results, rows, same_tables, started, tiny, until, words_of
+from small_runs import (
+    LINUX,
+    command,
+    events,
+    faulty,
+    processes,
+    results,
+    rows,
+    same_tables,
+    started,
+    tiny,
+    until,
+    words_of,
+)
 
 pytestmark = pytest.mark.usefixtures("faults", "no_pause")
 

@@ -25,7 +25,7 @@ from robustiqa.bench.submission.metadata import MEASURES, DefenseSubmission, fil
 from robustiqa.bench.submission.template import write_template
 from robustiqa.bench.submission.verification import parse_verification
 from robustiqa.bench.submission.verify import load_plugin
-from runs import FAULTS, tiny
+from small_runs import FAULTS, tiny
 
 CHEAP = {"metric": "cheap", "dataset": "specks"}
 BROKEN = """

@@ -19,6 +19,9 @@ SHARED_FROM = 3 * 64 * 64
 """Fewest numbers in an image for a shared pool. What two images then have in common, the absolute values of their
 noise, is as good as nothing; in a few dimensions it is much, and drawing costs little."""
 
+AT_ONCE = 2**23
+"""Most numbers that several threads draw at once for blocks that are used one after the other: 32 MiB."""
+
 
 class Pool:
     """Standard normal vectors G_1, G_2, ... in a fixed order, drawn on the CPU so that every device sees the same.
@@ -55,6 +58,14 @@ class Pool:
     def _first(self, lane: int) -> int:
         """Which of the next vectors is the first from a generator."""
         return (lane - self.done) % len(self._lanes)
+
+
+def _apart(drawn: Drawn, sizes: Sequence[int]) -> Iterator[Drawn]:
+    """The blocks of draws that were made at once."""
+    done = 0
+    for size in sizes:
+        yield Drawn(drawn.images, drawn.values[done : done + size])
+        done += size
 
 
 def noised(x: torch.Tensor, noise: torch.Tensor, sigma: float, memory_format: torch.memory_format) -> torch.Tensor:
@@ -154,22 +165,41 @@ class CertificationNoise:
         Args:
             images: which.
             sizes: draws in each block.
-            ahead: draw each block in a thread while the one before it is at work; None for doing so where that is on
-                another device. On a CPU the network has all threads already.
+            ahead: draw in a thread while earlier blocks are at work; None for doing so where that is on another device.
+                On a CPU the network has all threads already.
         """
+        groups = self._groups(len(images), sizes)
         if not (self.device.type != "cpu" if ahead is None else ahead):
-            yield from (self.next(images, size) for size in sizes)
+            for group in groups:
+                yield from _apart(self.next(images, sum(group)), group)
             return
         with ThreadPoolExecutor(1) as executor:
             draw = in_this_mode(self._next)
             waiting: Future[Drawn] | None = None
-            for k, size in enumerate(sizes):
-                coming = executor.submit(draw, self._pools, images, size, f"drawn {k % 2}")
+            for k, group in enumerate(groups):
+                coming = executor.submit(draw, self._pools, images, sum(group), f"drawn {k % 2}")
                 if waiting is not None:
-                    yield waiting.result()
+                    yield from _apart(waiting.result(), groups[k - 1])
                 waiting = coming
             if waiting is not None:
-                yield waiting.result()
+                yield from _apart(waiting.result(), groups[-1])
+
+    def _groups(self, images: int, sizes: Sequence[int]) -> list[list[int]]:
+        """Sizes of blocks that are drawn at once.
+
+        With one thread each is drawn when it is needed, and lies in the cache. With several, the network's threads are
+        in the way for some milliseconds after each batch, since they wait for the next one by looking for it again and
+        again: it pays to draw for longer.
+        """
+        numbers = self.numbers * (1 if self.shared else images)
+        most = AT_ONCE if torch.get_num_threads() > 1 else 0
+        groups: list[list[int]] = []
+        for size in sizes:
+            if groups and (sum(groups[-1]) + size) * numbers <= most:
+                groups[-1].append(size)
+            else:
+                groups.append([size])
+        return groups
 
     def first(self, images: Sequence[int]) -> Drawn:
         """The first draw of some of the images, wherever the noise stands."""
