@@ -40,7 +40,7 @@ def scaling(settings: Settings) -> Iterator[Table]:
         ("batch", f"images a call (8 in all, n = {few})",
          {k: _job(settings, few, images=8, together=k) for k in (1, 2, 4, 8)}, 0.0),
         ("budgets", "budgets", {k: _job(settings, small, budgets=k) for k in (1, 10, 100, 1000)}, 0.0),
-        ("budgets-trimmed", "budgets (`trimmed-mean-smoothing`, whose bounds are sums over the draws)",
+        ("budgets-trimmed", "budgets (trimmed mean)",
          {k: _job(settings, small, budgets=k, defense="trimmed-mean-smoothing") for k in (1, 10, 100, 1000)}, 0.0),
     ]  # fmt: skip
     for name, what, works, expected in ways:
