@@ -179,11 +179,13 @@ def test_latex_has_the_shape_of_a_table(hostile: Path) -> None:
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
 def test_latex_compiles(hostile: Path, tmp_path: Path) -> None:
     tables = "\n".join(export(hostile, "latex", name) for name in ("summary", "tracks", "empirical"))
-    head = r"\documentclass{article}\usepackage{booktabs}\usepackage{textcomp}\usepackage[T1]{fontenc}\begin{document}"
+    packages = r"\usepackage{booktabs}\usepackage{graphicx}\usepackage{textcomp}\usepackage[T1]{fontenc}"
+    head = rf"\documentclass{{article}}{packages}\begin{{document}}"
     (tmp_path / "paper.tex").write_text(head + "\n" + tables + "\n\\end{document}\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout, "a table runs into the margin"
 
 
 def test_markdown_fields_stay_in_their_cells(hostile: Path) -> None:

@@ -14,6 +14,9 @@ _SPECIAL = {
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
 }  # fmt: skip
 
+_FITTED = r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+"""What makes a table narrower that is wider than the column or the page."""
+
 
 def escaped(text: str) -> str:
     """Text that LaTeX prints as it is, and never runs: letters beyond ASCII by their code, as U+00E9.
@@ -31,24 +34,29 @@ def escaped(text: str) -> str:
 
 
 def latex(frame: pd.DataFrame, shown: tuple[Shown, ...], table: str) -> str:
-    """A `table` environment for each block of rows (track, metric, data set), with caption and label."""
-    lines = [r"% \usepackage{booktabs}, \usepackage{textcomp}, \usepackage[T1]{fontenc}"]
+    """A `table` environment for each block of rows (track, metric, data set), with caption and label.
+
+    Remarks are left out where there are none, and tables too wide for the column are made smaller.
+    """
+    lines = [r"% \usepackage{booktabs}, \usepackage{graphicx}, \usepackage{textcomp}, \usepackage[T1]{fontenc}"]
     for number, (head, part) in enumerate(blocks(frame, shown), start=1):
         rows = [{str(k): str(v) for k, v in row.items()} for row in part.to_dict("records")]
-        align = "".join("r" if is_number(one, rows) else "l" for one in shown)
+        columns = [one for one in shown if not one.remark or any(field(row, one) != "-" for row in rows)]
+        align = "".join("r" if is_number(one, rows) else "l" for one in columns)
         title = ", ".join(escaped(text) for text in head.values()) or escaped(table)
         lines += [
             r"\begin{table}",
             r"  \centering",
             rf"  \caption{{{title}}}",
             rf"  \label{{tab:{table}-{number}}}",
+            _FITTED,
             rf"  \begin{{tabular}}{{{align}}}",
             r"    \toprule",
-            "    " + " & ".join(escaped(one.header) for one in shown) + r" \\",
+            "    " + " & ".join(escaped(one.header) for one in columns) + r" \\",
             r"    \midrule",
-            *("    " + " & ".join(_cell(field(row, one)) for one in shown) + r" \\" for row in rows),
+            *("    " + " & ".join(_cell(field(row, one)) for one in columns) + r" \\" for row in rows),
             r"    \bottomrule",
-            r"  \end{tabular}",
+            r"  \end{tabular}}",
             r"\end{table}",
         ]
     return "\n".join(lines) + "\n"

@@ -15,11 +15,19 @@ BLOCKS = ("track", "metric", "dataset")
 
 
 class Shown(NamedTuple):
-    """A column for readers: its header, the column with its value, and those with the ends of its interval."""
+    """A column for readers.
+
+    Attributes:
+        header: its header.
+        value: the column with its value.
+        ends: those with the ends of its interval.
+        remark: whether a table of a paper does without it where nothing stands in it.
+    """
 
     header: str
     value: str
     ends: tuple[str, str] | None = None
+    remark: bool = False
 
 
 _CHOICE = {
@@ -27,11 +35,11 @@ _CHOICE = {
         Shown("Rank", "rank"), Shown("Defence", "defense"), Shown("SROCC", "srocc_clean"), Shown("PLCC", "plcc_clean"),
         Shown("SROCC attacked", "srocc_attacked"),
         Shown("Worst gain", "worst_gain_mean", ("worst_gain_lo", "worst_gain_hi")),
-        Shown("Certified delta", "certified_delta_mean"), Shown("Flags", "flags"),
+        Shown("Certified delta", "certified_delta_mean"), Shown("Flags", "flags", remark=True),
     ),
     "tracks": (
         Shown("Rank", "rank", ("rank_lo", "rank_hi")), Shown("Defence", "defense"), Shown("Pool", "pool"),
-        Shown("Value", "value", ("value_lo", "value_hi")), Shown("Not ranked because", "reason"),
+        Shown("Value", "value", ("value_lo", "value_hi")), Shown("Not ranked because", "reason", remark=True),
     ),
     "neighbours": (
         Shown("Ahead", "ahead"), Shown("Behind", "behind"),
