@@ -81,7 +81,6 @@ class Objective:
         self.sign = g.metric.sign * (1.0 if direction == "up" else -1.0)
         self._counts, self._index = np.zeros((3, len(self.keys)), dtype=np.int64), np.arange(len(self.keys))
         # The defence is not part of the seed: defences are compared on common random numbers.
-        self._salt = salt
         self._search = self.streams(Role.SEARCH, salt)
         self._selection = self.streams(Role.SELECTION, salt)
 
@@ -131,7 +130,7 @@ class Objective:
         direction, seed, _, limit = self._made_of
         view = copy.copy(self)
         fresh = Objective(self.g, self.keys, direction, seed, salt, limit)
-        view._salt, view._search, view._selection = salt, fresh._search, fresh._selection
+        view._made_of, view._search, view._selection = fresh._made_of, fresh._search, fresh._selection
         return view
 
     def restarted(self, first: int, count: int) -> Objective:
@@ -140,9 +139,9 @@ class Objective:
         Restart 0 draws from these search streams, every other one from streams of its own; all are compared on the same
         selection draws, and add to these counts.
         """
-        view = copy.copy(self)
+        view, salt = copy.copy(self), self._made_of[2]
         view.keys, view._index = self.keys * count, np.tile(self._index, count)
-        own = [self.streams(Role.SEARCH, self._salt, f"restart {k}") if k else self._search
+        own = [self.streams(Role.SEARCH, salt, f"restart {k}") if k else self._search
                for k in range(first, first + count)]  # fmt: skip
         view._search = Streams(tuple(one for streams in own for one in streams.generators))
         view._selection = Streams(self._selection.generators * count)

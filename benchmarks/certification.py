@@ -41,53 +41,58 @@ same budgets. Both bounds are compared before the clock starts."""
 
 def certify(settings: Settings) -> Iterator[Table]:
     """Certification throughput over the bare network's, with and without denoisers, at two sizes."""
-    for size in (SMALL, LARGE):
-        draws = (64 if size == SMALL else 8) if settings.quick else (1000 if size == SMALL else 128)
-        for name in DEFENSES:
-            alone, shared = (defended(f"{name}[n={draws // k}]", settings) for k in (1, TOGETHER))
-            x = photographs(TOGETHER, size, settings.device)
-            fastest, images = best(alone, size, settings)
-            equal("draws of one image", certified(alone, x[:1]).n, draws)
-            equal(f"draws of {TOGETHER} images", TOGETHER * certified(shared, x).n, draws)
-            yield compare(
-                {
-                    "bare network": lambda fastest=fastest, images=images, draws=draws: fastest.forward(images, draws),
-                    "1 image": lambda g=alone, x=x: certified(g, x[:1]),
-                    f"{TOGETHER} images": lambda g=shared, x=x: certified(g, x),
-                },
-                settings,
-                name=f"certify-{name}-{size[0]}",
-                title=f"Certification: `{name}`, {shown(size)}, {draws} draws",
-                how=_HOW,
-                baseline="bare network",
-                reads="speed",
-                notes=[f"Bare network: {fastest}."],
-            )
+    for name, size, draws in _cases(settings, DEFENSES, quick=(64, 8), full=(1000, 128)):
+        alone, shared = (defended(f"{name}[n={draws // k}]", settings) for k in (1, TOGETHER))
+        x = photographs(TOGETHER, size, settings.device)
+        fastest, images = best(alone, size, settings)
+        equal("draws of one image", certified(alone, x[:1]).n, draws)
+        equal(f"draws of {TOGETHER} images", TOGETHER * certified(shared, x).n, draws)
+        yield compare(
+            {
+                "bare network": lambda fastest=fastest, images=images, draws=draws: fastest.forward(images, draws),
+                "1 image": lambda g=alone, x=x: certified(g, x[:1]),
+                f"{TOGETHER} images": lambda g=shared, x=x: certified(g, x),
+            },
+            settings,
+            name=f"certify-{name}-{size[0]}",
+            title=f"Certification: `{name}`, {shown(size)}, {draws} draws",
+            how=_HOW,
+            baseline="bare network",
+            reads="speed",
+            notes=[f"Bare network: {fastest}."],
+        )
 
 
 def compiled(settings: Settings) -> Iterator[Table]:
     """What `compiled=true` gives, and what it takes before."""
-    for size in (SMALL, LARGE):
-        draws = (32 if size == SMALL else 4) if settings.quick else (500 if size == SMALL else 64)
-        for name in (DEFENSES[0], DEFENSES[2]):
-            plain, fast = (defended(f"{name}[compiled={word},n={draws}]", settings) for word in ("false", "true"))
-            x = photographs(1, size, settings.device)
-            works: dict[str, Work] = {"certify": lambda g=plain, x=x: certified(g, x)}
-            try:
-                notes = [f"The first certificate took {by_clock(partial(certified, fast, x)):.0f} s."]
-                works["compiled=true"] = lambda g=fast, x=x: certified(g, x)
-            except BadParameter as error:
-                notes = [str(error)]
-            yield compare(
-                works,
-                settings,
-                name=f"compiled-{name}-{size[0]}",
-                title=f"Compiled: `{name}`, {shown(size)}, {draws} draws",
-                how=_COMPILED_HOW,
-                baseline="certify",
-                reads="speed",
-                notes=notes,
-            )
+    for name, size, draws in _cases(settings, (DEFENSES[0], DEFENSES[2]), quick=(32, 4), full=(500, 64)):
+        plain, fast = (defended(f"{name}[compiled={word},n={draws}]", settings) for word in ("false", "true"))
+        x = photographs(1, size, settings.device)
+        works: dict[str, Work] = {"certify": lambda g=plain, x=x: certified(g, x)}
+        try:
+            notes = [f"The first certificate took {by_clock(partial(certified, fast, x)):.0f} s."]
+            works["compiled=true"] = lambda g=fast, x=x: certified(g, x)
+        except BadParameter as error:
+            notes = [str(error)]
+        yield compare(
+            works,
+            settings,
+            name=f"compiled-{name}-{size[0]}",
+            title=f"Compiled: `{name}`, {shown(size)}, {draws} draws",
+            how=_COMPILED_HOW,
+            baseline="certify",
+            reads="speed",
+            notes=notes,
+        )
+
+
+def _cases(
+    settings: Settings, names: Sequence[str], *, quick: tuple[int, int], full: tuple[int, int]
+) -> Iterator[tuple[str, tuple[int, int], int]]:
+    """Each defence at both sizes, with the draws for that size."""
+    for size, draws in zip((SMALL, LARGE), quick if settings.quick else full, strict=True):
+        for name in names:
+            yield name, size, draws
 
 
 def certified(g: DefendedMetric, x: torch.Tensor) -> Certificate:

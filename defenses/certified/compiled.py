@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 
 import torch
 
 from ...bench.errors import BadParameter
-
-Score = Callable[[torch.Tensor], torch.Tensor]
+from .engine import Score
 
 SMALL = 0.5
 """Share of the compiled size from which a batch is filled up to it; smaller ones run as they are."""
