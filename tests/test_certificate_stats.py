@@ -245,3 +245,11 @@ def test_no_samples_are_refused(n: int) -> None:
     for function in (bands.dkw_band, bands.binomial_band):
         with pytest.raises(BadParameter, match="samples"):
             function(n, 0.1)
+
+
+@pytest.mark.parametrize("n", [1, 7, 500])
+def test_a_band_at_some_order_statistics_is_what_the_whole_one_has_there(n: int) -> None:
+    for function in (bands.dkw_band, bands.binomial_band):
+        whole = function(n, 0.01)
+        for k in (np.array([n]), np.arange(1, n + 1)[::3]):
+            assert np.array_equal(function(n, 0.01, k), whole[k - 1])

@@ -73,17 +73,17 @@ class LEstimator(Smoothed):
         """Which eps are out of reach: those that put weight above the last level of the band."""
 
         def reaches(eps: float, n: int) -> bool:
-            band, measure = self._levels(ask, n)
-            return bool(np.isfinite(upper_sum(np.zeros((1, n)), band, measure, np.array([eps / self.sigma]))[0, 0]))
+            last, measure = self._levels(ask, n, np.array([n]))
+            return bool(np.isfinite(upper_sum(np.zeros((1, 1)), last, measure, np.array([eps / self.sigma]))[0, 0]))
 
         return self.out_of_reach(ask, reaches)
 
-    def _levels(self, ask: Question, n: int) -> tuple[np.ndarray, Measure]:
+    def _levels(self, ask: Question, n: int, k: np.ndarray | None = None) -> tuple[np.ndarray, Measure]:
         """Band of n draws, and the measure: the estimator's, or that of its m fresh draws at their highest levels."""
         if not ask.deployed:
-            return self._band(n, ask.alpha / 2), self._measure
+            return self._band(n, ask.alpha / 2, k), self._measure
         fresh = atoms(fresh_levels(self.cost, ask.alpha / 4, self._band), self.coefficients(self.cost))
-        return self._band(n, ask.alpha / 4), fresh
+        return self._band(n, ask.alpha / 4, k), fresh
 
     def _sums(
         self, draws: Draws, band: np.ndarray, measure: Measure, shift: np.ndarray

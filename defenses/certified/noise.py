@@ -275,7 +275,7 @@ class CertificationNoise:
         return held[:size].view(shape)
 
     def _signs_of(self, key: str) -> torch.Tensor:
-        """Random signs of an image, (numbers,) of -1 and 1, from a bit each: a number each would take ten times as long."""
+        """Random signs of an image, (numbers,) of -1 and 1, from a bit each: numbers take ten times as long."""
         seed, extra = self._named
         source = generator(seed, "signs", Role.CERTIFICATION.value, *extra, key)
         words = torch.empty(-(-self.numbers // 64), dtype=torch.int64).random_(-(2**63), None, generator=source)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 from scipy.stats import beta
@@ -31,12 +32,20 @@ def dkw_margin(n: int, error: float) -> float:
     return float(np.sqrt(-np.log(min(error, 0.5)) / (2 * n)))
 
 
-def dkw_band(n: int, error: float) -> np.ndarray:
+class Band(Protocol):
+    """How a band is asked for."""
+
+    def __call__(self, n: int, error: float, k: np.ndarray | None = None) -> np.ndarray:
+        """L of n samples with a one-sided error, at the order statistics k (1-based), or at all of them."""
+        ...
+
+
+def dkw_band(n: int, error: float, k: np.ndarray | None = None) -> np.ndarray:
     """L_k = k/n - sqrt(log(1/error) / 2n) (Massart 1990)."""
-    return np.clip(np.arange(1, n + 1) / n - dkw_margin(n, error), 0.0, 1.0)
+    return np.clip((np.arange(1, n + 1) if k is None else k) / n - dkw_margin(n, error), 0.0, 1.0)
 
 
-def binomial_band(n: int, error: float) -> np.ndarray:
+def binomial_band(n: int, error: float, k: np.ndarray | None = None) -> np.ndarray:
     """Clopper-Pearson at up to 64 order statistics, error / 64 each: as wide as DKW in the middle, far tighter outside.
 
     F(X_(k)) is Beta(k, n-k+1) for a continuous F and stochastically larger otherwise.
@@ -46,20 +55,18 @@ def binomial_band(n: int, error: float) -> np.ndarray:
     share = np.sin(np.linspace(0, np.pi / 2, _GRID + 1)[1:]) ** 2
     at = np.unique(np.clip(np.round(share * n).astype(int), 1, n))
     exact = beta.ppf(error / len(at), at, n - at + 1)
-    return np.concatenate([[0.0], exact])[np.searchsorted(at, np.arange(1, n + 1), side="right")]
+    return np.concatenate([[0.0], exact])[np.searchsorted(at, np.arange(1, n + 1) if k is None else k, side="right")]
 
 
-BANDS: MappingProxyType[str, Callable[[int, float], np.ndarray]] = MappingProxyType(
-    {"dkw": dkw_band, "binomial": binomial_band}
-)
-"""Bands by name: number of samples and one-sided error to L (n,)."""
+BANDS: MappingProxyType[str, Band] = MappingProxyType({"dkw": dkw_band, "binomial": binomial_band})
+"""Bands by name."""
 
 
 BAND_COVERAGE: MappingProxyType[str, str] = MappingProxyType({"dkw": "dkw", "binomial": "binomial band"})
 """How a certificate from each band names its coverage."""
 
 
-def named_band(name: str) -> Callable[[int, float], np.ndarray]:
+def named_band(name: str) -> Band:
     """The band of that name; raises `UnknownName`."""
     if name not in BANDS:
         raise UnknownName("band", name, BANDS)
@@ -113,7 +120,7 @@ def lower_sum(
     return -upper_sum(-ordered[:, ::-1], band, mirror, shift, -bottom)
 
 
-def fresh_levels(m: int, error: float, band: Callable[[int, float], np.ndarray]) -> np.ndarray:
+def fresh_levels(m: int, error: float, band: Band) -> np.ndarray:
     """Levels (m,) with X_(i) <= h_{level_i} for all i of m fresh draws at once, with probability >= 1 - error.
 
     The other reading of a band: X_(i) = h_{U_(i)} with uniform U, and U_(i) <= 1 - L_(m+1-i).
