@@ -149,16 +149,19 @@ class Attack(ABC):
             raise BadParameter(f"attack {self.spec!r} proposed no image: its `candidates` must yield at least one")
         if second is None:
             return first.x  # nothing to choose from
-        best, best_value = x, torch.full((len(x),), -torch.inf, dtype=torch.float64)
+        best, ours = x, False
+        best_value = torch.full((len(x),), -torch.inf, dtype=torch.float64)
         for candidate in itertools.chain((first, second), proposals):
             value = candidate.value
             if value is None:
                 value = objective.select(candidate.x, self.selection_draws)
             better = value > best_value
             if bool(better.all()):
-                best = candidate.x.detach()
+                best, ours = candidate.x.detach(), False
             elif bool(better.any()):
-                best = torch.where(better.to(x.device)[:, None, None, None], candidate.x.detach(), best)
+                best, ours = best if ours else best.clone(), True
+                for i in better.nonzero()[:, 0].tolist():
+                    best[i] = candidate.x[i].detach()
             best_value = torch.where(better, value, best_value)
         return best
 

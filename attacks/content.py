@@ -32,9 +32,10 @@ class KorhonenYou(MiFgsm):
     def __init__(self, steps: int = 20, step: float | None = None, draws: int = 1, momentum: float = 0.9) -> None:
         super().__init__(steps, step, draws, momentum)
 
-    def _direction(self, state: State) -> torch.Tensor:
-        weighted = edges(state.x) * super()._direction(state)
-        return unit(weighted, "l2") if state.threat.norm == "l2" else weighted
+    def _ahead(self, z: torch.Tensor, state: State, size: float) -> torch.Tensor:
+        norm = state.threat.norm
+        weighted = edges(state.x) * unit(state.velocity, norm)
+        return torch.add(z, unit(weighted, "l2") if norm == "l2" else weighted, alpha=size)
 
 
 def edges(x: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from ..bench.errors import BadParameter
 from ..bench.objective import Centre, Objective
 from ..bench.registry import register_attack
 from .base import Attack, Candidate
-from .projection import project, unit
+from .projection import project, stepped, unit
 from .restarts import restarted
 
 
@@ -98,12 +98,12 @@ class Pgd(Attack):
             state.velocity = torch.add(self._scaled(gradient), state.velocity, alpha=self.momentum)
         else:
             state.velocity = gradient
-        return torch.add(z, self._direction(state), alpha=self.step * state.threat.eps)
+        return self._ahead(z, state, self.step * state.threat.eps)
 
     def _scaled(self, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient in the unit in which momentum adds it up."""
         return unit(gradient, "l2")
 
-    def _direction(self, state: State) -> torch.Tensor:
-        """Direction of a step, of norm 1."""
-        return unit(state.velocity, state.threat.norm)
+    def _ahead(self, z: torch.Tensor, state: State, size: float) -> torch.Tensor:
+        """z a step of this size further."""
+        return stepped(z, state.velocity, size, state.threat.norm)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -19,3 +21,8 @@ def wanted_format(*modules: nn.Module | None) -> torch.memory_format:
 def laid_out_like(x: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
     """x in the order in memory of a tensor of its shape; x itself where it is in that order already."""
     return x if x.stride() == pattern.stride() else torch.empty_like(pattern, dtype=x.dtype).copy_(x)
+
+
+def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Parts one after the other; a single one as it is, which torch.cat would copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -13,7 +13,7 @@ from scipy.stats import beta
 
 from .api import DefendedMetric, Direction, Estimate
 from .errors import BadParameter, BadScore, Incompatible
-from .memory import laid_out_like
+from .memory import joined, laid_out_like
 from .seeds import Role, Streams
 
 MAX_PIXELS = 32 * 128 * 128
@@ -184,7 +184,7 @@ class Objective:
         self._count(draws)
         with torch.inference_mode():
             chunks = self._chunks(x, draws, self._selection.fork())
-            scores = torch.cat([self.g.surrogate(x, rng, d) for d, rng in chunks])
+            scores = joined([self.g.surrogate(x, rng, d) for d, rng in chunks])
         self.g.check_finite(scores.cpu().numpy())
         return self.sign * self.g.aggregate(scores).double().cpu()
 
@@ -237,7 +237,7 @@ class Objective:
             self._slope(x[part], self._chunks(images[part], draws, rng[part]), render, weights)
             for part in (slice(start, start + step) for start in range(0, len(x), step))
         ]
-        total, gradient = (_joined(found) for found in zip(*parts, strict=True))
+        total, gradient = (joined(found) for found in zip(*parts, strict=True))
         passes = draws if self.g.randomised else self.g.cost
         self._count(passes, backwards=passes)
         self.g.check_finite(total.numpy())
@@ -301,7 +301,7 @@ class Objective:
         with torch.inference_mode():
             looked = [self.g.surrogate(x, stream, d) for d, stream in self._chunks(x, draws, rng)]
         self._count(draws)
-        return torch.cat(looked).double()
+        return joined(looked).double()
 
     def _chunks(self, x: torch.Tensor, draws: int, rng: Streams) -> list[tuple[int, Streams]]:
         """Draw counts that keep a batch within MAX_PIXELS; `rng` runs on from chunk to chunk."""
@@ -346,11 +346,6 @@ def soft_median(scores: torch.Tensor) -> torch.Tensor:
 
 
 _WEIGHTS = {"kernel": near_median, "quantile": soft_median}
-
-
-def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The parts one after the other; a single one as it is."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def check_centre(centre: str) -> None:

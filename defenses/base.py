@@ -12,6 +12,7 @@ from torch import nn
 from ..bench.api import INTERVAL_ERROR, DefendedMetric, Estimate, Metric
 from ..bench.errors import BadParameter
 from ..bench.images import check_size
+from ..bench.memory import joined
 from ..bench.objective import MAX_PIXELS
 from ..bench.seeds import Streams
 
@@ -142,10 +143,10 @@ class Transform(DefendedMetric):
         most = max(1, MAX_PIXELS // (len(x) * height * width))
         parts = []
         for done in range(0, draws, most):
-            drawn = torch.cat([step(x, rng) for _ in range(min(most, draws - done))])
+            drawn = joined([step(x, rng) for _ in range(min(most, draws - done))])
             self._check_left((drawn.shape[2], drawn.shape[3]), x.shape[2], x.shape[3])
             parts.append(self.metric(drawn).reshape(-1, len(x)))
-        return torch.cat(parts)
+        return joined(parts)
 
 
 class Purification(Transform):

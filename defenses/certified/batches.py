@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 from ...bench.faults import fault_of
+from ...bench.memory import joined
 from .noise import CertificationNoise
 
 WORTH = 1.05
@@ -33,7 +34,7 @@ class Batches:
         while True:
             size = min(self._limit or len(images), len(images))
             try:
-                return torch.cat([self.score(part) for part in images.split(size)])
+                return joined([self.score(part) for part in images.split(size)])
             except (RuntimeError, MemoryError) as error:
                 if fault_of(error) != "memory" or size == 1:
                     raise
