@@ -41,6 +41,8 @@ class Apgd(Attack):
             of them do.
     """
 
+    concurrent = True
+
     def __init__(
         self,
         steps: int = 20,

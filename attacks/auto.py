@@ -77,6 +77,8 @@ class AutoIqa(Attack):
     range that the metric promises never to leave. A range that is merely declared is no end: scores go beyond it.
     """
 
+    concurrent = True
+
     white_box = False
 
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from ..bench.errors import BadImage, BadParameter, Incompatible
 from ..bench.judge import judge
 from ..bench.objective import MAX_PIXELS, BudgetSpent, Objective
 from ..bench.seeds import image_key
+from ..bench.threads import helpers, shares, side_by_side
 from .projection import enforce
 
 
@@ -44,8 +46,11 @@ class Attack(ABC):
         white_box: whether it needs gradients.
         selection_draws: draws on which candidates are compared when the defence is randomised.
         queries: most calls of the deployed score an image, enforced by the objective; None for no limit.
+        concurrent: whether `candidates` may run in several threads at once, each with images of its own: it must not
+            write to the attack. A subclass declares it anew.
     """
 
+    concurrent = False
     spec: str = ""
     norms: tuple[Norm, ...] = ("l2", "linf")
     white_box: bool = True
@@ -100,19 +105,22 @@ class Attack(ABC):
         diameter = 1.0 if threat.norm == "linf" else float(x[0].numel()) ** 0.5
         threat = replace(threat, eps=min(threat.eps, diameter))
         keys = [image_key(image) for image in x]
-        size = max(1, MAX_PIXELS // (x.shape[2] * x.shape[3]))
         adversarial = x.detach().clone()
         forwards, backwards, queries = (np.zeros(len(x), dtype=np.int64) for _ in range(3))
-        seconds = np.zeros(len(x))
-        for start in range(0, len(x) if threat.eps > 0 else 0, size):
-            part = slice(start, start + size)
-            began = time.perf_counter()
+        threads = self._threads(g, x)
+
+        def run(part: slice) -> None:
             objective = Objective(g, keys[part], direction, seed, self.salt(threat), self.queries)
             adversarial[part] = enforce(self.find(objective, x[part], threat), x[part], threat)
-            seconds[part] = (time.perf_counter() - began) / len(keys[part])
             forwards[part], backwards[part] = objective.forwards, objective.backwards
             queries[part] = objective.queries
 
+        began = time.perf_counter()
+        if threat.eps > 0:
+            size = max(1, MAX_PIXELS // threads // (x.shape[2] * x.shape[3]))
+            rounds = math.ceil(len(x) / size / threads)
+            side_by_side(run, shares(len(x), min(threads * rounds, len(x))), threads)
+        seconds = np.full(len(x), (time.perf_counter() - began) / max(1, len(x)))
         return AttackResult(
             **vars(judge(g, x, adversarial, seed, clean)),
             adversarial=adversarial,
@@ -135,6 +143,13 @@ class Attack(ABC):
         if len(threats) != len(x) or not len(x):
             raise BadParameter(f"{len(threats)} threats for {len(x)} images: expected one each, and at least one")
         return _joined([self(g, x[i : i + 1], threat, direction, seed) for i, threat in enumerate(threats)])
+
+    def _threads(self, g: DefendedMetric, x: torch.Tensor) -> int:
+        """How many threads may attack images x (B,3,H,W), each its share of them."""
+        if x.device.type != "cpu" or not vars(type(self)).get("concurrent", False):
+            return 1
+        draws = self.selection_draws if g.randomised else 1
+        return helpers(draws * x[:, 0].numel(), len(x), g)
 
     def salt(self, threat: Threat) -> str:
         """What separates this attack's streams from another's; the defence and its budget are left out on purpose."""

@@ -29,6 +29,8 @@ class EotPgd(Pgd):
             function that PGD climbs far, and fresh draws share only a part of what it gains.
     """
 
+    concurrent = True
+
     def __init__(
         self,
         steps: int = 10,
@@ -61,6 +63,8 @@ class FixedNoisePgd(EotPgd):
         step: step size as a fraction of eps; none for 2.5 / steps.
         restarts: the first starts at the image itself, the others at random points of the ball.
     """
+
+    concurrent = True
 
     def __init__(self, steps: int = 20, draws: int = 8, step: float | None = None, restarts: int = 1) -> None:
         super().__init__(steps, draws, step, restarts, momentum=0.0, fixed=True)

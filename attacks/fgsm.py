@@ -22,6 +22,8 @@ class Fgsm(Attack):
         draws: draws averaged in the gradient of a randomised defence (EOT); no effect on a deterministic one.
     """
 
+    concurrent = True
+
     def __init__(self, draws: int = 1) -> None:
         if draws < 1:
             raise BadParameter(f"fgsm[draws={draws}]: expected at least 1")

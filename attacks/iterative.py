@@ -26,6 +26,8 @@ class IFgsm(Pgd):
         draws: draws averaged in the gradient of a randomised defence (EOT); no effect on a deterministic one.
     """
 
+    concurrent = True
+
     way = 1.0
     """Length of the way, in units of eps, that the default step size allows."""
 
@@ -48,6 +50,8 @@ class MiFgsm(IFgsm):
         momentum: weight of what was accumulated, 1 in the paper.
     """
 
+    concurrent = True
+
     def __init__(self, steps: int = 10, step: float | None = None, draws: int = 1, momentum: float = 1.0) -> None:
         super().__init__(steps, step, draws)
         if not momentum >= 0:
@@ -61,6 +65,8 @@ class MiFgsm(IFgsm):
 @register_attack("ni-fgsm")
 class NiFgsm(MiFgsm):
     """MI-FGSM whose gradient is taken where the momentum leads (NI-FGSM, Lin et al. 2020, arXiv 1908.06281)."""
+
+    concurrent = True
 
     def _gradient(self, objective: Objective, z: torch.Tensor, state: State) -> tuple[None, torch.Tensor]:
         # The unit of `velocity` is a mean absolute value of 1; in l2 the jump is as long as a step.
@@ -84,6 +90,8 @@ class DiFgsm(MiFgsm):
         chance: probability of a changed copy.
         shrink: smallest size of the copy, as a fraction of the image.
     """
+
+    concurrent = True
 
     def __init__(
         self,
@@ -132,6 +140,8 @@ class VmiFgsm(MiFgsm):
         neighbours: points in the neighbourhood, 20 in the paper.
         reach: size of the neighbourhood in units of eps, 1.5 in the paper.
     """
+
+    concurrent = True
 
     def __init__(
         self,

@@ -48,6 +48,8 @@ class Pgd(Attack):
         restarts: the first starts at the image itself, the others at random points of the ball.
     """
 
+    concurrent = True
+
     draws = 1
     momentum = 0.0
     centre: Centre = "mean"

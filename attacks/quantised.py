@@ -28,6 +28,8 @@ class QuantisedPgd(Pgd):
         momentum: weight of the past steps' directions.
     """
 
+    concurrent = True
+
     def __init__(
         self, steps: int = 20, step: float | None = None, restarts: int = 1, draws: int = 8, momentum: float = 0.75
     ) -> None:

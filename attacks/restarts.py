@@ -8,6 +8,7 @@ import torch
 
 from ..bench.api import Threat
 from ..bench.objective import MAX_PIXELS, Objective
+from ..bench.threads import crew
 from .base import Candidate
 from .projection import random_start
 
@@ -36,7 +37,7 @@ def restarted(
         restarts: how many.
         from_image: the first starts at the images themselves; all others, and else all, at random points of the ball.
     """
-    together = max(1, MAX_PIXELS // x[:, 0].numel())
+    together = max(1, MAX_PIXELS // crew() // x[:, 0].numel())
     for first in range(0, restarts, together):
         count = min(together, restarts - first)
         view = objective.restarted(first, count)

@@ -33,6 +33,8 @@ class Square(RandomSearch):
         repeats: answers averaged in a comparison, if the defence is randomised.
     """
 
+    concurrent = True
+
     def __init__(self, queries: int = 1000, p: float = 0.3, repeats: int = 1) -> None:
         super().__init__(queries, repeats)
         if not 0 < p <= 1:

@@ -72,6 +72,8 @@ class Metric(nn.Module):
         empirical_range: whether `score_range` was measured on images, for want of a declared one.
     """
 
+    concurrent = True
+
     empirical_range: bool = False
 
     def __init__(

@@ -15,6 +15,7 @@ from .api import DefendedMetric, Direction, Estimate
 from .errors import BadParameter, BadScore, Incompatible
 from .memory import joined, laid_out_like
 from .seeds import Role, Streams
+from .threads import crew, going_on
 
 MAX_PIXELS = 32 * 128 * 128
 """Pixels in one batch through the network: bounds memory whatever the number of draws or images."""
@@ -224,7 +225,7 @@ class Objective:
         rng = self._search.fork() if fixed else self._search
         weigh = _WEIGHTS[centre] if draws > 2 and centre != "mean" else None
         # Images all of whose draws go through the network together are weighed as they come; others need a look before.
-        whole = MAX_PIXELS // (draws * images.shape[-2] * images.shape[-1]) if weigh and render is None else 0
+        whole = MAX_PIXELS // crew() // (draws * images.shape[-2] * images.shape[-1]) if weigh and render is None else 0
         looked = None if weigh is None or whole else weigh(self._look(images, draws, rng.fork()))
 
         def weights(scores: torch.Tensor, done: int) -> torch.Tensor:
@@ -307,7 +308,7 @@ class Objective:
         """Draw counts that keep a batch within MAX_PIXELS; `rng` runs on from chunk to chunk."""
         if not self.g.randomised:
             return [(1, rng)]
-        most = max(1, MAX_PIXELS // (x.shape[0] * x.shape[-2] * x.shape[-1]))
+        most = max(1, MAX_PIXELS // crew() // (x.shape[0] * x.shape[-2] * x.shape[-1]))
         return [(min(most, draws - done), rng) for done in range(0, draws, most)]
 
     def _oriented(self, estimate: Estimate) -> torch.Tensor:
@@ -319,6 +320,7 @@ class Objective:
             raise BadScore(f"{self.g.spec!r} has a NaN or infinite gradient: recorded as an error, not as a result")
 
     def _count(self, forwards: int, backwards: int = 0, queries: int = 0) -> None:
+        going_on()
         times = np.bincount(self._index, minlength=self._counts.shape[1])  # an image may stand several times
         self._counts += times * np.array([[forwards], [backwards], [queries]])
         for tell in _TOLD:

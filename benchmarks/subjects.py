@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from robustiqa.bench import load_dataset, load_metric
 from robustiqa.bench.api import DefendedMetric
+from robustiqa.bench.threads import shares, side_by_side
 from robustiqa.defenses import load_defense
 from torch import nn
 from torch.nn import functional as F
@@ -19,7 +22,8 @@ from .tables import Settings
 SMALL, LARGE = (128, 128), (384, 512)
 """Height and width of the images."""
 FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
-_PROBES = 3
+_PROBES, _PROBED = 3, 1
+"""Readings of each setting that is tried, and of how many of the largest batches a thread."""
 
 
 def photographs(count: int, size: tuple[int, int], device: str = "cpu") -> torch.Tensor:
@@ -45,14 +49,23 @@ def shown(size: tuple[int, int]) -> str:
 
 
 class Best(NamedTuple):
-    """The bare network as it runs fastest: what it is run on, how many images at once, and in which memory order."""
+    """The bare network as it runs fastest: what it is run on, how many images at once, and in which memory order.
+
+    Attributes:
+        net: the network.
+        batch: images at once.
+        order: name of their order in memory.
+        threads: 1: each operation is split among torch's threads; more: each thread has batches of its own.
+    """
 
     net: nn.Module
     batch: int
     order: str
+    threads: int = 1
 
     def __str__(self) -> str:
-        return f"batches of {self.batch}, {self.order}"
+        own = f", {self.threads} threads with a batch each" if self.threads > 1 else ""
+        return f"batches of {self.batch}, {self.order}{own}"
 
     def images(self, size: tuple[int, int], device: str) -> torch.Tensor:
         """A batch (batch,3,H,W) in its memory order."""
@@ -60,15 +73,30 @@ class Best(NamedTuple):
 
     def forward(self, x: torch.Tensor, passes: int) -> None:
         """Run so many images through the network, those of x (one batch) again and again, and drop the scores."""
+
+        def score(images: torch.Tensor) -> None:
+            self.net(images)
+
         with torch.inference_mode():
-            for begin in range(0, passes, len(x)):
-                self.net(x[: passes - begin])
+            self._shared(score, x, passes)
 
     def backward(self, x: torch.Tensor, passes: int) -> None:
         """Forward and backward to the pixels for so many images, those of x (one batch) again and again."""
-        for begin in range(0, passes, len(x)):
-            leaf = x[: passes - begin].detach().requires_grad_(True)
+
+        def descend(images: torch.Tensor) -> None:
+            leaf = images.detach().requires_grad_(True)
             torch.autograd.grad(self.net(leaf).sum(), leaf)
+
+        self._shared(descend, x, passes)
+
+    def _shared(self, work: Callable[[torch.Tensor], None], x: torch.Tensor, passes: int) -> None:
+        """Work on so many images, batch after batch, in each thread its share of them."""
+
+        def run(part: slice) -> None:
+            for begin in range(part.start, part.stop, len(x)):
+                work(x[: part.stop - begin])
+
+        side_by_side(run, shares(passes, self.threads), self.threads)
 
 
 def bare(g: DefendedMetric) -> nn.Module:
@@ -99,20 +127,25 @@ def best(
         backward: whether forward and backward are to be fast, instead of the forward alone.
         most: largest batch, where what is compared has no more images at a time.
     """
-    tried = {f"{order} {batch}": Best(bare(g).to(memory_format=FORMATS[order]), batch, order)  # pyright: ignore
-             for order in FORMATS for batch in batches(size, settings, most)}  # fmt: skip
+    tried = dict[str, Best]()
+    for order, threads in itertools.product(FORMATS, {1, torch.get_num_threads() if settings.device == "cpu" else 1}):
+        net = bare(g).to(memory_format=FORMATS[order])  # pyright: ignore
+        for batch in batches(size, settings, most and most // threads):
+            tried[f"{order} {batch} {threads}"] = Best(net, batch, order, threads)
     images = {name: one.images(size, settings.device) for name, one in tried.items()}
+    # As many for all, and some batches of each: threads have to be started.
+    passes = _PROBED * max(one.batch * one.threads for one in tried.values())
 
     def work(name: str) -> None:
         run = tried[name].backward if backward else tried[name].forward
-        run(images[name], len(images[name]))
+        run(images[name], passes)
 
     readings = interleave(
         {name: lambda name=name: work(name) for name in tried}, _PROBES, read=by_timer, seed=settings.seed
     )
     if not readings.values:
         raise RuntimeError(f"the bare network of {g.spec!r} ran in no setting: {readings.errors}")
-    fastest = min(readings.values, key=lambda name: float(np.median(readings.values[name])) / tried[name].batch)
+    fastest = min(readings.values, key=lambda name: float(np.median(readings.values[name])))
     return tried[fastest], images[fastest]
 
 

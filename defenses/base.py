@@ -15,6 +15,7 @@ from ..bench.images import check_size
 from ..bench.memory import joined
 from ..bench.objective import MAX_PIXELS
 from ..bench.seeds import Streams
+from ..bench.threads import crew
 
 MOST_DRAWS = 10_000
 """Most draws that a deployed score may average; more would run for hours on one image."""
@@ -140,7 +141,7 @@ class Transform(DefendedMetric):
         One call a draw leaves a network idle on a single small image: up to 1.6 times as long on a CPU core.
         """
         height, width = self.output_size(x.shape[2], x.shape[3])
-        most = max(1, MAX_PIXELS // (len(x) * height * width))
+        most = max(1, MAX_PIXELS // crew() // (len(x) * height * width))
         parts = []
         for done in range(0, draws, most):
             drawn = joined([step(x, rng) for _ in range(min(most, draws - done))])

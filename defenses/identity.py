@@ -14,6 +14,8 @@ from .base import Purification
 class NoDefense(Purification):
     """The metric as it is."""
 
+    concurrent = True
+
     def __init__(self, metric: Metric) -> None:
         super().__init__(metric)
         self.memory_format = wanted_format(metric)

@@ -49,7 +49,7 @@ def test_packages_import_in_one_direction() -> None:
 def test_attacks_and_defences_use_little_of_the_bench() -> None:
     small = {"align", "api", "build", "calibration", "distortions", "errors", "faults", "files", "foreign_weights",
              "images", "intervals", "jpeg", "judge", "objective", "registry", "seeds", "spec", "training", "datasets",
-             "measures", "memory", "metrics", "weights"}  # fmt: skip
+             "measures", "memory", "metrics", "threads", "weights"}  # fmt: skip
     wrong = [
         f"{path}: {name}"
         for path in _sources()

@@ -25,6 +25,8 @@ class IbpIQA(nn.Module):
         layers: the whole metric, images (B,3,H,W) to scores (B,1) on the 0-100 scale.
     """
 
+    concurrent = True
+
     def __init__(self) -> None:
         super().__init__()
         parts: list[nn.Module] = []

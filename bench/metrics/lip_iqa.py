@@ -41,6 +41,8 @@ class LipIQA(nn.Module):
         conv: makes a convolution of (channels in, channels out, odd kernel) with zero padding that keeps the size.
     """
 
+    concurrent = True
+
     def __init__(self, conv: MakeConv = _plain_conv) -> None:
         super().__init__()
         before = 3

@@ -27,6 +27,8 @@ class TinyIQA(nn.Module):
     0-100 scale of CLIVE's MOS, without a squashing function: it has a gradient everywhere and may leave the scale.
     """
 
+    concurrent = True
+
     def __init__(self) -> None:
         super().__init__()
         channels = [3, *(width for width, _, _ in _LAYERS)]

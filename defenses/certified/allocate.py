@@ -120,7 +120,9 @@ def _pilot(g: Smoothed, ask: Question, request: WidthRequest, numbers: np.ndarra
     active, draws, size = np.arange(images), np.empty((images, 0)), PILOT
     while len(active):
         part = active.tolist()
-        more = certification_scores(g.base_score, noise, g.sigma, size - draws.shape[1], part)
+        lacking = size - draws.shape[1]
+        threads = g.threads(noise.pixels, lacking * len(part))
+        more = certification_scores(g.base_score, noise, g.sigma, lacking, part, threads=threads)
         g.check_finite(more)
         draws = np.concatenate([draws, more], axis=1)
         pilot.draws[active] = size

@@ -35,6 +35,8 @@ class ScoreBins(Ranged):
         denoiser: denoiser between noise and metric; none for none.
     """
 
+    concurrent = True
+
     predict_error = 0.001
     """Error probability of PREDICT's test: a property of what is deployed, not of the certificate."""
 

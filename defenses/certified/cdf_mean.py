@@ -29,6 +29,8 @@ class CdfMeanSmoothing(RangedMean):
         denoiser: denoiser between noise and metric; none for none.
     """
 
+    concurrent = True
+
     foreseeable = True
 
     def __init__(

@@ -74,6 +74,7 @@ def decide_quantile(
 
 
 def _draw(g: Smoothed, noise: CertificationNoise, n: int, index: Sequence[int] | None = None) -> np.ndarray:
-    samples = certification_scores(g.base_score, noise, g.sigma, n, index)
+    threads = g.threads(noise.pixels, n * len(noise if index is None else index))
+    samples = certification_scores(g.base_score, noise, g.sigma, n, index, threads=threads)
     g.check_finite(samples)
     return samples

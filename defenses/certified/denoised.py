@@ -28,6 +28,8 @@ class DenoisedMedianSmoothing(MedianSmoothing):
             then faster; attacks follow gradients through the network as it is.
     """
 
+    concurrent = True
+
     def __init__(
         self,
         metric: Metric,
@@ -54,6 +56,8 @@ class DiffusionDenoisedMedianSmoothing(MedianSmoothing):
         compiled: torch.compile the network for certificates and deployed scores: half a minute for each image size,
             then faster; attacks follow gradients through the network as it is.
     """
+
+    concurrent = True
 
     def __init__(
         self,
@@ -82,6 +86,8 @@ class DenoisedScoreBins(ScoreBins):
         denoiser: name of a shipped denoiser, or the path of a weights file;
             auto for the light one of the nearest level.
     """
+
+    concurrent = True
 
     def __init__(
         self,

@@ -26,6 +26,8 @@ class DMSIQA(MedianSmoothing):
             then faster; attacks follow gradients through the network as it is.
     """
 
+    concurrent = True
+
     family = DMS
 
     def __init__(
@@ -55,5 +57,7 @@ class DMSIQATight(DMSIQA):
 
     It takes the parameters of `dms-iqa`.
     """
+
+    concurrent = True
 
     family = TIGHT

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import io
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from ...bench.errors import BadData
 from ...bench.files import write_atomically
 from ...bench.objective import MAX_PIXELS
 from ...bench.seeds import Streams
+from ...bench.threads import crew, going_on, shares, side_by_side
 from .batches import Batches
 from .noise import CertificationNoise, noised
 
@@ -72,6 +75,7 @@ def sample_scores(
     n: int,
     rng: Streams,
     memory_format: torch.memory_format = torch.contiguous_format,
+    threads: int = 1,
 ) -> np.ndarray:
     """Draw n samples of `score(x + sigma G)` for each image, from a stream of each.
 
@@ -85,13 +89,21 @@ def sample_scores(
         n: draws an image.
         rng: one stream an image; they move on.
         memory_format: order in memory in which the network wants images, see `bench.memory`.
+        threads: how many may call `score` at once.
 
     Returns:
         (B,n) float64, in the order of the draws.
     """
+    if (parts := min(threads, len(x))) > 1:
+        found = side_by_side(
+            lambda part: sample_scores(score, x[part], sigma, n, rng[part], memory_format),
+            shares(len(x), parts),
+            parts,
+        )
+        return np.concatenate(found)
     samples = np.empty((len(x), n))
     fits = Batches(score)
-    most = max(1, MAX_PIXELS // (x.shape[2] * x.shape[3]))
+    most = max(1, MAX_PIXELS // crew() // (x.shape[2] * x.shape[3]))
     together = max(1, most // n)
     for first in range(0, len(x), together):
         part = slice(first, min(first + together, len(x)))
@@ -100,6 +112,7 @@ def sample_scores(
             noisy = noised(x[part], rng[part].normal(x[part], stop - start), sigma, memory_format)
             scores = fits(noisy).double().cpu().numpy()
             samples[part, start:stop] = scores.reshape(stop - start, -1).T
+            going_on()
     return samples
 
 
@@ -111,11 +124,12 @@ def certification_scores(
     index: Sequence[int] | None = None,
     shelf: Shelf | None = None,
     progress: Progress | None = None,
+    threads: int = 1,
 ) -> np.ndarray:
     """Draw n samples of `score(x + sigma G)` for each image, from the next n draws of its certification noise.
 
     Every block of draws serves all images before the next one is made. The samples do not depend on how images are
-    grouped, up to the network's float rounding in batches of another size (relative 1e-6).
+    grouped, nor on threads, up to the network's float rounding in batches of another size (relative 1e-6).
 
     Args:
         score: what is sampled.
@@ -124,7 +138,8 @@ def certification_scores(
         n: draws an image.
         index: which of the images; None for all.
         shelf: where samples of all images are kept; those that are there are not drawn again.
-        progress: called after each batch.
+        progress: called after each batch; with threads, now and then.
+        threads: how many may call `score` at once.
 
     Returns:
         (b,n) float64, in the order of the draws.
@@ -139,32 +154,87 @@ def certification_scores(
     if done == n:  # all is kept: no draw has to be left out, no batch to be found
         return found.cpu().numpy()
     kept, saved = have.copy(), time.monotonic()
-    fits = Batches(score)
-    most = fits.most(noise, sigma, MAX_PIXELS)
     noise.skip(done)
-    block = most if noise.shared else max(1, min(most, 8 * MAX_PIXELS // (noise.pixels * max(1, len(images)))))
-    starts = range(done, n, block)
-    blocks = noise.blocks(images, [min(block, n - start) for start in starts])
-    for start, drawn in zip(starts, blocks, strict=True):
-        stop = min(start + block, n)
-        # What is kept makes images differ in what they lack.
-        together = max(1, most // (stop - start)) if shelf is None else 1
-        for first in range(0, len(images), together):
-            part = slice(first, first + together)
-            begin = max(start, int(have[first]))
-            if begin >= stop:
-                continue
-            scores = fits(noise.noisy(drawn, part, begin - start, sigma))
-            found[part, begin:stop] = scores.reshape(stop - begin, -1).T.to(found.dtype)
-            have[part] = stop
-            if progress is not None:
-                progress(int(have.sum()), n * len(images))
-            if shelf is not None and time.monotonic() - saved > SAVE_EVERY:
-                _keep(found, have, kept, shelf)
-                saved = time.monotonic()
+
+    def tell(part: slice, stop: int) -> None:
+        nonlocal saved
+        have[part] = np.maximum(have[part], stop)
+        if progress is not None:
+            progress(int(have.sum()), n * len(images))
+        if shelf is not None and time.monotonic() - saved > SAVE_EVERY:
+            _keep(found, have, kept, shelf)
+            saved = time.monotonic()
+
+    job = _Job(score, noise, sigma, images, found, have, shelf is not None)
+    job.run(done, n, noise.divisor(threads), tell)
     if shelf is not None:
         _keep(found, have, kept, shelf)
     return found.cpu().numpy()
+
+
+Tell = Callable[[slice, int], None]
+"""Told which images have which number of samples now."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Samples that are to be drawn.
+
+    Attributes:
+        found: (b,n) where they are written.
+        have: (b,) how many of them each image has already, its first ones.
+        ragged: whether images differ in what they have.
+    """
+
+    score: Score
+    noise: CertificationNoise
+    sigma: float
+    images: Sequence[int]
+    found: torch.Tensor
+    have: np.ndarray
+    ragged: bool
+
+    def run(self, start: int, stop: int, threads: int, tell: Tell) -> None:
+        """Draw samples start to stop; in one thread it tells of each batch, in several now and then."""
+        if threads == 1:
+            fits = Batches(self.score)
+            most = fits.most(self.noise, self.sigma, MAX_PIXELS)
+            for part, end in self._batches(fits, self.noise, most, range(start, stop)):
+                tell(part, end)
+            return
+        noises, most = self.noise.parts(threads), max(1, MAX_PIXELS // threads // self.noise.pixels)
+        number = self.noise.done - start  # of sample 0 among all draws that the noise makes
+        reached = [start] * threads
+
+        def work(k: int) -> None:
+            own = range(start + (k - number - start) % threads, stop, threads)
+            for part, end in self._batches(Batches(self.score), noises[k], most, own):
+                going_on()
+                if part.stop >= len(self.images):
+                    reached[k] = end
+
+        side_by_side(work, range(threads), threads, lambda: tell(slice(None), min(reached)))
+        self.noise.passed(stop - start)
+        tell(slice(None), stop)
+
+    def _batches(
+        self, fits: Batches, noise: CertificationNoise, most: int, draws: range
+    ) -> Iterator[tuple[slice, int]]:
+        """Score the next draws of `noise`, which are those numbers of the samples, in batches of at most `most`."""
+        images = self.images
+        block = most if noise.shared else max(1, min(most, 8 * MAX_PIXELS // (noise.pixels * max(1, len(images)))))
+        pieces = [draws[first : first + block] for first in range(0, len(draws), block)]
+        for piece, drawn in zip(pieces, noise.blocks(images, [len(piece) for piece in pieces]), strict=True):
+            together = 1 if self.ragged else max(1, most // len(piece))
+            for first in range(0, len(images), together):
+                part = slice(first, first + together)
+                lacking = piece[bisect.bisect_left(piece, self.have[first]) :]
+                if not lacking:
+                    continue
+                scores = fits(noise.noisy(drawn, part, len(piece) - len(lacking), self.sigma))
+                places = slice(lacking.start, lacking.stop, lacking.step)
+                self.found[part, places] = scores.reshape(len(lacking), -1).T.to(self.found.dtype)
+                yield part, lacking[-1] + 1
 
 
 def _take(

@@ -108,6 +108,8 @@ class TrimmedMeanSmoothing(LEstimator):
         denoiser: denoiser between noise and metric; none for none.
     """
 
+    concurrent = True
+
     def __init__(
         self,
         metric: Metric,
@@ -135,6 +137,8 @@ class LEstimatorSmoothing(LEstimator):
         band: binomial (Clopper-Pearson on a grid) or dkw.
         denoiser: denoiser between noise and metric; none for none.
     """
+
+    concurrent = True
 
     def __init__(
         self,

@@ -29,6 +29,8 @@ class MeanSmoothing(RangedMean):
         denoiser: denoiser between noise and metric; none for none.
     """
 
+    concurrent = True
+
     def __init__(
         self,
         metric: Metric,

@@ -39,6 +39,8 @@ class MedianSmoothing(Smoothed):
             then faster; attacks follow gradients through the network as it is.
     """
 
+    concurrent = True
+
     foreseeable = True
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -55,6 +56,12 @@ class Pool:
 
         in_threads(drop, len(self._lanes), draws * self.numbers)
         self.done += draws
+
+    def part(self, k: int, parts: int) -> Pool:
+        """Those of the next vectors whose number is k modulo `parts`, which divides the lanes; from the same lanes."""
+        share = Pool(self.numbers, self._lanes[k::parts])
+        share.done = -(-(self.done - k) // parts)
+        return share
 
     def _first(self, lane: int) -> int:
         """Which of the next vectors is the first from a generator."""
@@ -208,6 +215,33 @@ class CertificationNoise:
             else:
                 groups.append([size])
         return groups
+
+    def divisor(self, threads: int) -> int:
+        """In how many parts for so many threads it can be cut; 1 where images have streams of their own."""
+        return next(k for k in range(min(threads, LANES), 0, -1) if LANES % k == 0) if self.shared else 1
+
+    def parts(self, count: int) -> Sequence[CertificationNoise]:
+        """This noise cut up for several threads: part k has the draws whose number is k modulo `count`.
+
+        They draw from the same generators, so this one has to be told by `passed` what they have drawn.
+
+        Args:
+            count: a divisor of LANES; only of a shared pool.
+        """
+        views = [copy.copy(self) for _ in range(count)]
+        for k, view in enumerate(views):
+            view._pools, view._buffers = [self._pools[0].part(k, count)], {}
+        return views
+
+    def passed(self, draws: int) -> None:
+        """Take it that so many draws were made by its parts."""
+        for pool in self._pools:
+            pool.done += draws
+
+    @property
+    def done(self) -> int:
+        """Draws that were made so far."""
+        return self._pools[0].done
 
     def first(self, images: Sequence[int]) -> Drawn:
         """The first draw of some of the images, wherever the noise stands."""

@@ -27,6 +27,7 @@ from ...bench.memory import wanted_format
 from ...bench.registry import code_digest, identity_of, package_versions
 from ...bench.seeds import Role, Streams
 from ...bench.spec import parse_spec
+from ...bench.threads import helpers
 from ..denoisers import load_denoiser
 from .allocate import certify_to_width
 from .compiled import Compiled
@@ -88,6 +89,8 @@ class Smoothed(DefendedMetric):
         self.denoiser = None if denoiser is None else load_denoiser(denoiser, sigma).to(metric.device)
         self.memory_format = wanted_format(self.denoiser, metric)
         self._compiled = Compiled(self._behind) if compiled else None
+        if compiled:
+            self.concurrent = False
 
     def base_score(self, noisy: torch.Tensor) -> torch.Tensor:
         """The function that is smoothed: noisy images (b,3,H,W), not clamped, to scores (b,)."""
@@ -136,7 +139,9 @@ class Smoothed(DefendedMetric):
         return torch.from_numpy(self.statistic(scores.detach().double().cpu().numpy().T))
 
     def _estimate(self, x: torch.Tensor, rng: Streams) -> Estimate:
-        draws = self._checked(sample_scores(self.base_score, x, self.sigma, self.cost, rng, self.memory_format))
+        threads = self.threads(x[0, 0].numel(), self.cost * len(x))
+        scores = sample_scores(self.base_score, x, self.sigma, self.cost, rng, self.memory_format, threads)
+        draws = self._checked(scores)
         return Estimate(self.statistic(draws.values), *self.interval(draws, INTERVAL_ERROR))
 
     def _certify(self, request: CertifyRequest) -> Certificate:
@@ -144,15 +149,22 @@ class Smoothed(DefendedMetric):
         if request.pool is not None:
             shelf = Shelf(request.pool, self.draw_identity(request.seed), request.keys)
         noise = self.noise(request.x, request.keys, request.seed)
-        samples = certification_scores(
-            self.base_score, noise, self.sigma, self.total_draws, shelf=shelf, progress=request.progress
-        )
+        n = self.total_draws
+        threads = self.threads(noise.pixels, n * len(noise))
+        samples = certification_scores(self.base_score, noise, self.sigma, n, None, shelf, request.progress, threads)
         draws = self._checked(samples)
         joint = self._both(draws, request, request.alpha / request.family) if request.family > 1 else None
         both = self._both(draws, request, request.alpha)
         assert both.deployed is not None
         deployed = replace(both.deployed, notes=self._notes(both.deployed, request.coverage))
         return replace(both, notes=self._notes(both, request.coverage), deployed=deployed, family=joint)
+
+    def threads(self, pixels: int, scores: int) -> int:
+        """How many threads may work at once on so many scores of noisy images of so many pixels each."""
+        if self.metric.device.type != "cpu" or self._compiled or type(self).base_score is not Smoothed.base_score:
+            return 1
+        parts = [self.metric] if self.denoiser is None else [self.metric, self.denoiser]
+        return helpers(pixels * scores, scores, *parts)
 
     def noise(self, x: torch.Tensor, keys: Sequence[str], seed: int, *extra: object) -> CertificationNoise:
         """Certification noise for images x (B,3,H,W), at its beginning; `extra` tells draws of another purpose."""

@@ -82,6 +82,8 @@ class OneShotDiffusion(nn.Module):
         BadParameter: an impossible table, or a sigma that is not positive or beyond the table's last step.
     """
 
+    concurrent = True
+
     def __init__(
         self, network: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], alpha_bar: torch.Tensor, sigma: float
     ) -> None:

@@ -41,6 +41,8 @@ class KairDnCNN(nn.Module):
         trained_sigma: `made_for` where the noise is weaker; None where the network is scaled to it or nothing is known.
     """
 
+    concurrent = True
+
     def __init__(self, shapes: Sequence[Sequence[int]], made_for: float | None, sigma: float) -> None:
         super().__init__()
         parts: list[nn.Module] = []

@@ -92,6 +92,8 @@ class LightDenoiser(_Level, _LightUNet):
         conditioned: whether it is told the noise level; otherwise it is blind to it.
     """
 
+    concurrent = True
+
     def __init__(self, width: int = 16, conditioned: bool = False) -> None:
         super().__init__(width, 3 + conditioned)
         self.conditioned = conditioned
@@ -118,6 +120,8 @@ class DnCNN(_Level, nn.Module):
         width: channels between them; 64 in the paper.
         conditioned: whether it is told the noise level; otherwise it is blind to it.
     """
+
+    concurrent = True
 
     def __init__(self, depth: int = 17, width: int = 64, conditioned: bool = False) -> None:
         super().__init__()
@@ -150,6 +154,8 @@ class LightEpsilon(_LightUNet):
         alpha_bar: (T,) table of the diffusion, kept in the weights file.
         width: channels at half resolution.
     """
+
+    concurrent = True
 
     alpha_bar: torch.Tensor
 

@@ -1,0 +1,233 @@
+"""Work side by side: what it gives, who may share it, and how it ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from robustiqa.attacks import L2, load_attack
+from robustiqa.bench import Metric, load_metric, threads
+from robustiqa.bench.errors import BadScore
+from robustiqa.bench.threads import crew, going_on, helpers, may_share, shares, side_by_side
+from robustiqa.defenses import load_defense
+from torch import nn
+
+SIZE = 64
+
+
+@pytest.fixture
+def several(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Four threads, all of them for small images too."""
+    monkeypatch.setattr(threads, "LEAST", 1)
+    monkeypatch.setattr(threads, "LOOK", 0.01)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.rand((3, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(3))
+
+
+class Mean(nn.Module):
+    """Mean of the image, and in which threads it was asked for."""
+
+    concurrent = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(1))
+        self.seen = set[int]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.add(threading.get_ident())
+        return 100 * self.factor * x.square().mean((1, 2, 3))
+
+
+class Heir(Mean):
+    """Says nothing of itself."""
+
+
+@pytest.mark.usefixtures("several")
+def test_parts_run_at_once_each_with_its_share_of_threads() -> None:
+    meeting = threading.Barrier(2, timeout=20)
+
+    def work(part: int) -> tuple[int, int, int, bool]:
+        meeting.wait()  # breaks unless both are there
+        return part, torch.get_num_threads(), crew(), torch.is_inference_mode_enabled()
+
+    with torch.inference_mode():
+        assert side_by_side(work, [5, 7], 2) == [(5, 2, 2, True), (7, 2, 2, True)]
+    assert (torch.get_num_threads(), crew()) == (4, 1)
+    assert side_by_side(lambda k: threading.get_ident(), range(3), 1) == 3 * [threading.get_ident()]
+    nested = side_by_side(lambda k: side_by_side(lambda i: (k, i, crew()), range(2), 2), range(2), 2)
+    assert nested == [[(0, 0, 4), (0, 1, 4)], [(1, 0, 4), (1, 1, 4)]]
+
+
+@pytest.mark.usefixtures("several")
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_error_ends_the_others_and_is_told(nested: bool) -> None:
+    left = []
+
+    def work(part: int) -> None:
+        if part == 1:
+            raise BadScore("this one")
+        if nested:
+            side_by_side(forever, [part] * 2, 2)
+        forever(part)
+
+    def forever(part: int) -> None:
+        try:
+            while True:
+                going_on()
+                time.sleep(0.001)
+        finally:
+            left.append(part)
+
+    with pytest.raises(BadScore, match="this one"):
+        side_by_side(work, range(5), 2)  # the last ones never begin, or end at once
+    assert set(left) <= {0, 2, 3, 4}
+    assert torch.get_num_threads() == 4
+    assert not any("ThreadPool" in thread.name for thread in threading.enumerate())
+
+
+@pytest.mark.usefixtures("several")
+def test_an_interruption_ends_all() -> None:
+    ended = []
+
+    def work(part: int) -> None:
+        try:
+            while True:
+                going_on()
+                time.sleep(0.001)
+        finally:
+            ended.append(part)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(work, range(2), 2, interrupt)
+    assert sorted(ended) == [0, 1]
+    going_on()  # this thread was never asked to stop
+
+
+def test_shares_are_whole_and_even() -> None:
+    for count, parts in ((7, 3), (2, 2), (16, 5)):
+        cut = shares(count, parts)
+        assert [i for part in cut for i in range(count)[part]] == list(range(count))
+        lengths = {part.stop - part.start for part in cut}
+        assert max(lengths) - min(lengths) <= 1
+
+
+def test_only_what_says_so_shares() -> None:
+    assert may_share(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)))
+    assert may_share(Mean())
+    assert not may_share(Heir())
+    assert not may_share(nn.Sequential(Heir()))
+    assert not may_share(type("Plain", (nn.Module,), {})())
+    hooked, replaced, later = Mean(), Mean(), Mean()
+    hooked.register_forward_hook(lambda *a: None)
+    replaced.forward = lambda x: x  # type: ignore[method-assign]
+    later.concurrent = False
+    assert not (may_share(hooked))
+    assert not (may_share(replaced))
+    assert not (may_share(later))
+    metric = load_metric("tiny-iqa")
+    for spec in ("none", "median-smoothing", "dms-iqa", "denoised-score-bins"):
+        assert may_share(load_defense(spec, metric))
+    assert not may_share(load_defense("median-smoothing[compiled=true]", metric))
+    assert not may_share(load_defense("median-smoothing", Metric(Heir(), "heir")))
+
+
+@pytest.mark.usefixtures("several")
+def test_how_many_help() -> None:
+    net = Mean()
+    assert [helpers(10, parts, net) for parts in (1, 3, 9)] == [1, 3, 4]
+    assert helpers(2, 9, net) == 2
+    assert helpers(0, 9, net) == 1
+    assert helpers(10, 9, Heir()) == 1
+
+
+@pytest.mark.usefixtures("several")
+@pytest.mark.parametrize("defense", ["median-smoothing", "dms-iqa", "mean-smoothing"])
+def test_certificates_and_scores_are_those_of_one_thread(x, tmp_path: Path, defense: str) -> None:
+    g = load_defense(f"{defense}[m=7,n=21]", load_metric("tiny-iqa"))
+    seen = []
+    found = [g.certify(x, [0.05], progress=lambda done, of: seen.append((done, of))), g.certify(x[:1], [0.05])]
+    shared, score = g.certify(x, [0.05], pool=tmp_path), g.estimate(x).score
+    assert seen[-1] == (63, 63)
+    assert seen == sorted(seen)
+    torch.set_num_threads(1)
+    once = g.certify(x, [0.05])
+    assert np.isfinite(once.lo).all()
+    for c, part in ((found[0], slice(None)), (found[1], slice(1)), (shared, slice(None))):
+        assert np.allclose(c.lo, once.lo[part], atol=1e-3)
+        assert np.allclose(c.hi, once.hi[part], atol=1e-3)
+    assert np.allclose(score, g.estimate(x).score, atol=1e-3)
+
+
+@pytest.mark.usefixtures("several")
+def test_kept_draws_are_gone_on_with(x, tmp_path: Path) -> None:
+    """Images that have different numbers of draws already, the middle one all."""
+    spec, metric = "median-smoothing[m=7,n={}]", load_metric("tiny-iqa")
+    for image, n in ((0, 5), (1, 30), (2, 12)):
+        load_defense(spec.format(n), metric).certify(x[image : image + 1], [0.05], pool=tmp_path)
+    g = load_defense(spec.format(30), metric)
+    several, alone = g.certify(x, [0.05], pool=tmp_path), g.certify(x, [0.05])
+    assert np.allclose(several.lo, alone.lo, atol=1e-3)
+    assert np.allclose(several.score, alone.score, atol=1e-3)
+    assert np.allclose(g.certify(x, [0.05], pool=tmp_path).lo, alone.lo, atol=1e-3)
+
+
+@pytest.mark.usefixtures("several")
+@pytest.mark.parametrize(
+    ("attack", "defense"),
+    [
+        ("pgd[restarts=2,steps=3]", "none"),
+        ("apgd[steps=4]", "none"),
+        ("square[queries=20]", "none"),
+        ("eot-pgd[draws=3,steps=3]", "median-smoothing[m=5]"),
+    ],
+)
+def test_attacks_find_what_one_thread_finds(x, attack: str, defense: str) -> None:
+    run, network = load_attack(attack), Mean()
+    g = load_defense(defense, Metric(network, "mean"))
+    network.seen.clear()
+    several = run(g, x, L2(0.5), seed=2)
+    assert len(network.seen) > 1
+    torch.set_num_threads(1)
+    alone = run(g, x, L2(0.5), seed=2)
+    assert np.allclose(several.gain, alone.gain, rtol=1e-4, atol=1e-4)
+    for name in ("forwards", "backwards", "queries"):
+        assert np.array_equal(getattr(several, name), getattr(alone, name))
+
+
+@pytest.mark.usefixtures("several")
+def test_what_does_not_say_so_runs_in_one_thread(x) -> None:
+    network = Heir()
+    g = load_defense("median-smoothing[m=5,n=20]", Metric(network, "heir"))
+    g.certify(x, [0.05])
+    g.estimate(x)
+    load_attack("eot-pgd[draws=2,steps=2]")(g, x, L2(0.5))
+    assert network.seen == {threading.get_ident()}
+
+
+@pytest.mark.usefixtures("several")
+def test_a_score_that_is_no_number_is_an_error_from_another_thread_too(x) -> None:
+    class Broken(Mean):
+        concurrent = True
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * float("nan")
+
+    g = load_defense("none", Metric(Broken(), "broken"))
+    with pytest.raises(BadScore, match="NaN"):
+        load_attack("pgd[steps=3]")(g, x, L2(0.5))
