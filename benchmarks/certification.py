@@ -28,8 +28,8 @@ TOGETHER = 8
 _HOW = f"""Certificates at two budgets: draws of noise, each scored by the network (denoiser and `tiny-iqa`), sorted,
 and both certificates; all draws for one image, or as many in all for {TOGETHER} images in one call, which share the
 drawing of noise. The bare network scores as many images that lie ready in memory, without noise, in inference mode, in
-the batch size and memory order that were fastest for it in trials before; the same weights, precision and threads. 1
-would mean that noise, statistics and bookkeeping cost nothing."""
+the batch size and memory order that were fastest for it in trials before, one batch at a time in all threads or one in
+each; the same weights, precision and threads. 1 would mean that noise, statistics and bookkeeping cost nothing."""
 
 _COMPILED_HOW = """Certificates of one image at two budgets, with the network as it is and as torch.compile makes it.
 What compiling takes, once for each network and image size in a process, is not in the ratio."""
