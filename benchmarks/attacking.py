@@ -27,7 +27,8 @@ SAME_GAIN = 0.02
 _HOW = """The search of the attack: steps along the gradient through the defence, and the choice of the best
 point. The bare network does as many forwards and backwards to the pixels as the attack counts, in the batch
 size (with backwards: of at most the images that a step has) and memory order that were fastest for it in trials
-before, one batch at a time in all threads or one in each. "whole call" also has the judgement: clean, attacked and 8-bit score on fresh draws, norms, PSNR, SSIM."""
+before, one batch at a time in all threads or one in each. "whole call" also has the judgement: clean, attacked and
+8-bit score on fresh draws, norms, PSNR, SSIM."""
 
 _PEERS_HOW = """Projected gradient ascent in l2, eps 0.5, with the same steps of the same length from the image
 itself, on the same batch. The peers attack the bare network behind two logits (0, score + 200), without
