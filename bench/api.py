@@ -177,6 +177,9 @@ class DefendedMetric(nn.Module, ABC):
             that draws can be chosen for a width.
         cost: forwards of the metric for one deployed score.
         memory_format: order in memory of the images on which `surrogate` is fastest; any order gives the same scores.
+
+    A class that says `concurrent = True` in its own body may be called in several threads at once, if its network may
+    (`bench.threads`): nothing that it does writes to it.
     """
 
     spec: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
@@ -29,6 +30,8 @@ in value, or of those near it in rank (a soft quantile)."""
 
 
 _TOLD: list[Callable[[int], object]] = []
+_TELLING = threading.Lock()
+"""Attacks may run in several threads, and those who are told need not know."""
 
 
 @contextlib.contextmanager
@@ -323,8 +326,9 @@ class Objective:
         going_on()
         times = np.bincount(self._index, minlength=self._counts.shape[1])  # an image may stand several times
         self._counts += times * np.array([[forwards], [backwards], [queries]])
-        for tell in _TOLD:
-            tell(forwards)
+        with _TELLING:
+            for tell in _TOLD:
+                tell(forwards)
 
 
 def near_median(scores: torch.Tensor) -> torch.Tensor:

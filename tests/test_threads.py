@@ -13,6 +13,7 @@ import torch
 from robustiqa.attacks import L2, load_attack
 from robustiqa.bench import Metric, load_metric, threads
 from robustiqa.bench.errors import BadScore
+from robustiqa.bench.objective import told
 from robustiqa.bench.threads import crew, going_on, helpers, may_share, shares, side_by_side
 from robustiqa.defenses import load_defense
 from torch import nn
@@ -208,6 +209,21 @@ def test_attacks_find_what_one_thread_finds(x, attack: str, defense: str) -> Non
     assert np.allclose(several.gain, alone.gain, rtol=1e-4, atol=1e-4)
     for name in ("forwards", "backwards", "queries"):
         assert np.array_equal(getattr(several, name), getattr(alone, name))
+
+
+@pytest.mark.usefixtures("several")
+def test_who_is_told_of_passes_hears_of_one_at_a_time(x) -> None:
+    g, busy, heard = load_defense("none", Metric(Mean(), "mean")), threading.Lock(), []
+
+    def tell(forwards: int) -> None:
+        assert busy.acquire(blocking=False)
+        time.sleep(0.005)
+        heard.append(forwards)
+        busy.release()
+
+    with told(tell):
+        load_attack("pgd[steps=5]")(g, x, L2(0.5))
+    assert heard == 18 * [1]  # six of each image, which has a thread of its own
 
 
 @pytest.mark.usefixtures("several")
