@@ -293,7 +293,7 @@ def test_false_decisions_are_rarer_than_alpha() -> None:
 def test_pilot_decision_and_certification_draws_are_disjoint(linear, images, monkeypatch) -> None:
     drawn = []
     sample = decide.certification_scores
-    monkeypatch.setattr(decide, "certification_scores", lambda *a: drawn.append(sample(*a)) or drawn[-1])
+    monkeypatch.setattr(decide, "certification_scores", lambda *a, **k: drawn.append(sample(*a, **k)) or drawn[-1])
     g = load_defense("median-smoothing[n=64]", linear)
     assert isinstance(g, Smoothed)
     g.decide(images, 0.05, 100.0)
