@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -106,21 +107,30 @@ class AutoIqa(Attack):
         for member in attacks:
             if not left or member.skip(objective.g, threat) is not None:
                 continue
-            part = objective.part(left).salted(member.salt(threat))
-            part.limit = member.queries
             found = x.clone()
             try:
-                found[left] = member.find(part, x[left], threat)
+                with objective.counted_unless(BadImage, BadScore):
+                    found[left] = _find(member, objective, x, threat, left)
             except Incompatible:  # scores that turn out to have no gradient
                 continue
             except (BadImage, BadScore):
-                if isinstance(member, Transfer | Naive):  # only the defence makes these images fit for the metric
-                    continue
-                raise
+                if not isinstance(member, Transfer | Naive):
+                    raise
+                # Only the defence makes some of these images fit for the metric; which, their neighbours do not decide.
+                for i in left:
+                    with contextlib.suppress(BadImage, BadScore):
+                        found[[i]] = _find(member, objective, x, threat, [i])
             value = torch.full((len(x),), -torch.inf, dtype=torch.float64)
             value[left] = objective.part(left).select(found[left], self.selection_draws)
             yield member, Candidate(found, value)
             left = [i for i in left if float(value[i]) < room]
+
+
+def _find(member: Attack, objective: Objective, x: torch.Tensor, threat: Threat, index: list[int]) -> torch.Tensor:
+    """What a member finds on some of the images x (B,3,H,W)."""
+    part = objective.part(index).salted(member.salt(threat))
+    part.limit = member.queries
+    return member.find(part, x[index], threat)
 
 
 def _room(g: DefendedMetric, sign: float) -> float:

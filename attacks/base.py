@@ -163,7 +163,7 @@ class Attack(ABC):
         if first is None:
             raise BadParameter(f"attack {self.spec!r} proposed no image: its `candidates` must yield at least one")
         if second is None:
-            return first.x  # nothing to choose from
+            return first.x.detach()  # nothing to choose from
         best, ours = x, False
         best_value = torch.full((len(x),), -torch.inf, dtype=torch.float64)
         for candidate in itertools.chain((first, second), proposals):

@@ -33,8 +33,9 @@ def project(x_adv: torch.Tensor, x: torch.Tensor, threat: Threat) -> torch.Tenso
     if threat.norm == "linf":
         delta.clamp_(-threat.eps, threat.eps).add_(x)
     else:
-        # In the memory of `delta`: fresh memory would cost more than the step itself.
-        torch.addcmul(x, delta, _shrinking(delta, threat), out=delta)
+        # In the memory of `delta`: fresh memory would cost more than the step itself. A graph would need it.
+        graph = torch.is_grad_enabled() and (delta.requires_grad or x.requires_grad)
+        delta = torch.addcmul(x, delta, _shrinking(delta, threat), out=None if graph else delta)
     return delta.clamp_(0.0, 1.0)
 
 

@@ -123,6 +123,16 @@ class Objective:
         """Add what was spent through `only(index)` to the counts of that image."""
         self._counts[:, self._index[index]] += other._counts[:, other._index].sum(1)
 
+    @contextlib.contextmanager
+    def counted_unless(self, *errors: type[Exception]) -> Iterator[None]:
+        """Forget what is counted in the block if it fails by one of these errors, since it is tried in another way."""
+        before = self._counts.copy()
+        try:
+            yield
+        except errors:
+            self._counts[:] = before
+            raise
+
     def of(self, g: DefendedMetric) -> Objective:
         """The same search on another defended metric: it draws from these streams and adds to these counts."""
         view = copy.copy(self)
@@ -228,7 +238,7 @@ class Objective:
         rng = self._search.fork() if fixed else self._search
         weigh = _WEIGHTS[centre] if draws > 2 and centre != "mean" else None
         # Images all of whose draws go through the network together are weighed as they come; others need a look before.
-        whole = MAX_PIXELS // crew() // (draws * images.shape[-2] * images.shape[-1]) if weigh and render is None else 0
+        whole = MAX_PIXELS // (draws * images.shape[-2] * images.shape[-1]) if weigh and render is None else 0
         looked = None if weigh is None or whole else weigh(self._look(images, draws, rng.fork()))
 
         def weights(scores: torch.Tensor, done: int) -> torch.Tensor:
@@ -236,9 +246,15 @@ class Objective:
                 return torch.full_like(scores, 1 / draws)
             return weigh(scores.detach().double()) if looked is None else looked[done : done + len(scores)]
 
-        step = whole or len(x)
+        # Whether a look is needed must not depend on how many threads share the memory: it is counted.
+        step = max(1, whole // crew()) if whole else len(x)
         parts = [
-            self._slope(x[part], self._chunks(images[part], draws, rng[part]), render, weights)
+            self._slope(
+                x[part],
+                [(draws, rng[part])] if whole else self._chunks(images[part], draws, rng[part]),
+                render,
+                weights,
+            )
             for part in (slice(start, start + step) for start in range(0, len(x), step))
         ]
         total, gradient = (joined(found) for found in zip(*parts, strict=True))

@@ -67,11 +67,14 @@ def in_threads(draw: Callable[[int], None], streams: int, numbers: int) -> None:
 
 
 def in_this_mode(work: Callable[P, T]) -> Callable[P, T]:
-    """The work for another thread, in the inference mode of this one: what is made in it can be written in it alone."""
-    mode = torch.is_inference_mode_enabled()
+    """The work for another thread, in the inference mode of this one: what is made in it can be written in it alone.
+
+    Gradients are recorded there if they are here, too.
+    """
+    mode, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
     def there(*args: P.args, **kwargs: P.kwargs) -> T:
-        with torch.inference_mode(mode):
+        with torch.inference_mode(mode), torch.set_grad_enabled(gradients):
             return work(*args, **kwargs)
 
     return there

@@ -44,16 +44,22 @@ def may_share(module: nn.Module) -> bool:
 
 def _pure(part: nn.Module) -> bool:
     own, kind = vars(part), type(part)
-    if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or "forward" in own:
+    hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+    if any(hooks) or "forward" in own:
         return False
-    known = kind.__module__.startswith("torch.nn.")
+    known = kind.__module__.startswith("torch.nn.modules.")  # torch.nn.utils makes classes of those of others
     return bool(own.get("concurrent", vars(kind).get("concurrent", known)))
 
 
 def helpers(pixels: int, parts: int, *modules: nn.Module) -> int:
-    """How many threads to share so many pixels of CPU work among, at most `parts`; 1 where sharing is not safe."""
+    """How many threads to share so many pixels of CPU work among, at most `parts`; 1 where sharing is not safe.
+
+    Autocast belongs to a thread: under one of the caller's all stays in this one.
+    """
     most = min(torch.get_num_threads(), parts, pixels // LEAST)
-    return most if most > 1 and all(may_share(module) for module in modules) else 1
+    if most < 2 or torch.is_autocast_enabled("cpu"):
+        return 1
+    return most if all(may_share(module) for module in modules) else 1
 
 
 def crew() -> int:
@@ -80,16 +86,20 @@ def side_by_side(
     before, stop = torch.get_num_threads(), threading.Event()
     together = crew() * threads
 
-    def there(part: P) -> R:
+    each = iter([max(1, before // threads + (k < before % threads)) for k in range(threads)])
+
+    def begin() -> None:
         _HERE.stop, _HERE.crew = stop, together
+        torch.set_num_threads(next(each))  # of this thread, and of those made from now on
+
+    def there(part: P) -> R:
         going_on()
-        torch.set_num_threads(max(1, before // threads))  # of this thread, and of those made from now on
         return work(part)
 
     try:
-        with ThreadPoolExecutor(threads) as executor:
-            futures = [executor.submit(in_this_mode(there), part) for part in parts]
+        with ThreadPoolExecutor(threads, initializer=begin) as executor:
             try:
+                futures = [executor.submit(in_this_mode(there), part) for part in parts]
                 while wait(futures, LOOK, FIRST_EXCEPTION).not_done and not any(map(_failed, futures)):
                     going_on()
                     if look is not None:

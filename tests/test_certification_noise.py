@@ -93,28 +93,30 @@ def test_the_network_is_given_images_in_its_own_order() -> None:
     assert wanted_format(nn.Conv2d(3, 8, 3), metric) == torch.contiguous_format, "the first that has convolutions"
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, 8])
 def test_samples_depend_neither_on_neighbours_nor_on_threads_nor_on_how_far_one_goes(
-    metric: Metric, photos, monkeypatch
+    metric: Metric, photos, monkeypatch, threads: int
 ) -> None:
     monkeypatch.setattr(seeds, "_WORTH_THREADS", 1000)
     whole = certification_scores(metric, noise_of(photos), SIGMA, 40)
-    alone = certification_scores(metric, noise_of(photos[2:3]), SIGMA, 40)
+    assert len(np.unique(whole)) == whole.size
+    alone = certification_scores(metric, noise_of(photos[2:3]), SIGMA, 40, threads=threads)
     assert np.allclose(whole[2:3], alone, atol=1e-5)
     before = torch.get_num_threads()
     torch.set_num_threads(1 if before > 1 else 3)
-    other = certification_scores(metric, noise_of(photos), SIGMA, 40)
+    other = certification_scores(metric, noise_of(photos), SIGMA, 40, threads=threads)
     torch.set_num_threads(before)
     assert np.allclose(whole, other, atol=1e-5)
     noise = noise_of(photos)
-    parts = [certification_scores(metric, noise, SIGMA, n) for n in (3, 1, 9)]
+    parts = [certification_scores(metric, noise, SIGMA, n, threads=threads) for n in (3, 1, 9)]
     noise.skip(20)
-    late = certification_scores(metric, noise, SIGMA, 7)
+    late = certification_scores(metric, noise, SIGMA, 7, threads=threads)
     assert np.allclose(np.hstack(parts), whole[:, :13], atol=1e-5)
     assert np.allclose(late, whole[:, 33:], atol=1e-5)
     # Some images only, as where others are decided: each has its own draws all the same.
     noise = noise_of(photos)
-    first = certification_scores(metric, noise, SIGMA, 16)
-    rest = certification_scores(metric, noise, SIGMA, 16, [1, 3])
+    first = certification_scores(metric, noise, SIGMA, 16, threads=threads)
+    rest = certification_scores(metric, noise, SIGMA, 16, [1, 3], threads=threads)
     assert np.allclose(np.hstack([first[[1, 3]], rest]), whole[[1, 3], :32], atol=1e-5)
 
 

@@ -10,15 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from robustiqa.attacks import L2, load_attack
-from robustiqa.bench import Metric, load_metric, threads
+from robustiqa.attacks import L2, auto, load_attack
+from robustiqa.attacks.base import Attack, Candidate
+from robustiqa.attacks.projection import project
+from robustiqa.bench import Metric, load_metric, objective, threads
+from robustiqa.bench.api import Threat
 from robustiqa.bench.errors import BadScore
-from robustiqa.bench.objective import told
+from robustiqa.bench.metrics.tiny_iqa import TinyIQA
+from robustiqa.bench.objective import Objective, told
 from robustiqa.bench.threads import crew, going_on, helpers, may_share, shares, side_by_side
 from robustiqa.defenses import load_defense
+from robustiqa.defenses.certified import engine
 from torch import nn
+from torch.nn.utils import parametrize
 
 SIZE = 64
+TINY = load_metric("tiny-iqa")
 
 
 @pytest.fixture
@@ -134,7 +141,9 @@ def test_only_what_says_so_shares() -> None:
     assert not may_share(Heir())
     assert not may_share(nn.Sequential(Heir()))
     assert not may_share(type("Plain", (nn.Module,), {})())
-    hooked, replaced, later = Mean(), Mean(), Mean()
+    hooked, replaced, later, weighted = Mean(), Mean(), Mean(), Heir()
+    parametrize.register_parametrization(weighted, "factor", nn.Identity())
+    assert not may_share(weighted)
     hooked.register_forward_hook(lambda *a: None)
     replaced.forward = lambda x: x  # type: ignore[method-assign]
     later.concurrent = False
@@ -157,15 +166,28 @@ def test_how_many_help() -> None:
     assert helpers(10, 9, Heir()) == 1
 
 
+def watch(monkeypatch: pytest.MonkeyPatch, used: set[int]) -> None:
+    """Note the threads in which tiny-iqa is asked."""
+    score = TinyIQA.score
+
+    def noted(net: TinyIQA, features: torch.Tensor) -> torch.Tensor:
+        used.add(threading.get_ident())
+        return score(net, features)
+
+    monkeypatch.setattr(TinyIQA, "score", noted)
+
+
 @pytest.mark.usefixtures("several")
 @pytest.mark.parametrize("defense", ["median-smoothing", "dms-iqa", "mean-smoothing"])
-def test_certificates_and_scores_are_those_of_one_thread(x, tmp_path: Path, defense: str) -> None:
-    g = load_defense(f"{defense}[m=7,n=21]", load_metric("tiny-iqa"))
+def test_certificates_and_scores_are_those_of_one_thread(x, tmp_path: Path, monkeypatch, defense: str) -> None:
+    g, used = load_defense(f"{defense}[m=7,n=21]", load_metric("tiny-iqa")), set[int]()
+    watch(monkeypatch, used)
     seen = []
     found = [g.certify(x, [0.05], progress=lambda done, of: seen.append((done, of))), g.certify(x[:1], [0.05])]
     shared, score = g.certify(x, [0.05], pool=tmp_path), g.estimate(x).score
     assert seen[-1] == (63, 63)
     assert seen == sorted(seen)
+    assert len(used) > 1
     torch.set_num_threads(1)
     once = g.certify(x, [0.05])
     assert np.isfinite(once.lo).all()
@@ -186,6 +208,89 @@ def test_kept_draws_are_gone_on_with(x, tmp_path: Path) -> None:
     assert np.allclose(several.lo, alone.lo, atol=1e-3)
     assert np.allclose(several.score, alone.score, atol=1e-3)
     assert np.allclose(g.certify(x, [0.05], pool=tmp_path).lo, alone.lo, atol=1e-3)
+
+
+@pytest.mark.usefixtures("several")
+@pytest.mark.parametrize("done", [0, 2])
+def test_draws_are_kept_on_the_way_whichever_image_has_all(x, tmp_path: Path, monkeypatch, done: int) -> None:
+    class Slow(Mean):
+        concurrent = True
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.002)
+            return super().forward(x)
+
+    monkeypatch.setattr(engine, "MAX_PIXELS", 4 * 2 * SIZE * SIZE)
+    monkeypatch.setattr(engine, "SAVE_EVERY", 0.0)
+    g, saved, save = load_defense("median-smoothing[m=7,n=100]", Metric(Slow(), TINY.spec)), [], engine.Shelf.save
+
+    def counted(shelf: engine.Shelf, i: int, draws: np.ndarray) -> None:
+        saved.append(len(draws))
+        save(shelf, i, draws)
+
+    g.certify(x[done : done + 1], [0.05], pool=tmp_path)
+    monkeypatch.setattr(engine.Shelf, "save", counted)
+    g.certify(x, [0.05], pool=tmp_path)
+    assert len({many for many in saved if many < 100}) > 1
+
+
+@pytest.mark.usefixtures("several")
+def test_weights_around_the_median_cost_the_same_in_any_number_of_threads(x, monkeypatch) -> None:
+    monkeypatch.setattr(objective, "MAX_PIXELS", 6 * SIZE * SIZE)  # six draws of an image, not of two
+    run, g = load_attack("eot-pgd[draws=6,centre=kernel,steps=2]"), load_defense("median-smoothing[m=5]", TINY)
+    several = run(g, x, L2(0.5))
+    torch.set_num_threads(1)
+    alone = run(g, x, L2(0.5))
+    assert np.array_equal(several.forwards, alone.forwards)
+    assert np.allclose(several.gain, alone.gain, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.usefixtures("several")
+def test_an_image_that_the_bare_metric_refuses_takes_nothing_from_its_neighbour(x, monkeypatch) -> None:
+    class Logarithm(nn.Module):
+        concurrent = True
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1).std(1).log()  # minus infinity where an image is flat
+
+    def only(g: object) -> list[Attack]:
+        naive = load_attack("naive[attack=pgd]")
+        assert isinstance(naive, Attack)
+        return [naive]
+
+    monkeypatch.setattr(auto, "members", only)
+    x = torch.stack([x[0], torch.full_like(x[1], 0.5)])
+    g, run = load_defense("median-smoothing[m=5]", Metric(Logarithm(), "logarithm")), load_attack("auto-iqa")
+    several = run(g, x, L2(0.5))
+    torch.set_num_threads(1)
+    alone = run(g, x, L2(0.5))
+    assert several.gain[0] > 0.01
+    assert np.allclose(several.gain, alone.gain, rtol=1e-4, atol=1e-4)
+    assert np.array_equal(several.forwards, alone.forwards)
+
+
+@pytest.mark.usefixtures("several")
+def test_autocast_of_the_caller_holds_for_all_draws(x) -> None:
+    g = load_defense("median-smoothing[m=5,n=24]", TINY)
+    with torch.autocast("cpu", torch.bfloat16):
+        several = g.certify(x, [0.05]).score
+        torch.set_num_threads(1)
+        alone = g.certify(x, [0.05]).score
+    assert np.allclose(several, alone, atol=1e-3)
+    assert not np.allclose(alone, g.certify(x, [0.05]).score, atol=1e-3)
+
+
+def test_a_single_candidate_may_carry_a_graph(x) -> None:
+    class Climb(Attack):
+        def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
+            z = x.clone().requires_grad_(True)
+            objective.differentiable(z).sum().backward()
+            assert z.grad is not None
+            yield Candidate(project(z + 1e3 * z.grad, x, threat))
+
+    found = Climb()(load_defense("none", TINY), x, L2(0.5))
+    assert (found.gain > 0).all()
+    assert not found.adversarial.requires_grad
 
 
 @pytest.mark.usefixtures("several")

@@ -200,7 +200,8 @@ class _Job:
             fits = Batches(self.score)
             most = fits.most(self.noise, self.sigma, MAX_PIXELS)
             for part, end in self._batches(fits, self.noise, most, range(start, stop)):
-                tell(part, end)
+                if part is not None:
+                    tell(part, end)
             return
         noises, most = self.noise.parts(threads), max(1, MAX_PIXELS // threads // self.noise.pixels)
         number = self.noise.done - start  # of sample 0 among all draws that the noise makes
@@ -210,7 +211,7 @@ class _Job:
             own = range(start + (k - number - start) % threads, stop, threads)
             for part, end in self._batches(Batches(self.score), noises[k], most, own):
                 going_on()
-                if part.stop >= len(self.images):
+                if part is None:
                     reached[k] = end
 
         side_by_side(work, range(threads), threads, lambda: tell(slice(None), min(reached)))
@@ -219,8 +220,11 @@ class _Job:
 
     def _batches(
         self, fits: Batches, noise: CertificationNoise, most: int, draws: range
-    ) -> Iterator[tuple[slice, int]]:
-        """Score the next draws of `noise`, which are those numbers of the samples, in batches of at most `most`."""
+    ) -> Iterator[tuple[slice | None, int]]:
+        """Score the next draws of `noise`, which are those numbers of the samples, in batches of at most `most`.
+
+        Yields which images have which number of samples now; None for all, after each block of draws.
+        """
         images = self.images
         block = most if noise.shared else max(1, min(most, 8 * MAX_PIXELS // (noise.pixels * max(1, len(images)))))
         pieces = [draws[first : first + block] for first in range(0, len(draws), block)]
@@ -235,6 +239,7 @@ class _Job:
                 places = slice(lacking.start, lacking.stop, lacking.step)
                 self.found[part, places] = scores.reshape(len(lacking), -1).T.to(self.found.dtype)
                 yield part, lacking[-1] + 1
+            yield None, piece[-1] + 1
 
 
 def _take(

@@ -82,12 +82,11 @@ class OneShotDiffusion(nn.Module):
         BadParameter: an impossible table, or a sigma that is not positive or beyond the table's last step.
     """
 
-    concurrent = True
-
     def __init__(
         self, network: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], alpha_bar: torch.Tensor, sigma: float
     ) -> None:
         super().__init__()
+        self.concurrent = isinstance(network, nn.Module)  # which is asked itself; another callable cannot be
         table = checked_alpha_bar(alpha_bar)
         levels = noise_levels(table)
         if not sigma > 0:
