@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -79,25 +79,31 @@ def test_parts_run_at_once_each_with_its_share_of_threads() -> None:
     assert nested == [[(0, 0, 4), (0, 1, 4)], [(1, 0, 4), (1, 1, 4)]]
 
 
-@pytest.mark.usefixtures("several")
-@pytest.mark.parametrize("nested", [False, True])
-def test_an_error_ends_the_others_and_is_told(nested: bool) -> None:
-    left = []
+def endless(left: list[int]) -> Callable[[int], None]:
+    """Work that goes on until it is stopped, and notes which parts were."""
 
     def work(part: int) -> None:
-        if part == 1:
-            raise BadScore("this one")
-        if nested:
-            side_by_side(forever, [part] * 2, 2)
-        forever(part)
-
-    def forever(part: int) -> None:
         try:
             while True:
                 going_on()
                 time.sleep(0.001)
         finally:
             left.append(part)
+
+    return work
+
+
+@pytest.mark.usefixtures("several")
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_error_ends_the_others_and_is_told(nested: bool) -> None:
+    left = list[int]()
+
+    def work(part: int) -> None:
+        if part == 1:
+            raise BadScore("this one")
+        if nested:
+            side_by_side(endless(left), [part] * 2, 2)
+        endless(left)(part)
 
     with pytest.raises(BadScore, match="this one"):
         side_by_side(work, range(5), 2)  # the last ones never begin, or end at once
@@ -108,21 +114,13 @@ def test_an_error_ends_the_others_and_is_told(nested: bool) -> None:
 
 @pytest.mark.usefixtures("several")
 def test_an_interruption_ends_all() -> None:
-    ended = []
-
-    def work(part: int) -> None:
-        try:
-            while True:
-                going_on()
-                time.sleep(0.001)
-        finally:
-            ended.append(part)
+    ended = list[int]()
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(work, range(2), 2, interrupt)
+        side_by_side(endless(ended), range(2), 2, interrupt)
     assert sorted(ended) == [0, 1]
     going_on()  # this thread was never asked to stop
 
@@ -150,10 +148,9 @@ def test_only_what_says_so_shares() -> None:
     assert not (may_share(hooked))
     assert not (may_share(replaced))
     assert not (may_share(later))
-    metric = load_metric("tiny-iqa")
     for spec in ("none", "median-smoothing", "dms-iqa", "denoised-score-bins"):
-        assert may_share(load_defense(spec, metric))
-    assert not may_share(load_defense("median-smoothing[compiled=true]", metric))
+        assert may_share(load_defense(spec, TINY))
+    assert not may_share(load_defense("median-smoothing[compiled=true]", TINY))
     assert not may_share(load_defense("median-smoothing", Metric(Heir(), "heir")))
 
 
@@ -180,7 +177,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, used: set[int]) -> None:
 @pytest.mark.usefixtures("several")
 @pytest.mark.parametrize("defense", ["median-smoothing", "dms-iqa", "mean-smoothing"])
 def test_certificates_and_scores_are_those_of_one_thread(x, tmp_path: Path, monkeypatch, defense: str) -> None:
-    g, used = load_defense(f"{defense}[m=7,n=21]", load_metric("tiny-iqa")), set[int]()
+    g, used = load_defense(f"{defense}[m=7,n=21]", TINY), set[int]()
     watch(monkeypatch, used)
     seen = []
     found = [g.certify(x, [0.05], progress=lambda done, of: seen.append((done, of))), g.certify(x[:1], [0.05])]
@@ -200,10 +197,10 @@ def test_certificates_and_scores_are_those_of_one_thread(x, tmp_path: Path, monk
 @pytest.mark.usefixtures("several")
 def test_kept_draws_are_gone_on_with(x, tmp_path: Path) -> None:
     """Images that have different numbers of draws already, the middle one all."""
-    spec, metric = "median-smoothing[m=7,n={}]", load_metric("tiny-iqa")
+    spec = "median-smoothing[m=7,n={}]"
     for image, n in ((0, 5), (1, 30), (2, 12)):
-        load_defense(spec.format(n), metric).certify(x[image : image + 1], [0.05], pool=tmp_path)
-    g = load_defense(spec.format(30), metric)
+        load_defense(spec.format(n), TINY).certify(x[image : image + 1], [0.05], pool=tmp_path)
+    g = load_defense(spec.format(30), TINY)
     several, alone = g.certify(x, [0.05], pool=tmp_path), g.certify(x, [0.05])
     assert np.allclose(several.lo, alone.lo, atol=1e-3)
     assert np.allclose(several.score, alone.score, atol=1e-3)
