@@ -13,7 +13,7 @@ from robustiqa.bench.checks.toys import SIGMA, TOYS, image_at
 from robustiqa.bench.errors import BadParameter, BadPlugin, BadScore, Incompatible, UnknownName
 from robustiqa.bench.seeds import Role, Streams, image_key
 from robustiqa.defenses import load_defense
-from robustiqa.defenses.certified import decide
+from robustiqa.defenses.certified import smoothed
 from robustiqa.defenses.certified.smoothed import Bounds, Smoothed
 from robustiqa.defenses.certified.stats.means import betting
 from scipy.stats import beta, norm
@@ -292,8 +292,8 @@ def test_false_decisions_are_rarer_than_alpha() -> None:
 
 def test_pilot_decision_and_certification_draws_are_disjoint(linear, images, monkeypatch) -> None:
     drawn = []
-    sample = decide.certification_scores
-    monkeypatch.setattr(decide, "certification_scores", lambda *a, **k: drawn.append(sample(*a, **k)) or drawn[-1])
+    sample = smoothed.certification_scores
+    monkeypatch.setattr(smoothed, "certification_scores", lambda *a, **k: drawn.append(sample(*a, **k)) or drawn[-1])
     g = load_defense("median-smoothing[n=64]", linear)
     assert isinstance(g, Smoothed)
     g.decide(images, 0.05, 100.0)

@@ -93,19 +93,17 @@ def test_stopping_when_the_interval_is_narrow_does_not_hold() -> None:
 
 def test_pilot_certificate_and_decision_never_share_a_draw(linear, images, monkeypatch) -> None:
     drawn: list[np.ndarray] = []
-    sample = allocate.certification_scores
+    sample = smoothed.certification_scores
 
     def recorded(*a, **k) -> np.ndarray:
         drawn.append(sample(*a, **k))
         return drawn[-1]
 
-    monkeypatch.setattr(allocate, "certification_scores", recorded)
     monkeypatch.setattr(smoothed, "certification_scores", recorded)
     g = load_defense("median-smoothing[n=400]", linear)
     found = g.certify_to_width(images, [0.05], 0.15)
     assert found.n.all()
     assert sum(d.size for d in drawn) == found.draws.sum()
-    monkeypatch.setattr("robustiqa.defenses.certified.decide.certification_scores", recorded)
     g.decide(images, 0.05, 100.0)
     values = np.concatenate([d.ravel() for d in drawn])
     assert len(np.unique(values)) == len(values)

@@ -19,7 +19,6 @@ import numpy as np
 from scipy.stats import norm
 
 from ...bench.api import Allotted, CertifiedToWidth, WidthRequest
-from .engine import certification_scores
 from .foresee import KNOTS, tabulated, width_of
 from .shapes import Question
 
@@ -120,10 +119,7 @@ def _pilot(g: Smoothed, ask: Question, request: WidthRequest, numbers: np.ndarra
     active, draws, size = np.arange(images), np.empty((images, 0)), PILOT
     while len(active):
         part = active.tolist()
-        lacking = size - draws.shape[1]
-        threads = g.threads(noise.pixels, lacking * len(part))
-        more = certification_scores(g.base_score, noise, g.sigma, lacking, part, threads=threads)
-        g.check_finite(more)
+        more = g.scores(noise, size - draws.shape[1], part)
         draws = np.concatenate([draws, more], axis=1)
         pilot.draws[active] = size
         pilot.table[active], pilot.visible[active] = tabulated(draws), tabulated(draws, tail=False)

@@ -7,7 +7,6 @@ used for nothing else. Each side is tested by `log_wealth`, which may be looked 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +14,6 @@ import torch
 
 from ...bench.api import Decision
 from ...bench.seeds import image_key
-from .engine import certification_scores
-from .noise import CertificationNoise
 from .stats.order import median
 from .stats.sequential import log_wealth
 
@@ -47,7 +44,7 @@ def decide_quantile(
         kind: name of the certificate.
     """
     keys = [image_key(i) for i in x]
-    pilot = _draw(g, g.noise(x, keys, seed, "pilot"), min(PILOT, g.n))
+    pilot = g.scores(g.noise(x, keys, seed, "pilot"), min(PILOT, g.n))
     centre = median(np.sort(pilot, axis=1))
     noise = g.noise(x, keys, seed, "decision")
     draws = np.full(len(x), pilot.shape[1])
@@ -57,7 +54,7 @@ def decide_quantile(
     done = 0
     while done < g.n and len(active := np.flatnonzero(~proven.all(1) & ~refuted)):
         stage = min(_STAGE, g.n - done)
-        scores = _draw(g, noise, stage, active.tolist())
+        scores = g.scores(noise, stage, active.tolist())
         shift = (scores - centre[active, None])[:, None]
         hits = np.concatenate([shift <= tau, shift >= -tau], axis=1)
         counts = inside[active][:, :, None] + np.cumsum(hits, axis=2)
@@ -71,10 +68,3 @@ def decide_quantile(
         done += stage
     certified = np.asarray(proven.all(1))
     return Decision(kind, eps, tau, centre, certified, refuted & ~certified, draws, alpha)
-
-
-def _draw(g: Smoothed, noise: CertificationNoise, n: int, index: Sequence[int] | None = None) -> np.ndarray:
-    threads = g.threads(noise.pixels, n * len(noise if index is None else index))
-    samples = certification_scores(g.base_score, noise, g.sigma, n, index, threads=threads)
-    g.check_finite(samples)
-    return samples

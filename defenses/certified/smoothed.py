@@ -20,6 +20,7 @@ from ...bench.api import (
     DefendedMetric,
     Estimate,
     Metric,
+    Progress,
     WidthRequest,
 )
 from ...bench.errors import BadParameter
@@ -149,15 +150,30 @@ class Smoothed(DefendedMetric):
         if request.pool is not None:
             shelf = Shelf(request.pool, self.draw_identity(request.seed), request.keys)
         noise = self.noise(request.x, request.keys, request.seed)
-        n = self.total_draws
-        threads = self.threads(noise.pixels, n * len(noise))
-        samples = certification_scores(self.base_score, noise, self.sigma, n, None, shelf, request.progress, threads)
-        draws = self._checked(samples)
+        draws = Draws(self.scores(noise, self.total_draws, None, shelf, request.progress))
         joint = self._both(draws, request, request.alpha / request.family) if request.family > 1 else None
         both = self._both(draws, request, request.alpha)
         assert both.deployed is not None
         deployed = replace(both.deployed, notes=self._notes(both.deployed, request.coverage))
         return replace(both, notes=self._notes(both, request.coverage), deployed=deployed, family=joint)
+
+    def scores(
+        self,
+        noise: CertificationNoise,
+        n: int,
+        index: Sequence[int] | None = None,
+        shelf: Shelf | None = None,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Scores (b,n) under the next n draws of certification noise; `BadScore` for NaN or infinity.
+
+        Args:
+            noise, n, index, shelf, progress: as in `engine.certification_scores`.
+        """
+        threads = self.threads(noise.pixels, n * len(noise if index is None else index))
+        samples = certification_scores(self.base_score, noise, self.sigma, n, index, shelf, progress, threads)
+        self.check_finite(samples)
+        return samples
 
     def threads(self, pixels: int, scores: int) -> int:
         """How many threads may work at once on so many scores of noisy images of so many pixels each."""
