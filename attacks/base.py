@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, final
 import numpy as np
 import torch
 
-from ..bench.api import AttackResult, DefendedMetric, Direction, Estimate, Norm, Threat
-from ..bench.errors import BadImage, BadParameter, Incompatible
+from ..bench.api import AttackResult, DefendedMetric, Direction, Estimate, Norm, Threat, check_batch
+from ..bench.errors import BadParameter, Incompatible
 from ..bench.judge import judge
 from ..bench.objective import MAX_PIXELS, BudgetSpent, Objective
-from ..bench.seeds import image_key
+from ..bench.seeds import image_keys
 from ..bench.threads import helpers, shares, side_by_side
 from .projection import enforce
 
@@ -93,18 +93,17 @@ class Attack(ABC):
 
         Raises:
             Incompatible: see `skip`.
-            BadImage: x is not (B,3,H,W) in [0,1].
+            BadImage: x is not (B,3,H,W) in [0,1], or empty.
             BadScore: the metric returned NaN or infinity.
         """
         reason = self.skip(g, threat)
         if reason:
             raise Incompatible(reason)
-        if x.ndim != 4 or float(x.min()) < 0 or float(x.max()) > 1:
-            raise BadImage(f"attack got images of shape {tuple(x.shape)}: expected (B,3,H,W) with values in [0,1]")
+        check_batch(x)
         # No budget beyond the box's diameter: a huge one would only overflow.
         diameter = 1.0 if threat.norm == "linf" else float(x[0].numel()) ** 0.5
         threat = replace(threat, eps=min(threat.eps, diameter))
-        keys = [image_key(image) for image in x]
+        keys = image_keys(x)
         adversarial = x.detach().clone()
         forwards, backwards, queries = (np.zeros(len(x), dtype=np.int64) for _ in range(3))
         threads = self._threads(g, x)

@@ -10,7 +10,7 @@ import torch
 from ..bench.api import Threat
 from ..bench.images import load_image
 from ..bench.objective import Objective
-from ..bench.seeds import image_key
+from ..bench.seeds import image_keys
 from .base import Attack, Candidate
 
 
@@ -32,7 +32,7 @@ class GivenImages(Attack):
     def candidates(self, objective: Objective, x: torch.Tensor, threat: Threat) -> Iterator[Candidate]:
         """The one that there is."""
         given = x.clone()
-        for k, key in enumerate([image_key(image) for image in x]):
+        for k, key in enumerate(image_keys(x)):
             if key in self._files:
                 given[k] = load_image(self._files[key]).to(x)
         yield Candidate(given)

@@ -19,7 +19,7 @@ from .errors import BadImage, BadParameter, BadPlugin, BadScore, Incompatible
 from .frames import attack_frame
 from .images import check_size
 from .measures import INTERVAL_ERROR
-from .seeds import Role, Streams, image_key
+from .seeds import Role, Streams, image_keys
 from .threats import L2, Direction, Linf, Norm, Threat
 from .widths import Allotted, CertifiedToWidth, WidthRequest
 
@@ -210,7 +210,7 @@ class DefendedMetric(nn.Module, ABC):
 
     def estimate(self, x: torch.Tensor, rng: Streams | None = None) -> Estimate:
         """Deployed scores with their intervals; raises `BadScore` for NaN or infinity."""
-        rng = rng or Streams.create([image_key(i) for i in x], Role.EVALUATION)
+        rng = rng or Streams.create(image_keys(x), Role.EVALUATION)
         before = None if x.is_inference() else x._version  # counts what is done to it in place
         with torch.inference_mode():
             estimate = self._estimate(x, rng)
@@ -429,7 +429,7 @@ class DefendedMetric(nn.Module, ABC):
         if coverage not in get_args(Coverage):
             raise BadParameter(f"unknown coverage {coverage!r}: expected one of {', '.join(get_args(Coverage))}")
         check_batch(x)
-        keys = tuple(image_key(i) for i in x)
+        keys = tuple(image_keys(x))
         folder = None if pool is None else Path(pool)
         budgets = np.array(eps, dtype=float)
         return CertifyRequest(x, budgets, alpha, keys, seed, family, coverage, folder, progress)
@@ -457,8 +457,9 @@ def check_batch(x: torch.Tensor) -> None:
     if not isinstance(x, torch.Tensor):
         sizes = ", ".join(dict.fromkeys(str(tuple(getattr(i, "shape", ()))) for i in x)) if isinstance(x, list) else "?"
         raise BadImage(f"got a {type(x).__name__} of images ({sizes}): expected one tensor (B,3,H,W); images of "
-                       "different sizes are certified in one call for each size")  # fmt: skip
-    if x.ndim != 4 or x.shape[1] != 3 or not len(x) or not (float(x.min()) >= 0 and float(x.max()) <= 1):
+                       "different sizes take one call for each size")  # fmt: skip
+    images = x.ndim == 4 and x.shape[1] == 3 and x.numel() > 0
+    if not (images and all(0 <= float(end) <= 1 for end in x.aminmax())):
         raise BadImage(f"got images of shape {tuple(x.shape)}: expected (B,3,H,W) with values in [0,1]")
 
 

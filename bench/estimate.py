@@ -20,7 +20,7 @@ from .metrics import load_metric
 from .objective import MAX_PIXELS, Objective
 from .plan import Cell
 from .records import encode
-from .seeds import Role, Streams, image_key
+from .seeds import Role, Streams, image_keys
 from .standin import Passes, StandIn
 
 SAMPLE = 16
@@ -271,7 +271,7 @@ def _sample(dataset: Dataset) -> tuple[list[torch.Tensor], float, float]:
 
 def _speed(g: DefendedMetric, x: torch.Tensor) -> Speed:
     """Times of one image in a batch like x, after a first call that is not counted."""
-    keys = [image_key(image) for image in x]
+    keys = image_keys(x)
     device = str(x.device)
 
     def score() -> object:

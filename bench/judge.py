@@ -7,7 +7,7 @@ import torch
 
 from .api import DefendedMetric, Estimate, Judged
 from .images import compare, quantise
-from .seeds import Role, Streams, image_key
+from .seeds import Role, Streams, image_keys
 
 
 def judge(
@@ -22,7 +22,7 @@ def judge(
         seed: base seed of all streams.
         clean: evaluation-stream estimate of x if it is known already; it is computed otherwise.
     """
-    keys = [image_key(image) for image in x]
+    keys = image_keys(x)
 
     def score(images: torch.Tensor) -> Estimate:
         # The same streams for clean and attacked images: at eps 0 the gain is exactly 0.

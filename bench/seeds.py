@@ -43,8 +43,19 @@ def image_key(image: torch.Tensor) -> str:
     """Digest of one image's content: (3,H,W) float32."""
     data = image.detach().to("cpu", torch.float32).contiguous()
     digest = hashlib.sha256(str(tuple(data.shape)).encode())
-    digest.update(data.numpy().tobytes())
+    digest.update(data.numpy().data)
     return digest.hexdigest()
+
+
+def image_keys(x: torch.Tensor) -> list[str]:
+    """`image_key` of each of the images (B,3,H,W)."""
+    keys = [""] * len(x)
+
+    def digest(i: int) -> None:
+        keys[i] = image_key(x[i])
+
+    in_threads(digest, len(x), x.numel())
+    return keys
 
 
 def generator(*parts: object) -> torch.Generator:
@@ -55,7 +66,8 @@ def generator(*parts: object) -> torch.Generator:
 def in_threads(draw: Callable[[int], None], streams: int, numbers: int) -> None:
     """Call draw(0), draw(1), ... for streams of their own, several at once if so many numbers are worth it.
 
-    Torch draws in one thread and gives the interpreter's lock back, so as many threads as torch may take help.
+    Torch draws in one thread and gives the interpreter's lock back, as hashing does, so as many threads as torch may
+    take help.
     """
     threads = min(torch.get_num_threads(), streams)
     if threads < 2 or numbers < _WORTH_THREADS:

@@ -18,7 +18,7 @@ from .errors import RobustIQAError
 from .faults import fault_of
 from .metrics import load_metric
 from .plan import Cell
-from .seeds import Role, Streams, image_key
+from .seeds import Role, Streams, image_keys
 
 Row = dict[str, Any]
 
@@ -126,7 +126,7 @@ class Worker:
 
     def clean(self, g: DefendedMetric, x: torch.Tensor, seed: int) -> Estimate:
         """Evaluation-stream scores of clean images, computed once: every attack on them starts from these."""
-        keys = [image_key(image) for image in x]
+        keys = image_keys(x)
         missing = [i for i, key in enumerate(keys) if (g.metric.spec, g.spec, seed, key) not in self._clean]
         if missing:
             streams = Streams.create([keys[i] for i in missing], Role.EVALUATION, seed)

@@ -19,7 +19,7 @@ from robustiqa.attacks import L2, Linf, load_attack
 from robustiqa.bench import Metric, Threat, load_dataset, load_metric, register_metric
 from robustiqa.bench.images import quantise
 from robustiqa.bench.registry import registry
-from robustiqa.bench.seeds import Role, Streams, image_key
+from robustiqa.bench.seeds import Role, Streams, image_keys
 from robustiqa.defenses import load_defense
 from torch import nn
 
@@ -115,7 +115,7 @@ def adaptive() -> Iterator[list[str]]:
 
             def score(images: torch.Tensor, g=g) -> np.ndarray:
                 # The evaluation stream, as the attacks' own results.
-                return g.estimate(images, Streams.create([image_key(i) for i in x], Role.EVALUATION)).score
+                return g.estimate(images, Streams.create(image_keys(x), Role.EVALUATION)).score
 
             naive = (score(found) - score(x)) / 100
             single, auto = (load_attack(a)(g, x, threat).gain / 100 for a in ("pgd[steps=20]", "auto-iqa"))

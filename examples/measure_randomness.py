@@ -17,7 +17,7 @@ import torch
 from robustiqa.bench import load_dataset, load_metric
 from robustiqa.bench.api import DefendedMetric
 from robustiqa.bench.measures import srocc
-from robustiqa.bench.seeds import Role, Streams, image_key
+from robustiqa.bench.seeds import Role, Streams, image_keys
 from robustiqa.bench.spec import Spec, parse_spec
 from robustiqa.defenses import load_defense
 
@@ -31,7 +31,7 @@ METRIC, DATA = "tiny-iqa", "photos[size=128,subset=quick]"
 
 def evaluations(g: DefendedMetric, x: torch.Tensor, seeds: int = SEEDS) -> np.ndarray:
     """Deployed scores (seeds,B) of images (B,3,H,W), each row from fresh evaluation streams."""
-    keys = [image_key(image) for image in x]
+    keys = image_keys(x)
     return np.stack([g.estimate(x, Streams.create(keys, Role.EVALUATION, seed)).score for seed in range(seeds)])
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from robustiqa.bench import load_dataset, load_metric
 from robustiqa.bench.api import DefendedMetric
-from robustiqa.bench.seeds import Role, Streams, image_key
+from robustiqa.bench.seeds import Role, Streams, image_keys
 from robustiqa.defenses import load_defense
 
 DEFENSES = ("none", "jpeg", "diffjpeg", "webp", "bit-depth", "color-quantization", "median-blur", "non-local-means",
@@ -30,7 +30,7 @@ EPS, STEPS, DRAWS, NOISES = 4 / 255, 20, 8, 5
 
 def streams(x: torch.Tensor, role: Role, seed: int = 0) -> Streams:
     """Streams of random numbers for images (B,3,H,W), one an image."""
-    return Streams.create([image_key(image) for image in x], role, seed)
+    return Streams.create(image_keys(x), role, seed)
 
 
 def deployed(g: DefendedMetric, x: torch.Tensor, clean: torch.Tensor) -> np.ndarray:

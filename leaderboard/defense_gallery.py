@@ -16,7 +16,7 @@ from ..bench.errors import RobustIQAError
 from ..bench.files import write_atomically
 from ..bench.images import compare
 from ..bench.registry import Strength, registry
-from ..bench.seeds import Role, Streams, image_key
+from ..bench.seeds import Role, Streams, image_keys
 from ..bench.spec import format_value
 from .gallery import links, parameters_of, picture, section
 
@@ -65,7 +65,7 @@ def _strength(strength: Strength | None) -> list[str]:
 
 def _shown(g: DefendedMetric, x: torch.Tensor, folder: Path, name: str) -> list[str]:
     """The picture, where the defence has one, and a line of facts."""
-    keys = [image_key(image) for image in x]
+    keys = image_keys(x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = g.estimate(x, Streams.create(keys, Role.EVALUATION))

@@ -19,7 +19,7 @@ from robustiqa.bench import objective as objective_module
 from robustiqa.bench.api import Direction
 from robustiqa.bench.errors import BadParameter, BadScore, Incompatible, UnknownName
 from robustiqa.bench.objective import Objective
-from robustiqa.bench.seeds import image_key
+from robustiqa.bench.seeds import image_keys
 from robustiqa.defenses import load_defense
 from scipy.special import betainc
 from scipy.stats.mstats import hdquantiles
@@ -239,7 +239,7 @@ def test_forwards_are_what_the_metric_saw(images) -> None:
 
 def test_draws_that_are_kept(linear, images) -> None:
     """`fixed` takes the same draws again and leaves the stream where it is."""
-    keys = [image_key(image) for image in images]
+    keys = image_keys(images)
     g = load_defense(RANDOMISED, linear)
     objective, other = Objective(g, keys), Objective(g, keys)
     first, again = (objective.gradient(images, 4, fixed=True)[0] for _ in range(2))
@@ -346,7 +346,7 @@ def test_impossible_settings_are_named(text) -> None:
 
 
 def test_a_part_of_an_objective_shares_streams_and_counts(linear, images) -> None:
-    keys = [image_key(image) for image in images]
+    keys = image_keys(images)
     g = load_defense(RANDOMISED, linear)
     whole, other = Objective(g, keys), Objective(g, keys)
     expected, _ = other.gradient(images, 4)
@@ -361,7 +361,7 @@ def test_a_part_of_an_objective_shares_streams_and_counts(linear, images) -> Non
 
 def test_kernel_weights_follow_silverman(linear, images) -> None:
     """The value is the average of the draws under a Gaussian kernel at their median, computed here with numpy."""
-    keys = [image_key(image) for image in images]
+    keys = image_keys(images)
     g = load_defense(RANDOMISED, linear)
     objective = Objective(g, keys)
     with torch.no_grad():
@@ -379,7 +379,7 @@ def test_kernel_weights_follow_silverman(linear, images) -> None:
 
 def test_soft_median_is_that_of_scipy(linear, images) -> None:
     """The value is the quantile of Harrell and Davis as scipy computes it, the gradient has the same weights."""
-    keys = [image_key(image) for image in images]
+    keys = image_keys(images)
     metric = load_metric("bounded")
     g = load_defense(RANDOMISED, metric)
     objective = Objective(g, keys)
@@ -404,7 +404,7 @@ def test_weighted_draws_are_the_same_whatever_fits_together(
     images, monkeypatch: pytest.MonkeyPatch, images_together: int, fixed: bool
 ) -> None:
     """Draws that do not fit into a batch are looked at before they are taken, at the price of a forward pass each."""
-    g, keys = load_defense(RANDOMISED, load_metric("bounded")), [image_key(image) for image in images]
+    g, keys = load_defense(RANDOMISED, load_metric("bounded")), image_keys(images)
     plain = Objective(g, keys)
     expected = [plain.gradient(images, 9, centre="kernel", fixed=fixed) for _ in range(2)]
     monkeypatch.setattr(objective_module, "MAX_PIXELS", max(4, images_together * 9) * 48 * 40)
@@ -419,7 +419,7 @@ def test_weighted_draws_are_the_same_whatever_fits_together(
 
 def test_gradients_of_what_is_rendered(linear, images) -> None:
     """The chain rule through a brightness factor, known for a linear metric."""
-    objective = Objective(load_defense("none", linear), [image_key(image) for image in images])
+    objective = Objective(load_defense("none", linear), image_keys(images))
     factor = torch.full((3, 1, 1, 1), 0.9)
     _, gradient = objective.gradient(factor, render=lambda f: f * images)
     w = linear.module.weights(images)  # type: ignore[operator]
@@ -428,7 +428,7 @@ def test_gradients_of_what_is_rendered(linear, images) -> None:
 
 @pytest.mark.parametrize("values", [[torch.nan], [torch.inf], [-torch.inf], [torch.inf, -torch.inf]], ids=str)
 def test_one_value_that_is_not_finite_spoils_a_gradient(linear, images, values) -> None:
-    objective = Objective(load_defense("none", linear), [image_key(image) for image in images])
+    objective = Objective(load_defense("none", linear), image_keys(images))
     gradient = torch.full_like(images, 3e38)  # whose sum overflows
     objective._check_gradient(gradient)
     objective._check_gradient(-gradient)

@@ -148,6 +148,15 @@ def test_images_of_one_pixel(linear, name) -> None:
         assert bool(torch.isfinite(result.adversarial).all())
 
 
+@pytest.mark.parametrize("x", [
+    torch.full((1, 3, 8, 8), torch.nan), torch.full((1, 3, 8, 8), 1.5), torch.full((1, 3, 8, 8), -0.1),
+    torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(0, 3, 8, 8),
+])  # fmt: skip
+def test_what_is_no_batch_of_images_is_refused(linear, x) -> None:
+    with pytest.raises(BadImage, match="expected \\(B,3,H,W\\) with values in"):
+        run("pgd", load_defense("none", linear), x, L2(0.1))
+
+
 def test_a_negative_budget_is_refused() -> None:
     for norm in ("linf", "l2"):
         with pytest.raises(BadParameter, match="eps"):

@@ -17,7 +17,7 @@ from robustiqa.attacks.projection import unit
 from robustiqa.bench import load_metric
 from robustiqa.bench.errors import BadParameter, BadPlugin, Incompatible
 from robustiqa.bench.objective import Objective
-from robustiqa.bench.seeds import image_key
+from robustiqa.bench.seeds import image_keys
 from robustiqa.defenses import load_defense
 from support import optimum
 from torch import nn
@@ -72,7 +72,7 @@ def test_the_gradient_is_that_of_the_penalised_score(pyiqa, images, measure: str
     """w - weight * range * the measure's gradient, closed form; the network is built once, as a loss and unreduced."""
     calls = pyiqa()
     g = load_defense("none", load_metric("ranged"))  # declares the range 2 to 4
-    objective = Objective(g, [image_key(image) for image in images])
+    objective = Objective(g, image_keys(images))
     attack: Any = load_attack(f"zhang-{measure}[weight=0.5]")
     z, state = images + 0.01, State(images, L2(0.5), torch.zeros_like(images), torch.zeros_like(images))
     assert [attack.skip(g, L2(0.5)) for _ in range(2)] == [None, None]

@@ -18,7 +18,7 @@ from robustiqa.bench.errors import BadParameter
 from robustiqa.bench.jpeg import compress, compress_surrogate
 from robustiqa.bench.objective import Objective
 from robustiqa.bench.registry import registry
-from robustiqa.bench.seeds import image_key
+from robustiqa.bench.seeds import image_key, image_keys
 from robustiqa.defenses import load_defense
 from support import optimum
 
@@ -82,7 +82,7 @@ def test_points_are_judged_by_the_mean_of_their_files_and_move_as_the_surrogate_
     g = load_defense("none", linear)
     attack: Any = load_attack("jpeg-pgd[steps=4,qualities=40+80,surrogate=identity]")
     plain: Any = load_attack("pgd[steps=4]")
-    keys = [image_key(image) for image in images]
+    keys = image_keys(images)
     found = list(attack.candidates(Objective(g, keys), images, threat))
     path = list(plain.candidates(Objective(g, keys), images, threat))
     assert len(found) == len(path) == 5
@@ -100,7 +100,7 @@ def test_the_gradient_through_the_codec_is_that_of_kornia(linear, images) -> Non
     from kornia.enhance import jpeg_codec_differentiable
 
     x = images[..., :48, :32]  # whole blocks
-    objective = Objective(load_defense("none", linear), [image_key(image) for image in x])
+    objective = Objective(load_defense("none", linear), image_keys(x))
     value, gradient = objective.gradient(x, render=partial(compress_surrogate, quality=60))
     leaf = x.clone().requires_grad_(True)
     score = (jpeg_codec_differentiable(leaf, torch.full((len(x),), 60.0)) * linear.module.weights(x)).sum()
@@ -144,7 +144,7 @@ def test_a_surrogate_without_gradient_does_not_mislead_the_ensemble(linear, imag
 def test_the_mean_of_surrogates_is_that_of_their_unit_gradients(linear, images) -> None:
     """One of zero halves the length and keeps the direction; the value is exact."""
     g = load_defense("two-faced", linear)
-    objective = Objective(g, [image_key(image) for image in images])
+    objective = Objective(g, image_keys(images))
     attack: Any = load_attack("surrogate-pgd")
     value, gradient = attack._gradient(objective, images, None)
     w = linear.module.weights(images)

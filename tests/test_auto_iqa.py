@@ -12,7 +12,7 @@ from robustiqa.attacks.auto import _room, members
 from robustiqa.bench import load_dataset, load_metric
 from robustiqa.bench.objective import Objective
 from robustiqa.bench.registry import registry
-from robustiqa.bench.seeds import Role, Streams, image_key
+from robustiqa.bench.seeds import Role, Streams, image_keys
 from robustiqa.defenses import load_defense
 from support import optimum
 
@@ -92,7 +92,7 @@ def test_a_range_without_end_is_no_range(images, name) -> None:
 def test_no_search_sees_the_draws_that_judge(images) -> None:
     """The streams of search, selection, evaluation and certification differ, whatever an attack is called."""
     g = load_defense(RANDOMISED, load_metric("linear"))
-    keys = [image_key(image) for image in images]
+    keys = image_keys(images)
     seen = []
     for salt in ("", "eot-pgd", "auto-iqa", "towards"):
         objective = Objective(g, keys, salt=salt)
@@ -123,6 +123,6 @@ def test_behind_chance_it_finds_what_a_long_search_with_averages_finds(defense: 
     gains = []
     for name in ("auto-iqa", "eot-pgd[steps=100,draws=8]"):
         found = load_attack(name)(g, x, Linf(4 / 255)).adversarial
-        streams = [Streams.create([image_key(i) for i in x], Role.EVALUATION, seed) for seed in range(100, 108)]
+        streams = [Streams.create(image_keys(x), Role.EVALUATION, seed) for seed in range(100, 108)]
         gains.append(np.mean([g.estimate(found, s.fork()).score - g.estimate(x, s).score for s in streams], axis=0))
     assert np.all(gains[0] >= gains[1] - 2.0)

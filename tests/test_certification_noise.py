@@ -11,7 +11,7 @@ import torch
 from robustiqa.attacks import L2, load_attack
 from robustiqa.bench import Metric, load_metric, seeds
 from robustiqa.bench.memory import wanted_format
-from robustiqa.bench.seeds import generator, image_key
+from robustiqa.bench.seeds import generator, image_key, image_keys
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.certified import engine
 from robustiqa.defenses.certified import noise as noise_module
@@ -49,7 +49,7 @@ def photos() -> torch.Tensor:
 
 
 def noise_of(x: torch.Tensor, seed: int = 0, **kwargs: torch.memory_format) -> CertificationNoise:
-    return CertificationNoise(x, [image_key(image) for image in x], seed, **kwargs)
+    return CertificationNoise(x, image_keys(x), seed, **kwargs)
 
 
 def slow(score, x: torch.Tensor, n: int, last: bool) -> np.ndarray:

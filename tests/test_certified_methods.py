@@ -11,7 +11,7 @@ from robustiqa.bench.certificates import Coverage
 from robustiqa.bench.checks.coverage import simulate
 from robustiqa.bench.checks.toys import SIGMA, TOYS, image_at
 from robustiqa.bench.errors import BadParameter, BadPlugin, BadScore, Incompatible, UnknownName
-from robustiqa.bench.seeds import Role, Streams, image_key
+from robustiqa.bench.seeds import Role, Streams, image_keys
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.certified import smoothed
 from robustiqa.defenses.certified.smoothed import Bounds, Smoothed
@@ -34,7 +34,7 @@ METHODS = {  # with enough draws that every bound is finite, and the width that 
 
 def _certification(x: torch.Tensor) -> Streams:
     """The streams that `certify` draws from."""
-    return Streams.create([image_key(i) for i in x], Role.CERTIFICATION)
+    return Streams.create(image_keys(x), Role.CERTIFICATION)
 
 
 def _toy(name: str, count: int = 2):
@@ -297,7 +297,7 @@ def test_pilot_decision_and_certification_draws_are_disjoint(linear, images, mon
     g = load_defense("median-smoothing[n=64]", linear)
     assert isinstance(g, Smoothed)
     g.decide(images, 0.05, 100.0)
-    pool = sample(g.base_score, g.noise(images, [image_key(image) for image in images], 0), 0.12, 64)
+    pool = sample(g.base_score, g.noise(images, image_keys(images), 0), 0.12, 64)
     values = np.concatenate([d.ravel() for d in [*drawn, pool]])
     assert len(np.unique(values)) == len(values)
 

@@ -9,7 +9,7 @@ from robustiqa.bench import Metric
 from robustiqa.bench.checks.toys import SIGMA, TOYS, image_at
 from robustiqa.bench.errors import BadParameter, BadScore, Incompatible
 from robustiqa.bench.metrics import load_metric
-from robustiqa.bench.seeds import Role, Streams, image_key
+from robustiqa.bench.seeds import Role, Streams, image_keys
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.certified import allocate, foresee, smoothed
 from robustiqa.defenses.certified.engine import sample_scores
@@ -134,7 +134,7 @@ def test_draws_go_where_the_spread_is() -> None:
     assert isinstance(g, Smoothed)
     found = g.certify_to_width(x, [EPS], 5.6, total=42 * 4000, assurance=0.99)
     widest = (found.hi - found.lo).max()
-    draws = sample_scores(g.base_score, x, SIGMA, 3000, Streams.create([image_key(i) for i in x], Role.CERTIFICATION))
+    draws = sample_scores(g.base_score, x, SIGMA, 3000, Streams.create(image_keys(x), Role.CERTIFICATION))
     low, high = shifted_levels([EPS], SIGMA)
     uniform = (quantile_bounds(np.sort(draws[:, :n], axis=1), low, high, 0.001) for n in range(100, 3000, 50))
     n = 100 + 50 * next(i for i, (lo, hi) in enumerate(uniform) if (hi - lo).max() <= widest)

@@ -13,7 +13,7 @@ from robustiqa.bench.checks.reliability import Finding
 from robustiqa.bench.errors import Incompatible
 from robustiqa.bench.images import straight_through
 from robustiqa.bench.registry import registry
-from robustiqa.bench.seeds import Streams, image_key
+from robustiqa.bench.seeds import Streams, image_keys
 from robustiqa.bench.spec import Spec
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.base import Purification, exact
@@ -37,7 +37,7 @@ def named(name: str) -> str:
 
 
 def examined(g: DefendedMetric, x: torch.Tensor) -> dict[str, Finding]:
-    return {f.name: f for f in contract(g, x, [image_key(image) for image in x], 100.0)}
+    return {f.name: f for f in contract(g, x, image_keys(x), 100.0)}
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

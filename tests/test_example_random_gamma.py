@@ -12,7 +12,7 @@ import pytest
 import torch
 from robustiqa.bench.errors import BadParameter
 from robustiqa.bench.registry import registry
-from robustiqa.bench.seeds import Role, Streams, image_key
+from robustiqa.bench.seeds import Role, Streams, image_keys
 from robustiqa.defenses import load_defense
 from scipy.stats import kstest
 
@@ -26,7 +26,7 @@ def example() -> ModuleType:
 
 
 def streams(images: torch.Tensor) -> Streams:
-    return Streams.create([image_key(image) for image in images], Role.SEARCH)
+    return Streams.create(image_keys(images), Role.SEARCH)
 
 
 def test_a_gamma_of_one_is_the_metric_itself(example, linear, images) -> None:

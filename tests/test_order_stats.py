@@ -11,6 +11,7 @@ from robustiqa.defenses.certified.stats.order import (
     median,
     pick,
     quantile_bounds,
+    reached,
     shifted_levels,
     upper_index,
 )
@@ -138,3 +139,10 @@ def test_bad_arguments(n: int, error: float) -> None:
 def test_sigma_must_be_positive() -> None:
     with pytest.raises(BadParameter, match="sigma"):
         shifted_levels(0.1, 0.0)
+
+
+@pytest.mark.parametrize("error", [0.3, 0.0005, 1e-9])
+def test_whether_any_sample_is_a_bound_is_what_the_index_says(error: float) -> None:
+    for level in (0.0, 0.3, 0.5, 0.77, 0.99, 0.9999, 1.0):
+        for n in (1, 2, 8, 20, 50, 333, 1000, 20_000):
+            assert reached(n, level, error) == (upper_index(n, level, error) <= n), (n, level)

@@ -13,7 +13,7 @@ from robustiqa.attacks.torchattacks_bridge import TwoLogit
 from robustiqa.bench import Threat, load_dataset, load_metric
 from robustiqa.bench.api import DefendedMetric
 from robustiqa.bench.objective import Objective
-from robustiqa.bench.seeds import image_key
+from robustiqa.bench.seeds import image_keys
 from robustiqa.defenses import load_defense
 
 STEPS, STEP = 10, 0.2
@@ -50,7 +50,7 @@ def test_pgd_gains_at_least_as_much_at_the_same_cost(
     photographs: torch.Tensor, peer: Callable[..., torch.Tensor], threat: Threat, metric: str
 ) -> None:
     g = load_defense("none", load_metric(metric))
-    objective = Objective(g, [image_key(image) for image in photographs])
+    objective = Objective(g, image_keys(photographs))
     theirs = peer(TwoLogit(objective).eval(), photographs, threat).detach()
     assert np.all(_length(theirs - photographs, threat) <= threat.eps * (1 + 1e-5))
     gain = _gain(g, photographs, theirs)
@@ -78,7 +78,7 @@ def test_the_momentum_family_takes_the_steps_of_torchattacks(photographs: torch.
     ta: Any = pytest.importorskip("torchattacks", reason="torchattacks is not installed: see the README")
     g, threat = load_defense("none", load_metric("tiny-iqa")), Linf(2 / 255)
     photographs = 0.2 + 0.6 * photographs  # theirs looks ahead beyond the box
-    keys = [image_key(image) for image in photographs]
+    keys = image_keys(photographs)
     options = {} if theirs == "BIM" else {"decay": 1.0}
     peer = getattr(ta, theirs)(
         TwoLogit(Objective(g, keys)).eval(), eps=threat.eps, alpha=threat.eps / 10, steps=10, **options
@@ -98,7 +98,7 @@ def test_auto_pgd_follows_algorithm_1(photographs: torch.Tensor) -> None:
     g, threat = load_defense("none", load_metric("tiny-iqa")), L2(1.0)
     steps, marks = 30, [7, 13, 18, 21, 24, 27, 28, 30]
     attack: Any = load_attack(f"apgd[steps={steps}]")
-    ours = [c.x for c in attack.candidates(Objective(g, [image_key(i) for i in photographs]), photographs, threat)]
+    ours = [c.x for c in attack.candidates(Objective(g, image_keys(photographs)), photographs, threat)]
     returned = 0
     for i, x in enumerate(photographs[:, None].unbind(0)):
 
@@ -140,7 +140,7 @@ def test_auto_pgd_follows_algorithm_1(photographs: torch.Tensor) -> None:
 def test_variance_tuning_follows_its_recursion(photographs: torch.Tensor) -> None:
     """Algorithm 1 of arXiv 2103.15571, written out on the same random numbers."""
     g, threat = load_defense("none", load_metric("tiny-iqa")), Linf(2 / 255)
-    x, keys = photographs, [image_key(image) for image in photographs]
+    x, keys = photographs, image_keys(photographs)
     attack: Any = load_attack("vmi-fgsm[steps=4,neighbours=3]")
     *_, last = attack.candidates(Objective(g, keys, salt="vmi"), x, threat)
     rng = Objective(g, keys, salt="vmi").search_streams

@@ -9,7 +9,7 @@ from robustiqa.attacks import Linf, load_attack
 from robustiqa.bench import load_metric
 from robustiqa.bench.errors import BadParameter
 from robustiqa.bench.registry import identity_of
-from robustiqa.bench.seeds import Role, Streams, image_key
+from robustiqa.bench.seeds import Role, Streams, image_keys
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.certified.smoothed import Smoothed
 
@@ -42,7 +42,7 @@ def test_the_function_is_that_of_autocast(name: str, x: torch.Tensor) -> None:
 def test_score_certificate_and_gradient_are_of_the_same_function(x: torch.Tensor) -> None:
     """Each is recognised by its scores: those that autocast gives on the same noise."""
     g = defended("dms-iqa", "bfloat16")
-    keys = [image_key(image) for image in x]
+    keys = image_keys(x)
     seen: list[torch.dtype] = []
 
     def watch(module: torch.nn.Module, given: object, scores: torch.Tensor) -> None:

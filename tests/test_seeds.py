@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
-from robustiqa.bench.seeds import Role, Streams, derive_seed, image_key
+from robustiqa.bench.seeds import Role, Streams, derive_seed, image_key, image_keys
 
 
 def _streams(keys: list[str], role: Role = Role.SEARCH, seed: int = 0) -> Streams:
@@ -55,11 +57,23 @@ def test_image_key_is_about_content() -> None:
     assert image_key(x) == image_key(x.clone())
     assert image_key(x) != image_key(x.reshape(3, 4, 6))
     assert image_key(x) != image_key(x + 1e-6)
+    written = hashlib.sha256(b"(3, 6, 4)" + x.numpy().tobytes()).hexdigest()  # stored results name images by it
+    assert image_key(x) == image_key(x.permute(1, 2, 0).contiguous().permute(2, 0, 1)) == written
+
+
+def test_keys_of_many_images_are_those_of_each() -> None:
+    x = torch.rand(3, 3, 700, 700)
+    assert x.numel() > 2**22, "enough for threads"
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert image_keys(x) == [image_key(image) for image in x]
+    finally:
+        torch.set_num_threads(before)
+    assert image_keys(x[:0]) == []
 
 
 def test_derive_seed_is_pinned() -> None:
     """Stored results depend on it: sha256 of the parts joined by the unit separator, 8 bytes, shifted by one."""
-    import hashlib
-
     expected = int.from_bytes(hashlib.sha256(b"0\x1fkey\x1fsearch").digest()[:8], "big") >> 1
     assert derive_seed(0, "key", "search") == expected

@@ -17,7 +17,7 @@ from ...bench.build import load_defense
 from ...bench.errors import BadParameter, Incompatible
 from ...bench.metrics import load_metric
 from ...bench.registry import identity_of
-from ...bench.seeds import Role, Streams, image_key
+from ...bench.seeds import Role, Streams, image_keys
 from ...bench.training.loop import Identity, run_steps, training_identity
 from ...bench.training.plot import plot_log
 from ...bench.training.pool import Pool, has_gradient, score_span, training_data
@@ -76,7 +76,7 @@ def fit(config: TrainConfig, subject: Subject, raw: bool, stage: str, say: Calla
 
     def step(number: int) -> dict[str, float]:
         crops = pool.crops(config.batch, np.random.default_rng((config.seed, 3, number))).to(device)
-        rng = Streams.create([image_key(crop) for crop in crops], Role.SEARCH, config.seed, stage, number)
+        rng = Streams.create(image_keys(crops), Role.SEARCH, config.seed, stage, number)
         losses = {d: loss(g, crops, subject.delta(crops, d), d, rng.fork(), span) for d in DIRECTIONS}
         learner.update(torch.stack(list(losses.values())).sum(), number)
         return {direction: float(value.detach()) for direction, value in losses.items()}
@@ -110,7 +110,7 @@ def _needs_gradient(g: DefendedMetric, crops: torch.Tensor) -> None:
     """Raise `Incompatible` unless the defended metric has a gradient in the image."""
 
     def score(x: torch.Tensor) -> torch.Tensor:
-        return g.surrogate(x, Streams.create([image_key(i) for i in x], Role.SEARCH), 1).mean(0)
+        return g.surrogate(x, Streams.create(image_keys(x), Role.SEARCH), 1).mean(0)
 
     if not g.differentiable or not has_gradient(score, crops):
         raise Incompatible(

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from ..api import Certificate, DefendedMetric
 from ..api import Coverage as CoverageMode
 from ..build import load_defense
-from ..seeds import Role, Streams, image_key
+from ..seeds import Role, Streams, image_keys
 from .toys import SIGMA, Toy, image_at
 
 FAMILY = 5
@@ -91,7 +91,7 @@ def simulate(
     place = np.arange(trials) % count
     u, c = np.array(toy.places)[place].T
     x = image_at(u, c, seed)
-    keys = [image_key(image) for image in x]
+    keys = image_keys(x)
     direct = g.certify(x, eps, ALPHA, seed, FAMILY)
     clean = _exact(g, toy, 0.0)[:, 0][place]
     found: list[Coverage] = []

@@ -15,7 +15,7 @@ from ..api import L2, DefendedMetric, Metric
 from ..build import load_attack, load_defense
 from ..errors import BadScore, Incompatible
 from ..measures import FEW_GROUPS, srocc
-from ..seeds import Role, Streams, generator, image_key
+from ..seeds import Role, Streams, generator, image_keys
 from .contract import Transforming, contract
 from .reliability import Finding, above, below, share_above
 
@@ -38,7 +38,7 @@ def probe(g: DefendedMetric, x: torch.Tensor, seed: int = 0) -> list[Finding]:
 
     A probe that fails with an error of ours is skipped with that sentence; a defence may have no gradient at all.
     """
-    keys = [image_key(image) for image in x]
+    keys = image_keys(x)
     clean = g.estimate(x, Streams.create(keys, Role.EVALUATION, seed)).score
     scale = scale_of(g, clean)
     found = [*_repeat(g, x, keys, clean, scale, seed), _alone(g, x, keys, clean, scale, seed), _inner(g, x, keys)]

@@ -8,7 +8,7 @@ from ...bench.api import Metric
 from ...bench.errors import BadParameter
 from ...bench.registry import register_defense
 from .smoothed import Bounds, Draws, Question, Smoothed
-from .stats.order import deployed_level, pick, quantile_bounds, shifted, upper_index
+from .stats.order import deployed_level, pick, quantile_bounds, reached, shifted, upper_index
 
 
 @register_defense("center-smoothing")
@@ -80,7 +80,7 @@ class CenterSmoothing(Smoothed):
 
         def reaches(eps: float, n: int) -> bool:
             left = n - n // 5
-            return bool(upper_index(left, shifted(level, eps / self.sigma), error) <= left)
+            return reached(left, float(shifted(level, eps / self.sigma)), error)
 
         return self.out_of_reach(ask, reaches)
 

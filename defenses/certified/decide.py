@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ...bench.api import Decision
-from ...bench.seeds import image_key
+from ...bench.seeds import image_keys
 from .stats.order import median
 from .stats.sequential import log_wealth
 
@@ -43,7 +43,7 @@ def decide_quantile(
         seed: base seed.
         kind: name of the certificate.
     """
-    keys = [image_key(i) for i in x]
+    keys = image_keys(x)
     pilot = g.scores(g.noise(x, keys, seed, "pilot"), min(PILOT, g.n))
     centre = median(np.sort(pilot, axis=1))
     noise = g.noise(x, keys, seed, "decision")

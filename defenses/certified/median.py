@@ -17,6 +17,8 @@ from .stats.order import (
     median,
     pick,
     quantile_bounds,
+    reached,
+    shifted,
     shifted_levels,
     upper_index,
 )
@@ -93,7 +95,14 @@ class MedianSmoothing(Smoothed):
 
     def advice(self, ask: Question) -> tuple[str, ...]:
         """Which eps are out of reach."""
-        return self.out_of_reach(ask, lambda eps, n: bool(self._indices(ask, np.array([eps]), n)[1][0] <= n))
+        sampling, upper = self.split(ask)
+
+        def reaches(eps: float, n: int) -> bool:
+            if ask.coverage == "dkw":
+                return bool(self._indices(ask, np.array([eps]), n)[1][0] <= n)
+            return reached(n, float(shifted(upper, eps / self.sigma)), sampling / 2)
+
+        return self.out_of_reach(ask, reaches)
 
     def _decide(self, x: torch.Tensor, eps: float, tau: float, alpha: float, seed: int, kind: str) -> Decision:
         sampling, upper = self.split(Question(np.array([eps]), alpha, kind == "deployed", "pointwise"))

@@ -101,7 +101,9 @@ class _Noised(torch.autograd.Function):
         ctx.images = noise.shape[:2]
         shape = (len(noise) * len(x), *x.shape[1:])
         noisy = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
-        torch.add(x, noise, alpha=sigma, out=noisy.unflatten(0, ctx.images))
+        images = noisy.unflatten(0, ctx.images)
+        for c in range(x.shape[1]):  # all channels at once would go along them, three numbers at a time
+            torch.add(x[:, c], noise[:, :, c], alpha=sigma, out=images[:, :, c])
         return noisy
 
     @staticmethod
@@ -165,7 +167,9 @@ class CertificationNoise:
         self._pools, self._signs = self._begin(), None
         self._buffers = dict[str, torch.Tensor]()
         if self.shared:
-            self._signs = torch.stack([self._signs_of(key) for key in keys]).to(x)
+            signs = torch.empty((len(keys), self.numbers))
+            in_threads(lambda i: self._write_signs(keys[i], signs[i]), len(keys), signs.numel())
+            self._signs = signs.to(x)
 
     def __len__(self) -> int:
         return len(self._x)
@@ -308,10 +312,10 @@ class CertificationNoise:
             held = self._buffers[name] = torch.empty(size, device=device)
         return held[:size].view(shape)
 
-    def _signs_of(self, key: str) -> torch.Tensor:
+    def _write_signs(self, key: str, signs: torch.Tensor) -> None:
         """Random signs of an image, (numbers,) of -1 and 1, from a bit each: numbers take ten times as long."""
         seed, extra = self._named
         source = generator(seed, "signs", Role.CERTIFICATION.value, *extra, key)
         words = torch.empty(-(-self.numbers // 64), dtype=torch.int64).random_(-(2**63), None, generator=source)
         bits = np.unpackbits(words.numpy().view(np.uint8), count=self.numbers, bitorder="little")
-        return torch.from_numpy(bits).float().mul_(2).sub_(1)
+        signs.copy_(torch.from_numpy(bits)).mul_(2).sub_(1)

@@ -10,7 +10,7 @@ from robustiqa.bench import DefendedMetric, load_dataset, load_metric
 from robustiqa.bench.checks.contract import Transforming
 from robustiqa.bench.checks.examine import examine
 from robustiqa.bench.registry import registry
-from robustiqa.bench.seeds import Role, Streams, image_key
+from robustiqa.bench.seeds import Role, Streams, image_keys
 from robustiqa.bench.submission.metadata import DefenseSubmission, read_submission
 from robustiqa.defenses import load_defense
 
@@ -35,7 +35,7 @@ def images() -> torch.Tensor:
 
 def draws(x: torch.Tensor) -> Streams:
     """The same random numbers in every call."""
-    return Streams.create([image_key(image) for image in x], Role.SEARCH)
+    return Streams.create(image_keys(x), Role.SEARCH)
 
 
 def test_every_image_has_a_score(g: DefendedMetric, images: torch.Tensor) -> None:

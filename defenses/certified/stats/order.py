@@ -53,6 +53,15 @@ def lower_index(n: int, level: ArrayLike, error: float) -> np.ndarray:
     return n + 1 - upper_index(n, 1.0 - np.asarray(level, dtype=float), error)
 
 
+def reached(n: int, level: float, error: float) -> bool:
+    """Whether any of n samples bounds the level-quantile from above: upper_index(n, level, error) <= n.
+
+    The largest of them lies below it with probability level^n. That is all there is to know where only n is asked for.
+    """
+    check_samples(n, error)
+    return level**n <= error
+
+
 def pick(ordered: np.ndarray, index: ArrayLike, ends: tuple[float, float] = (-np.inf, np.inf)) -> np.ndarray:
     """X_(index) of sorted samples (B,n) for 1-based indices (E,): (B,E); index 0 and n + 1 give the ends."""
     index = np.atleast_1d(index)
