@@ -103,7 +103,7 @@ class AutoIqa(Attack):
         self, attacks: list[Attack], objective: Objective, x: torch.Tensor, threat: Threat, left: list[int]
     ) -> Iterator[tuple[Attack, Candidate]]:
         """What each attack finds on the images `left`, as long as there is room."""
-        room = _room(objective.g, objective.sign)
+        room = [_room(objective.g, sign) for sign in objective.signs.tolist()]
         for member in attacks:
             if not left or member.skip(objective.g, threat) is not None:
                 continue
@@ -123,7 +123,7 @@ class AutoIqa(Attack):
             value = torch.full((len(x),), -torch.inf, dtype=torch.float64)
             value[left] = objective.part(left).select(found[left], self.selection_draws)
             yield member, Candidate(found, value)
-            left = [i for i in left if float(value[i]) < room]
+            left = [i for i in left if float(value[i]) < room[i]]
 
 
 def _find(member: Attack, objective: Objective, x: torch.Tensor, threat: Threat, index: list[int]) -> torch.Tensor:

@@ -9,15 +9,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, final, get_args
 
 import numpy as np
 import torch
 
 from ..bench.api import AttackResult, DefendedMetric, Direction, Estimate, Norm, Threat, check_batch
 from ..bench.errors import BadParameter, Incompatible
-from ..bench.judge import judge
-from ..bench.objective import MAX_PIXELS, BudgetSpent, Objective
+from ..bench.judge import judge, scored
+from ..bench.objective import MAX_PIXELS, BudgetSpent, Objective, for_each
 from ..bench.seeds import image_keys
 from ..bench.threads import helpers, shares, side_by_side
 from .projection import enforce
@@ -46,8 +46,9 @@ class Attack(ABC):
         white_box: whether it needs gradients.
         selection_draws: draws on which candidates are compared when the defence is randomised.
         queries: most calls of the deployed score an image, enforced by the objective; None for no limit.
-        concurrent: whether `candidates` may run in several threads at once, each with images of its own: it must not
-            write to the attack. A subclass declares it anew.
+        concurrent: whether `candidates` may run in several threads at once, each with images of its own, some of which
+            go up and others down: it must not write to the attack, nor ask for one direction of all images. A subclass
+            declares it anew.
     """
 
     concurrent = False
@@ -76,7 +77,7 @@ class Attack(ABC):
         g: DefendedMetric,
         x: torch.Tensor,
         threat: Threat,
-        direction: Direction = "up",
+        direction: Direction | Sequence[Direction] = "up",
         seed: int = 0,
         *,
         clean: Estimate | None = None,
@@ -87,7 +88,7 @@ class Attack(ABC):
             g: defended metric.
             x: clean images.
             threat: norm and budget.
-            direction: "up" raises the quality that the metric reports, "down" lowers it.
+            direction: "up" raises the quality that the metric reports, "down" lowers it; one for all, or one for each.
             seed: base seed of all streams.
             clean: evaluation-stream estimate of x if it is known already; it is computed otherwise.
 
@@ -103,13 +104,13 @@ class Attack(ABC):
         # No budget beyond the box's diameter: a huge one would only overflow.
         diameter = 1.0 if threat.norm == "linf" else float(x[0].numel()) ** 0.5
         threat = replace(threat, eps=min(threat.eps, diameter))
-        keys = image_keys(x)
+        keys, ways = image_keys(x), for_each(direction, len(x))
         adversarial = x.detach().clone()
         forwards, backwards, queries = (np.zeros(len(x), dtype=np.int64) for _ in range(3))
         threads = self._threads(g, x)
 
         def run(part: slice) -> None:
-            objective = Objective(g, keys[part], direction, seed, self.salt(threat), self.queries)
+            objective = Objective(g, keys[part], ways[part], seed, self.salt(threat), self.queries)
             adversarial[part] = enforce(self.find(objective, x[part], threat), x[part], threat)
             forwards[part], backwards[part] = objective.forwards, objective.backwards
             queries[part] = objective.queries
@@ -117,8 +118,10 @@ class Attack(ABC):
         began = time.perf_counter()
         if threat.eps > 0:
             size = max(1, MAX_PIXELS // threads // (x.shape[2] * x.shape[3]))
-            rounds = math.ceil(len(x) / size / threads)
-            side_by_side(run, shares(len(x), min(threads * rounds, len(x))), threads)
+            # Images that one search cannot have together have searches of their own.
+            turns = [] if self._shareable else [i for i in range(1, len(x)) if ways[i] != ways[i - 1]]
+            blocks = [slice(*ends) for ends in itertools.pairwise([0, *turns, len(x)])]
+            side_by_side(run, [part for block in blocks for part in _parts(block, size, threads)], threads)
         seconds = np.full(len(x), (time.perf_counter() - began) / max(1, len(x)))
         return AttackResult(
             **vars(judge(g, x, adversarial, seed, clean)),
@@ -128,6 +131,28 @@ class Attack(ABC):
             queries=queries,
             seconds=seconds,
         )
+
+    @final
+    def both(
+        self, g: DefendedMetric, x: torch.Tensor, threat: Threat, seed: int = 0, *, clean: Estimate | None = None
+    ) -> dict[Direction, AttackResult]:
+        """Attack images x (B,3,H,W) upwards and downwards in one batch, as two calls would one after the other.
+
+        A few small images leave a device idle, and twice as many less so.
+
+        Args:
+            g, x, threat, seed, clean: as for a call.
+
+        Raises:
+            Incompatible, BadImage, BadScore: as for a call.
+        """
+        check_batch(x)
+        clean = clean or scored(g, x, image_keys(x), seed)
+        ways: list[Direction] = [way for way in get_args(Direction) for _ in range(len(x))]
+        twice = Estimate(*(np.tile(ends, 2) for ends in clean))
+        result = self(g, torch.cat([x, x]), threat, ways, seed, clean=twice)
+        up, down = _split(result, len(x))
+        return {"up": up, "down": down}
 
     @final
     def each(
@@ -145,10 +170,15 @@ class Attack(ABC):
 
     def _threads(self, g: DefendedMetric, x: torch.Tensor) -> int:
         """How many threads may attack images x (B,3,H,W), each its share of them."""
-        if x.device.type != "cpu" or not vars(type(self)).get("concurrent", False):
+        if x.device.type != "cpu" or not self._shareable:
             return 1
         draws = self.selection_draws if g.randomised else 1
         return helpers(draws * x[:, 0].numel(), len(x), g)
+
+    @property
+    def _shareable(self) -> bool:
+        """Whether this class itself says that it is `concurrent`."""
+        return bool(vars(type(self)).get("concurrent", False))
 
     def salt(self, threat: Threat) -> str:
         """What separates this attack's streams from another's; the defence and its budget are left out on purpose."""
@@ -178,6 +208,26 @@ class Attack(ABC):
                     best[i] = candidate.x[i].detach()
             best_value = torch.where(better, value, best_value)
         return best
+
+
+def _parts(block: slice, size: int, threads: int) -> list[slice]:
+    """A block of images cut into as few parts as batches of a size and threads allow, all about as large."""
+    images = block.stop - block.start
+    rounds = math.ceil(images / size / threads)
+    cuts = shares(images, min(threads * rounds, images))
+    return [slice(block.start + cut.start, block.start + cut.stop) for cut in cuts]
+
+
+def _split(result: AttackResult, count: int) -> tuple[AttackResult, AttackResult]:
+    """The result of the first images, and that of the others."""
+
+    def cut(part: slice) -> AttackResult:
+        values: dict[str, Any] = {f.name: getattr(result, f.name) for f in fields(result)}
+        for name, value in values.items():
+            values[name] = Estimate(*(ends[part] for ends in value)) if isinstance(value, Estimate) else value[part]
+        return AttackResult(**values)
+
+    return cut(slice(count)), cut(slice(count, None))
 
 
 def _joined(results: Sequence[AttackResult]) -> AttackResult:

@@ -34,6 +34,12 @@ class AttackLike(Protocol):
         """Attack images (B,3,H,W)."""
         ...
 
+    def both(
+        self, g: DefendedMetric, x: torch.Tensor, threat: Threat, seed: int = 0, *, clean: Estimate | None = None
+    ) -> dict[Direction, AttackResult]:
+        """Attack images (B,3,H,W) in both directions."""
+        ...
+
 
 def load_defense(text: str, metric: Metric) -> DefendedMetric:
     """Put the defence of a plug-in string around a metric.

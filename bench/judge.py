@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from .api import DefendedMetric, Estimate, Judged
 from .images import compare, quantise
 from .seeds import Role, Streams, image_keys
+
+
+def scored(g: DefendedMetric, x: torch.Tensor, keys: Sequence[str], seed: int) -> Estimate:
+    """Scores of images (B,3,H,W) on the evaluation streams of the clean images with these keys.
+
+    Clean and attacked images have the same streams: at eps 0 the gain is exactly 0.
+    """
+    return g.estimate(x, Streams.create(keys, Role.EVALUATION, seed))
 
 
 def judge(
@@ -23,13 +33,8 @@ def judge(
         clean: evaluation-stream estimate of x if it is known already; it is computed otherwise.
     """
     keys = image_keys(x)
-
-    def score(images: torch.Tensor) -> Estimate:
-        # The same streams for clean and attacked images: at eps 0 the gain is exactly 0.
-        return g.estimate(images, Streams.create(keys, Role.EVALUATION, seed))
-
-    clean = clean or score(x)
-    attacked, attacked_8bit = score(adversarial), score(quantise(adversarial))
+    clean = clean or scored(g, x, keys, seed)
+    attacked, attacked_8bit = (scored(g, images, keys, seed) for images in (adversarial, quantise(adversarial)))
     measured = [compare(a, b) for a, b in zip(x, adversarial, strict=True)]
     sign = g.metric.sign
     return Judged(

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from .threads import crew, going_on
 
 MAX_PIXELS = 32 * 128 * 128
 """Pixels in one batch through the network: bounds memory whatever the number of draws or images."""
+
+T = TypeVar("T")
 
 Render = Callable[[torch.Tensor], torch.Tensor]
 """A differentiable map from what an attack moves, (B,...), to images (B,3,H,W)."""
@@ -66,6 +68,8 @@ class Objective:
     """Maximised by an attack: `direction` * quality of the defended metric, for B images.
 
     Attributes:
+        directions: which way the quality of each image is to be moved.
+        signs: (B,) of 1 and -1, float64 on the CPU: what makes each image's score one that is maximised.
         limit: most queries an image, or None.
     """
 
@@ -73,16 +77,16 @@ class Objective:
         self,
         g: DefendedMetric,
         keys: Sequence[str],
-        direction: Direction = "up",
+        direction: Direction | Sequence[Direction] = "up",
         seed: int = 0,
         salt: str = "",
         limit: int | None = None,
     ) -> None:
-        if direction not in ("up", "down"):
-            raise BadParameter(f"unknown direction {direction!r}: expected up or down")
         self.g, self.seed, self.keys, self.limit = g, seed, list(keys), limit
-        self._made_of: tuple[Direction, int, str, int | None] = (direction, seed, salt, limit)
-        self.sign = g.metric.sign * (1.0 if direction == "up" else -1.0)
+        self.directions = for_each(direction, len(self.keys))
+        self._made_of = seed, salt, limit
+        ways = [1.0 if way == "up" else -1.0 for way in self.directions]
+        self.signs = g.metric.sign * torch.tensor(ways, dtype=torch.float64)
         self._counts, self._index = np.zeros((3, len(self.keys)), dtype=np.int64), np.arange(len(self.keys))
         # The defence is not part of the seed: defences are compared on common random numbers.
         self._search = self.streams(Role.SEARCH, salt)
@@ -90,19 +94,25 @@ class Objective:
 
     def only(self, index: int) -> Objective:
         """The same objective for one of the images, with streams and counts of its own."""
-        return Objective(self.g, [self.keys[index]], *self._made_of)
+        return Objective(self.g, [self.keys[index]], self.directions[index], *self._made_of)
 
     def part(self, index: Sequence[int]) -> Objective:
         """A view of some of the images: it draws from their streams and adds to their counts."""
         view = copy.copy(self)
         view.keys, view._index = [self.keys[i] for i in index], self._index[list(index)]
+        view.directions, view.signs = [self.directions[i] for i in index], self.signs[list(index)]
         view._search, view._selection = self._search[index], self._selection[index]
         return view
 
     @property
     def direction(self) -> Direction:
-        """Which way the quality is to be moved."""
-        return self._made_of[0]
+        """Which way the quality of all images is to be moved; `Incompatible` where they differ."""
+        return _same(self.directions)
+
+    @property
+    def sign(self) -> float:
+        """What makes the score of all images one that is maximised; `Incompatible` where their directions differ."""
+        return _same(self.signs.tolist())
 
     @property
     def forwards(self) -> np.ndarray:
@@ -136,14 +146,14 @@ class Objective:
     def of(self, g: DefendedMetric) -> Objective:
         """The same search on another defended metric: it draws from these streams and adds to these counts."""
         view = copy.copy(self)
-        view.g, view.sign = g, self.sign * self.g.metric.sign * g.metric.sign
+        view.g, view.signs = g, self.signs * self.g.metric.sign * g.metric.sign
         return view
 
     def salted(self, salt: str) -> Objective:
         """A view with the streams that an attack of another salt has; it adds to these counts."""
-        direction, seed, _, limit = self._made_of
+        seed, _, limit = self._made_of
         view = copy.copy(self)
-        fresh = Objective(self.g, self.keys, direction, seed, salt, limit)
+        fresh = Objective(self.g, self.keys, self.directions, seed, salt, limit)
         view._made_of, view._search, view._selection = fresh._made_of, fresh._search, fresh._selection
         return view
 
@@ -153,8 +163,9 @@ class Objective:
         Restart 0 draws from these search streams, every other one from streams of its own; all are compared on the same
         selection draws, and add to these counts.
         """
-        view, salt = copy.copy(self), self._made_of[2]
+        view, salt = copy.copy(self), self._made_of[1]
         view.keys, view._index = self.keys * count, np.tile(self._index, count)
+        view.directions, view.signs = self.directions * count, self.signs.repeat(count)
         own = [self.streams(Role.SEARCH, salt, f"restart {k}") if k else self._search
                for k in range(first, first + count)]  # fmt: skip
         view._search = Streams(tuple(one for streams in own for one in streams.generators))
@@ -200,7 +211,7 @@ class Objective:
             chunks = self._chunks(x, draws, self._selection.fork())
             scores = joined([self.g.surrogate(x, rng, d) for d, rng in chunks])
         self.g.check_finite(scores.cpu().numpy())
-        return self.sign * self.g.aggregate(scores).double().cpu()
+        return self.signs * self.g.aggregate(scores).double().cpu()
 
     def gradient(
         self,
@@ -262,7 +273,7 @@ class Objective:
         self._count(passes, backwards=passes)
         self.g.check_finite(total.numpy())
         self._check_gradient(gradient)
-        return self.sign * total, gradient if self.sign > 0 else -gradient
+        return self.signs * total, self._turned(gradient)
 
     def differentiable(self, z: torch.Tensor) -> torch.Tensor:
         """Oriented scores (B,) of one search draw with their graph, for code that calls `backward` itself.
@@ -282,7 +293,8 @@ class Objective:
         rng = self._search[[0] * len(z)] if images == 1 else self._search
         passes = 1 if self.g.randomised else self.g.cost
         self._count(passes * len(z) // images)
-        return self.sign * self.g.surrogate(_Watched.apply(z, show), rng, 1).mean(0)
+        scores = self.g.surrogate(_Watched.apply(z, show), rng, 1).mean(0)
+        return self.signs.to(scores) * scores
 
     def _slope(
         self,
@@ -331,7 +343,13 @@ class Objective:
         return [(min(most, draws - done), rng) for done in range(0, draws, most)]
 
     def _oriented(self, estimate: Estimate) -> torch.Tensor:
-        return self.sign * torch.as_tensor(estimate.score, dtype=torch.float64)
+        return self.signs * torch.as_tensor(estimate.score, dtype=torch.float64)
+
+    def _turned(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient (B,...) of what is maximised, from that of the scores."""
+        if bool((self.signs > 0).all()):
+            return gradient
+        return gradient * self.signs.to(gradient).view(-1, *(1,) * (gradient.ndim - 1))
 
     def _check_gradient(self, gradient: torch.Tensor) -> None:
         # A sum keeps what is NaN or infinite, and is by far the fastest look at all values; it may also overflow.
@@ -345,6 +363,23 @@ class Objective:
         with _TELLING:
             for tell in _TOLD:
                 tell(forwards)
+
+
+def _same(each: Sequence[T]) -> T:
+    if len(set(each)) > 1:
+        raise Incompatible("images of both directions: use `directions` or `signs`, which have one for each image")
+    return each[0]
+
+
+def for_each(direction: Direction | Sequence[Direction], images: int) -> list[Direction]:
+    """The direction of each image, given one for all or one for each; `BadParameter` for what is none."""
+    ways: list[Direction] = [direction] * images if isinstance(direction, str) else list(direction)
+    if len(ways) != images:
+        raise BadParameter(f"{len(ways)} directions for {images} images: expected one for all, or one for each")
+    for way in ways:
+        if way not in get_args(Direction):
+            raise BadParameter(f"unknown direction {way!r}: expected {' or '.join(get_args(Direction))}")
+    return ways
 
 
 def near_median(scores: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 from robustiqa.attacks import L2, load_attack
 from robustiqa.attacks.torchattacks_bridge import INSTALL, SHIFT
 from robustiqa.bench.api import AttackResult, DefendedMetric
+from robustiqa.bench.build import AttackLike
 from torch import nn
 
 from .interleave import Work, as_told, by_clock, equal, told
@@ -35,6 +36,10 @@ itself, on the same batch. The peers attack the bare network behind two logits (
 anything of ours. Forwards and backwards are counted, and the mean gains agree within 2 %: otherwise there is no
 ratio. Ours is the search (it scores the last point too, and takes the best one); "ours, whole call" also
 judges, which the peers leave to their user."""
+
+_DIRECTIONS_HOW = """Upwards and downwards in one batch (`Attack.both`), and by two calls, the second of which is given
+the clean scores of the first. Both find the same, up to rounding; judgements included. Images of a call are shared
+out among threads either way."""
 
 
 def attack(settings: Settings) -> Iterator[Table]:
@@ -84,6 +89,29 @@ def searched(
         notes=[f"{forwards - backwards} forwards and {backwards} forwards with backwards. Bare network: forwards in "
                f"{fast[0]}; with backwards in {slow[0]}."],
     )  # fmt: skip
+
+
+def directions(settings: Settings) -> Iterator[Table]:
+    """Upwards and downwards in one batch, and one after the other."""
+    for images in (1,) if settings.quick else (1, 2, 8):
+        name = "pgd[steps=3]" if settings.quick else "pgd[steps=20]"
+        g, run, x = defended("none", settings), load_attack(name), photographs(images, SMALL, settings.device)
+
+        def twice(g: DefendedMetric = g, run: AttackLike = run, x: torch.Tensor = x) -> list[AttackResult]:
+            up = run(g, x, THREAT, "up")
+            return [up, run(g, x, THREAT, "down", clean=up.clean)]
+
+        for together, alone in zip(run.both(g, x, THREAT).values(), twice(), strict=True):
+            equal("mean gain", float(together.gain.mean()), float(alone.gain.mean()), SAME_GAIN)
+        yield compare(
+            {"two calls": twice, "in one batch": lambda g=g, run=run, x=x: run.both(g, x, THREAT)},
+            settings,
+            name=f"directions-{images}",
+            title=f"Both directions: `{name}` on `none`, {counted(images, 'image')} of {shown(SMALL)}",
+            how=_DIRECTIONS_HOW,
+            baseline="two calls",
+            reads="cost",
+        )
 
 
 def searching(result: AttackResult) -> float:

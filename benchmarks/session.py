@@ -26,6 +26,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "certify": certification.certify,
     "compiled": certification.compiled,
     "attack": attacking.attack,
+    "directions": attacking.directions,
     "peers": attacking.peers,
     "naive": certification.naive,
     "scaling": scaling.scaling,

@@ -155,6 +155,23 @@ def test_attack_reaches_the_closed_form(photo: Path, tmp_path: Path, norm: str, 
     assert float(load_metric("linear")(saved)) == pytest.approx(record["adversarial_8bit"], abs=1e-4)
 
 
+def test_both_directions_have_a_record_and_a_file_each(photo: Path, tmp_path: Path) -> None:
+    arguments = ("attack", photo, "--metric", "linear", "--attack", "pgd", "--norm", "l2", "--eps", "0.5")
+    found = records(*arguments, "--direction", "both", "--save", tmp_path / "adv")
+    assert [r["direction"] for r in found] == ["up", "down"]
+    assert len({r["path"] for r in found}) == len(list((tmp_path / "adv").iterdir())) == 2
+    for record in found:
+        (alone,) = records(*arguments, "--direction", record["direction"])
+        for column in ("clean", "adversarial", "gain", "l2", "forwards", "backwards"):
+            assert record[column] == pytest.approx(alone[column], rel=1e-4), column
+        saved = load_image(record["path"])[None]
+        assert float(load_metric("linear")(saved)) == pytest.approx(record["adversarial_8bit"], abs=1e-4)
+    header, _, *rows = call(*arguments, "--direction", "both").stdout.splitlines()
+    assert "direction" in header
+    assert [row.split()[1] for row in rows] == ["up", "down"]
+    assert "direction" not in call(*arguments).stdout.splitlines()[0]
+
+
 def test_same_seed_same_numbers_other_seed_other_numbers(photo: Path) -> None:
     arguments = ("score", photo, "--metric", "linear", "--defense", "median-smoothing[m=15]")
     first, again = (records(*arguments)[0]["score"] for _ in range(2))

@@ -63,7 +63,7 @@ def certify(
         _to_width(images, g, device, seed, tell, eps, alpha, width, how)
         return
 
-    def one(x: torch.Tensor, head: Record) -> Record:
+    def one(x: torch.Tensor, head: Record) -> list[Record]:
         with tell.progress() as progress:
             population = g.certify(x, eps, alpha, seed, progress=progress, **how)
         kinds = _kinds(population)
@@ -76,9 +76,8 @@ def certify(
         rows = [row for c in kinds for row in _rows(g, c, x)]
         abstained = None if population.abstained is None else bool(population.abstained[0])
         more = {"norm": population.norm, "coverage": population.coverage, "abstained": abstained, "notes": notes}
-        return (
-            head | {"score": float(population.score[0]), "n": population.n, "alpha": alpha, "certificates": rows} | more
-        )
+        found = {"score": float(population.score[0]), "n": population.n, "alpha": alpha, "certificates": rows}
+        return [head | found | more]
 
     def lines(r: Record) -> list[list[Any]]:
         return [
@@ -162,7 +161,7 @@ def _to_width(
 ) -> None:
     """The `--width` form: each image with the draws that it is foreseen to need, at most n with its pilot."""
 
-    def one(x: torch.Tensor, head: Record) -> Record:
+    def one(x: torch.Tensor, head: Record) -> list[Record]:
         with tell.progress() as progress:
             found = g.certify_to_width(x, eps, width, alpha, seed, progress=progress, **how)
         kinds = [c for group in found.groups for c in _kinds(group.certificate)]
@@ -171,7 +170,7 @@ def _to_width(
         tell.notes(notes)
         tell.heading(f"{g.metric.spec} behind {g.spec}: scores of the defended metric, alpha {alpha:g}, draws for a "
                      f"population width of {width:g} at eps {max(eps):g}")  # fmt: skip
-        return head | {
+        asked = {
             "score": float(kinds[0].score[0]) if kinds else None,
             "n": int(found.n[0]),
             "alpha": alpha,
@@ -187,6 +186,7 @@ def _to_width(
             "wanted": finite(float(found.wanted[0])),
             "least": finite(float(found.least[0])),
         }
+        return [head | asked]
 
     def lines(r: Record) -> list[list[Any]]:
         ends = [[c["eps"], c["kind"], c["lo"], c["hi"]] for c in r["certificates"]] or [[max(eps), "out of reach"]]
@@ -209,13 +209,13 @@ def _decide(
 ) -> None:
     """The `--tau` form: certified, refuted or undecided, for both kinds."""
 
-    def one(x: torch.Tensor, head: Record) -> Record:
+    def one(x: torch.Tensor, head: Record) -> list[Record]:
         found = []
         for kind in ("population", "deployed"):
             d = g.decide(x, eps, tau, alpha, seed, kind=kind)
             verdict = "certified" if d.certified[0] else "refuted" if d.refuted[0] else "undecided"
             found.append({"kind": kind, "verdict": verdict, "centre": float(d.centre[0]), "draws": int(d.draws[0])})
-        return head | {"eps": eps, "tau": tau, "alpha": alpha, "decisions": found}
+        return [head | {"eps": eps, "tau": tau, "alpha": alpha, "decisions": found}]
 
     def lines(r: Record) -> list[list[Any]]:
         return [[r["image"], d["centre"], eps, tau, d["kind"], d["verdict"], d["draws"]] for d in r["decisions"]]

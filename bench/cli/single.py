@@ -9,13 +9,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import torch
 from tabulate import tabulate
 
-from ..api import DefendedMetric, Direction, Norm, Threat
+from ..api import AttackResult, DefendedMetric, Direction, Norm, Threat
 from ..build import load_attack, load_defense
 from ..errors import Incompatible, RobustIQAError, counted
 from ..files import make_folder
@@ -34,9 +34,9 @@ def score(images: tuple[str, ...], metric: str, defense: str, device: str, seed:
     """Score images with a metric behind a defence."""
     g = load_defense(defense, load_metric(metric, device))
 
-    def one(x: torch.Tensor, head: Record) -> Record:
+    def one(x: torch.Tensor, head: Record) -> list[Record]:
         rng = Streams.create([image_key(x[0])], Role.EVALUATION, seed)
-        return head | {"score": float(g.estimate(x, rng).score[0])}
+        return [head | {"score": float(g.estimate(x, rng).score[0])}]
 
     each_image(images, g, device, one, as_json, lambda r: [[r["image"], r["score"]]], ["image", "score"])
 
@@ -46,14 +46,14 @@ def score(images: tuple[str, ...], metric: str, defense: str, device: str, seed:
 @click.option("--attack", "attack_text", default="auto-iqa", show_default=True, help="The default takes a minute.")
 @click.option("--norm", type=click.Choice(["l2", "linf"]), default="linf", show_default=True)
 @click.option("--eps", type=Eps(), default="4/255", show_default=True, help="Budget in [0,1] pixel units.")
-@click.option("--direction", type=click.Choice(["up", "down"]), default="up", show_default=True)
+@click.option("--direction", type=click.Choice(["up", "down", "both"]), default="up", show_default=True)
 @click.option("--save", type=click.Path(file_okay=False), help="Folder for the adversarial images (8-bit PNG).")
 @with_plugins
 def attack(
     images: tuple[str, ...], metric: str, defense: str, device: str, seed: int, as_json: bool,
-    attack_text: str, norm: Norm, eps: float, direction: Direction, save: str | None,
+    attack_text: str, norm: Norm, eps: float, direction: Literal["up", "down", "both"], save: str | None,
 ) -> None:  # fmt: skip
-    """Attack images: how far can the score be moved within a budget?"""
+    """Attack images: how far can the score be moved within a budget? `both` takes less than two calls."""
     g = load_defense(defense, load_metric(metric, device))
     attacker = load_attack(attack_text)
     threat = Threat(norm, eps)
@@ -68,11 +68,15 @@ def attack(
     range_of = "measured range" if g.metric.empirical_range else "declared range"
     unit = range_of if declared else "metric units (no declared range)"
 
-    def one(x: torch.Tensor, head: Record) -> Record:
-        r = attacker(g, x, threat, direction, seed)
+    def one(x: torch.Tensor, head: Record) -> list[Record]:
+        if direction == "both":
+            return [record(way, result, head) for way, result in attacker.both(g, x, threat, seed).items()]
+        return [record(direction, attacker(g, x, threat, direction, seed), head)]
+
+    def record(way: Direction, r: AttackResult, head: Record) -> Record:
         path = None
         if save is not None:
-            name = _file_name(head, attacker.spec, threat, direction, paths)
+            name = _file_name(head, attacker.spec, threat, way, paths)
             path = str(save_png(quantise(r.adversarial[0]), Path(save) / name))
         values = {
             "clean": r.clean.score, "adversarial": r.attacked.score, "adversarial_8bit": r.attacked_8bit.score,
@@ -81,32 +85,39 @@ def attack(
             "seconds": r.seconds,
         }  # fmt: skip
         numbers = {k: finite(v[0].item()) for k, v in values.items()}
-        what = {"attack": attacker.spec, "norm": norm, "eps": eps, "direction": direction}
+        what = {"attack": attacker.spec, "norm": norm, "eps": eps, "direction": way}
         return head | what | numbers | {"gain_unit": unit, "path": path}
 
-    def lines(r: Record) -> list[list[Any]]:
-        return [[r[k] for k in ("image", "clean", "adversarial", "adversarial_8bit", "gain", "linf", "l2", "psnr")]]
-
     gain = f"gain / {range_of}" if declared else "gain in metric units (no range is declared)"
-    headers = ["image", "clean", "attacked", "8-bit", gain, "linf", "l2", "PSNR (dB)"]
-    each_image(images, g, device, one, as_json, lines, headers)
+    columns = {
+        "image": "image", "direction": "direction", "clean": "clean", "adversarial": "attacked",
+        "adversarial_8bit": "8-bit", "gain": gain, "linf": "linf", "l2": "l2", "psnr": "PSNR (dB)",
+    }  # fmt: skip
+    if direction != "both":
+        del columns["direction"]
+
+    def lines(r: Record) -> list[list[Any]]:
+        return [[r[k] for k in columns]]
+
+    each_image(images, g, device, one, as_json, lines, list(columns.values()))
 
 
 def each_image(
     images: tuple[str, ...],
     g: DefendedMetric,
     device: str,
-    one: Callable[[torch.Tensor, Record], Record],
+    one: Callable[[torch.Tensor, Record], list[Record]],
     as_json: bool,
     lines: Callable[[Record], list[list[Any]]],
     headers: list[str],
 ) -> None:
     """Apply `one` to every image; a bad one gets its sentence on stderr, and the exit code says so."""
-    records, failed = [], 0
+    records: list[Record] = []
+    failed = 0
     for path in images:
         try:
             x = load_image(path)[None].to(device)
-            records.append(one(x, {"image": path, "metric": g.metric.spec, "defense": g.spec}))
+            records += one(x, {"image": path, "metric": g.metric.spec, "defense": g.spec})
         except Incompatible:
             raise
         except Exception as error:
