@@ -255,7 +255,7 @@ class Objective:
         def weights(scores: torch.Tensor, done: int) -> torch.Tensor:
             if weigh is None:
                 return torch.full_like(scores, 1 / draws)
-            return weigh(scores.detach().double()) if looked is None else looked[done : done + len(scores)]
+            return weigh(scores.double()) if looked is None else looked[done : done + len(scores)]
 
         # Whether a look is needed must not depend on how many threads share the memory: it is counted.
         step = max(1, whole // crew()) if whole else len(x)
@@ -265,6 +265,7 @@ class Objective:
                 [(draws, rng[part])] if whole else self._chunks(images[part], draws, rng[part]),
                 render,
                 weights,
+                self.signs[part],
             )
             for part in (slice(start, start + step) for start in range(0, len(x), step))
         ]
@@ -273,7 +274,7 @@ class Objective:
         self._count(passes, backwards=passes)
         self.g.check_finite(total.numpy())
         self._check_gradient(gradient)
-        return self.signs * total, self._turned(gradient)
+        return total, gradient
 
     def differentiable(self, z: torch.Tensor) -> torch.Tensor:
         """Oriented scores (B,) of one search draw with their graph, for code that calls `backward` itself.
@@ -302,14 +303,16 @@ class Objective:
         chunks: list[tuple[int, Streams]],
         render: Render | None,
         weights: Callable[[torch.Tensor, int], torch.Tensor],
+        signs: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weighted scores (B,) of draws, chunk after chunk, and their gradient, shaped like x.
+        """Weighted oriented scores (B,) of draws, chunk after chunk, and their gradient, shaped like x.
 
         Args:
             x: images, or what `render` makes them of.
             chunks: numbers of draws with their streams.
             render: see `gradient`.
             weights: scores (d,B) of the draws of a chunk, and how many there were before, to their weights (d,B).
+            signs: (B,) of these images.
         """
         total, gradient, done = torch.zeros(len(x), dtype=torch.float64), None, 0
         leaf = x.detach()
@@ -319,11 +322,11 @@ class Objective:
             if not scores.requires_grad:
                 what = f"metric {self.g.metric.spec!r} behind defence {self.g.spec!r}"
                 raise Incompatible(f"{what} returns scores without gradient: use a black-box attack")
-            weighted = (weights(scores, done).to(scores) * scores).sum(0)
-            (slope,) = torch.autograd.grad(weighted.sum(), leaf)
+            oriented = weights(scores.detach(), done).to(scores) * signs.to(scores)
+            (slope,) = torch.autograd.grad(scores, leaf, oriented)
             slope = laid_out_like(slope, leaf)
             gradient = slope if gradient is None else gradient.add_(slope)
-            total += weighted.detach().double().cpu()
+            total += (oriented * scores.detach()).sum(0).double().cpu()
             leaf, done = leaf.detach(), done + d
         assert gradient is not None
         return total, gradient
@@ -344,12 +347,6 @@ class Objective:
 
     def _oriented(self, estimate: Estimate) -> torch.Tensor:
         return self.signs * torch.as_tensor(estimate.score, dtype=torch.float64)
-
-    def _turned(self, gradient: torch.Tensor) -> torch.Tensor:
-        """The gradient (B,...) of what is maximised, from that of the scores."""
-        if bool((self.signs > 0).all()):
-            return gradient
-        return gradient * self.signs.to(gradient).view(-1, *(1,) * (gradient.ndim - 1))
 
     def _check_gradient(self, gradient: torch.Tensor) -> None:
         # A sum keeps what is NaN or infinite, and is by far the fastest look at all values; it may also overflow.
