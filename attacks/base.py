@@ -22,6 +22,9 @@ from ..bench.seeds import image_keys
 from ..bench.threads import helpers, shares, side_by_side
 from .projection import enforce
 
+ENOUGH = MAX_PIXELS // 4
+"""Pixels that keep a core busy: more of them in a batch, and steps along the gradient take no less time an image."""
+
 
 class Candidate(NamedTuple):
     """An image batch that an attack proposes.
@@ -97,10 +100,7 @@ class Attack(ABC):
             BadImage: x is not (B,3,H,W) in [0,1], or empty.
             BadScore: the metric returned NaN or infinity.
         """
-        reason = self.skip(g, threat)
-        if reason:
-            raise Incompatible(reason)
-        check_batch(x)
+        self._check(g, x, threat)
         # No budget beyond the box's diameter: a huge one would only overflow.
         diameter = 1.0 if threat.norm == "linf" else float(x[0].numel()) ** 0.5
         threat = replace(threat, eps=min(threat.eps, diameter))
@@ -136,18 +136,21 @@ class Attack(ABC):
     def both(
         self, g: DefendedMetric, x: torch.Tensor, threat: Threat, seed: int = 0, *, clean: Estimate | None = None
     ) -> dict[Direction, AttackResult]:
-        """Attack images x (B,3,H,W) upwards and downwards in one batch, as two calls would one after the other.
+        """Attack images x (B,3,H,W) upwards and downwards, as two calls would: in one batch where that saves time.
 
-        A few small images leave a device idle, and twice as many less so.
+        Few small images leave a device idle, and twice as many less so.
 
         Args:
             g, x, threat, seed, clean: as for a call.
 
         Raises:
-            Incompatible, BadImage, BadScore: as for a call.
+            Incompatible, BadImage, BadScore: as for a call; an error in one direction is one of both.
         """
-        check_batch(x)
+        self._check(g, x, threat)
         clean = clean or scored(g, x, image_keys(x), seed)
+        room = MAX_PIXELS if x.device.type != "cpu" else min(MAX_PIXELS, ENOUGH * torch.get_num_threads())
+        if not self._shareable or 2 * x[:, 0].numel() > room:
+            return {way: self(g, x, threat, way, seed, clean=clean) for way in get_args(Direction)}
         ways: list[Direction] = [way for way in get_args(Direction) for _ in range(len(x))]
         twice = Estimate(*(np.tile(ends, 2) for ends in clean))
         result = self(g, torch.cat([x, x]), threat, ways, seed, clean=twice)
@@ -167,6 +170,12 @@ class Attack(ABC):
         if len(threats) != len(x) or not len(x):
             raise BadParameter(f"{len(threats)} threats for {len(x)} images: expected one each, and at least one")
         return _joined([self(g, x[i : i + 1], threat, direction, seed) for i, threat in enumerate(threats)])
+
+    def _check(self, g: DefendedMetric, x: torch.Tensor, threat: Threat) -> None:
+        reason = self.skip(g, threat)
+        if reason:
+            raise Incompatible(reason)
+        check_batch(x)
 
     def _threads(self, g: DefendedMetric, x: torch.Tensor) -> int:
         """How many threads may attack images x (B,3,H,W), each its share of them."""

@@ -34,10 +34,15 @@ class AttackLike(Protocol):
         """Attack images (B,3,H,W)."""
         ...
 
+
+@runtime_checkable
+class BothWays(AttackLike, Protocol):
+    """An attack that takes both directions at once, as `robustiqa.attacks.base.Attack` does."""
+
     def both(
         self, g: DefendedMetric, x: torch.Tensor, threat: Threat, seed: int = 0, *, clean: Estimate | None = None
     ) -> dict[Direction, AttackResult]:
-        """Attack images (B,3,H,W) in both directions."""
+        """Attack images (B,3,H,W) upwards and downwards."""
         ...
 
 

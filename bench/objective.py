@@ -65,7 +65,7 @@ class _Watched(torch.autograd.Function):
 
 
 class Objective:
-    """Maximised by an attack: `direction` * quality of the defended metric, for B images.
+    """Maximised by an attack: the quality of B images by the defended metric, or its negative where it is to go down.
 
     Attributes:
         directions: which way the quality of each image is to be moved.

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from robustiqa.attacks import L2, load_attack
+from robustiqa.attacks.base import Attack
 from robustiqa.attacks.torchattacks_bridge import INSTALL, SHIFT
 from robustiqa.bench.api import AttackResult, DefendedMetric
-from robustiqa.bench.build import AttackLike
 from torch import nn
 
 from .interleave import Work, as_told, by_clock, equal, told
@@ -96,8 +96,9 @@ def directions(settings: Settings) -> Iterator[Table]:
     for images in (1,) if settings.quick else (1, 2, 8):
         name = "pgd[steps=3]" if settings.quick else "pgd[steps=20]"
         g, run, x = defended("none", settings), load_attack(name), photographs(images, SMALL, settings.device)
+        assert isinstance(run, Attack)
 
-        def twice(g: DefendedMetric = g, run: AttackLike = run, x: torch.Tensor = x) -> list[AttackResult]:
+        def twice(g: DefendedMetric = g, run: Attack = run, x: torch.Tensor = x) -> list[AttackResult]:
             up = run(g, x, THREAT, "up")
             return [up, run(g, x, THREAT, "down", clean=up.clean)]
 

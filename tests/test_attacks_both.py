@@ -102,6 +102,45 @@ def test_the_network_is_called_as_often_as_for_one_direction(linear: Metric, ima
     assert taken[0] == taken[1] >= 8
 
 
+def test_many_or_large_images_go_one_direction_after_the_other(linear: Metric) -> None:
+    """Nothing is gained there, and twice the images could be more than the memory holds."""
+    sizes: list[int] = []
+    linear.module.register_forward_pre_hook(lambda _, x: sizes.append(x[0][:, 0].numel()))
+    g = load_defense("none", linear)
+    for shape in ((2, 3, 256, 256), (5, 3, 128, 128)):
+        ours("fgsm").both(g, torch.full(shape, 0.5), L2(0.5))
+        assert max(sizes) == shape[0] * shape[2] * shape[3]
+        sizes.clear()
+    ours("fgsm").both(g, torch.full((2, 3, 128, 128), 0.5), L2(0.5))
+    assert max(sizes) == 4 * 128 * 128
+
+
+def test_what_cannot_run_is_not_even_scored(linear: Metric, images: torch.Tensor) -> None:
+    calls: list[int] = []
+    linear.module.register_forward_hook(lambda *_: calls.append(1))
+    g = load_defense("none", linear)
+    g.differentiable = False
+    with pytest.raises(Incompatible):
+        ours("pgd").both(g, images, L2(0.5))
+    assert not calls
+
+
+@pytest.mark.parametrize("text", ["eot-pgd[draws=4,steps=2]", "square[queries=30]"])
+def test_both_in_two_threads(text: str) -> None:
+    x = torch.rand((3, 3, 128, 128), generator=torch.Generator().manual_seed(2))
+    g = load_defense("median-smoothing[n=100,m=5]", load_metric("tiny-iqa"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = ours(text).both(g, x, L2(0.5))
+    finally:
+        torch.set_num_threads(before)
+    for direction, result in together.items():
+        alone = ours(text)(g, x, L2(0.5), direction)
+        assert np.allclose(result.gain, alone.gain, rtol=1e-3, atol=5e-3)
+        assert np.array_equal(result.forwards, alone.forwards)
+
+
 def test_a_clean_score_serves_both(linear: Metric, images: torch.Tensor) -> None:
     g = load_defense(SMOOTHED, linear)
     given = g.estimate(images)

@@ -172,6 +172,44 @@ def test_both_directions_have_a_record_and_a_file_each(photo: Path, tmp_path: Pa
     assert "direction" not in call(*arguments).stdout.splitlines()[0]
 
 
+ONE_WAY = """
+import torch
+from robustiqa.bench import register_attack, register_metric
+from robustiqa.attacks import load_attack
+
+@register_metric("breaks-above")
+class BreaksAbove(torch.nn.Module):
+    def forward(self, x):
+        score = x.mean((1, 2, 3))
+        return torch.where(score > 0.55, torch.nan, score)
+
+@register_attack("plain-object")
+class Plain:
+    "An attack without the base class: all that the bench needs is a call."
+    spec = "plain-object"
+    def skip(self, g, threat):
+        return None
+    def __call__(self, g, x, threat, direction="up", seed=0, *, clean=None):
+        return load_attack("fgsm")(g, x, threat, direction, seed, clean=clean)
+"""
+
+
+@pytest.mark.usefixtures("plugins_of_this_test")
+@pytest.mark.parametrize("attack", ["fgsm", "plain-object"])
+def test_an_error_in_one_direction_leaves_the_other(photo: Path, tmp_path: Path, attack: str) -> None:
+    plugin = tmp_path / "one_way.py"
+    plugin.write_text(ONE_WAY)
+    result = call(
+        "attack", photo, "--metric", "breaks-above", "--plugin", plugin, "--attack", attack, "--norm", "linf",
+        "--eps", "0.2", "--direction", "both", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    (record,) = json.loads(result.stdout)
+    assert record["direction"] == "down"
+    assert "1 of 1 scores" in result.stderr
+    assert "1 of 1 image failed" in result.stderr
+
+
 def test_same_seed_same_numbers_other_seed_other_numbers(photo: Path) -> None:
     arguments = ("score", photo, "--metric", "linear", "--defense", "median-smoothing[m=15]")
     first, again = (records(*arguments)[0]["score"] for _ in range(2))

@@ -102,7 +102,11 @@ class _Noised(torch.autograd.Function):
         shape = (len(noise) * len(x), *x.shape[1:])
         noisy = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
         images = noisy.unflatten(0, ctx.images)
-        for c in range(x.shape[1]):  # all channels at once would go along them, three numbers at a time
+        if x.device.type != "cpu" or memory_format != torch.channels_last:
+            torch.add(x, noise, alpha=sigma, out=images)
+            return noisy
+        x = x.contiguous()  # as the noise is; all channels at once would go along them, three numbers at a time
+        for c in range(x.shape[1]):
             torch.add(x[:, c], noise[:, :, c], alpha=sigma, out=images[:, :, c])
         return noisy
 
