@@ -154,8 +154,7 @@ class Attack(ABC):
         ways: list[Direction] = [way for way in get_args(Direction) for _ in range(len(x))]
         twice = Estimate(*(np.tile(ends, 2) for ends in clean))
         result = self(g, torch.cat([x, x]), threat, ways, seed, clean=twice)
-        up, down = _split(result, len(x))
-        return {"up": up, "down": down}
+        return {way: _cut(result, slice(k * len(x), (k + 1) * len(x))) for k, way in enumerate(get_args(Direction))}
 
     @final
     def each(
@@ -227,16 +226,13 @@ def _parts(block: slice, size: int, threads: int) -> list[slice]:
     return [slice(block.start + cut.start, block.start + cut.stop) for cut in cuts]
 
 
-def _split(result: AttackResult, count: int) -> tuple[AttackResult, AttackResult]:
-    """The result of the first images, and that of the others."""
+def _cut(result: AttackResult, part: slice) -> AttackResult:
+    """The result of some of the images."""
 
-    def cut(part: slice) -> AttackResult:
-        values: dict[str, Any] = {f.name: getattr(result, f.name) for f in fields(result)}
-        for name, value in values.items():
-            values[name] = Estimate(*(ends[part] for ends in value)) if isinstance(value, Estimate) else value[part]
-        return AttackResult(**values)
+    def some(values: Any) -> Any:
+        return Estimate(*(ends[part] for ends in values)) if isinstance(values, Estimate) else values[part]
 
-    return cut(slice(count)), cut(slice(count, None))
+    return AttackResult(**{f.name: some(getattr(result, f.name)) for f in fields(result)})
 
 
 def _joined(results: Sequence[AttackResult]) -> AttackResult:

@@ -12,8 +12,9 @@ import torch
 from ..bench.api import DefendedMetric, Direction, Estimate, Threat
 from ..bench.datasets import Dataset
 from ..bench.errors import BadData, BadParameter, BadScore, Incompatible
+from ..bench.judge import scored
 from ..bench.measures import score_range
-from ..bench.seeds import Role, Streams, image_keys
+from ..bench.seeds import image_keys
 from .transfer import Transfer
 
 OTHERS = "all others"
@@ -139,7 +140,7 @@ def _rounds(
 def _score(g: DefendedMetric, images: torch.Tensor, clean: torch.Tensor, seed: int, name: str) -> Estimate:
     """Scores on the evaluation streams of the clean images, as the attack base takes them."""
     try:
-        return g.estimate(images, Streams.create(image_keys(clean), Role.EVALUATION, seed))
+        return scored(g, images, image_keys(clean), seed)
     except BadScore as error:
         raise BadScore(f"image {name!r}: {error}") from error
 

@@ -16,9 +16,10 @@ from .checks.examine import examine
 from .datasets import Dataset, Item, load_dataset
 from .errors import RobustIQAError
 from .faults import fault_of
+from .judge import scored
 from .metrics import load_metric
 from .plan import Cell
-from .seeds import Role, Streams, image_keys
+from .seeds import image_keys
 
 Row = dict[str, Any]
 
@@ -129,8 +130,7 @@ class Worker:
         keys = image_keys(x)
         missing = [i for i, key in enumerate(keys) if (g.metric.spec, g.spec, seed, key) not in self._clean]
         if missing:
-            streams = Streams.create([keys[i] for i in missing], Role.EVALUATION, seed)
-            estimate = g.estimate(x[missing], streams)
+            estimate = scored(g, x[missing], [keys[i] for i in missing], seed)
             for j, i in enumerate(missing):
                 values = (estimate.score[j], estimate.lo[j], estimate.hi[j])
                 self._clean[g.metric.spec, g.spec, seed, keys[i]] = values

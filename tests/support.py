@@ -106,6 +106,17 @@ def killed_and_whole(command: Callable[[str], list[str]], folder: Path, stage: s
 
 
 @contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """So many threads of torch in the block; tests have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def small_file_system(folder: Path, kilobytes: int) -> Iterator[Path]:
     """A tmpfs at a new folder; skips the test where this user may not mount one."""
     folder.mkdir()

@@ -13,7 +13,7 @@ from robustiqa.bench.errors import BadParameter, BadScore, Incompatible
 from robustiqa.bench.objective import Objective
 from robustiqa.bench.seeds import image_keys
 from robustiqa.defenses import load_defense
-from support import optimum
+from support import optimum, torch_threads
 from test_attacks_all import RUNNING, attack, threats
 
 SMOOTHED = "median-smoothing[n=100,m=5]"
@@ -129,12 +129,8 @@ def test_what_cannot_run_is_not_even_scored(linear: Metric, images: torch.Tensor
 def test_both_in_two_threads(text: str) -> None:
     x = torch.rand((3, 3, 128, 128), generator=torch.Generator().manual_seed(2))
     g = load_defense("median-smoothing[n=100,m=5]", load_metric("tiny-iqa"))
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with torch_threads(2):
         together = ours(text).both(g, x, L2(0.5))
-    finally:
-        torch.set_num_threads(before)
     for direction, result in together.items():
         alone = ours(text)(g, x, L2(0.5), direction)
         assert np.allclose(result.gain, alone.gain, rtol=1e-3, atol=5e-3)

@@ -19,6 +19,7 @@ from robustiqa.defenses.certified.batches import Batches, grown
 from robustiqa.defenses.certified.engine import certification_scores
 from robustiqa.defenses.certified.noise import SHARED_FROM, CertificationNoise
 from scipy.stats import binom, kstest
+from support import torch_threads
 from torch import nn
 
 SIZE = 64
@@ -102,10 +103,8 @@ def test_samples_depend_neither_on_neighbours_nor_on_threads_nor_on_how_far_one_
     assert len(np.unique(whole)) == whole.size
     alone = certification_scores(metric, noise_of(photos[2:3]), SIGMA, 40, threads=threads)
     assert np.allclose(whole[2:3], alone, atol=1e-5)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if before > 1 else 3)
-    other = certification_scores(metric, noise_of(photos), SIGMA, 40, threads=threads)
-    torch.set_num_threads(before)
+    with torch_threads(1 if torch.get_num_threads() > 1 else 3):
+        other = certification_scores(metric, noise_of(photos), SIGMA, 40, threads=threads)
     assert np.allclose(whole, other, atol=1e-5)
     noise = noise_of(photos)
     parts = [certification_scores(metric, noise, SIGMA, n, threads=threads) for n in (3, 1, 9)]
@@ -227,10 +226,8 @@ def test_an_error_amid_draws_made_ahead_ends_their_thread(photos) -> None:
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(seeds, "_WORTH_THREADS", 1000)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(2):
+        yield
 
 
 @pytest.mark.usefixtures("two_threads")

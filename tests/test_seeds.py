@@ -6,6 +6,7 @@ import hashlib
 
 import torch
 from robustiqa.bench.seeds import Role, Streams, derive_seed, image_key, image_keys
+from support import torch_threads
 
 
 def _streams(keys: list[str], role: Role = Role.SEARCH, seed: int = 0) -> Streams:
@@ -64,12 +65,8 @@ def test_image_key_is_about_content() -> None:
 def test_keys_of_many_images_are_those_of_each() -> None:
     x = torch.rand(3, 3, 700, 700)
     assert x.numel() > 2**22, "enough for threads"
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with torch_threads(2):
         assert image_keys(x) == [image_key(image) for image in x]
-    finally:
-        torch.set_num_threads(before)
     assert image_keys(x[:0]) == []
 
 

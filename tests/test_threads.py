@@ -21,6 +21,7 @@ from robustiqa.bench.objective import Objective, told
 from robustiqa.bench.threads import crew, going_on, helpers, may_share, shares, side_by_side
 from robustiqa.defenses import load_defense
 from robustiqa.defenses.certified import engine
+from support import torch_threads
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -33,10 +34,8 @@ def several(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Four threads, all of them for small images too."""
     monkeypatch.setattr(threads, "LEAST", 1)
     monkeypatch.setattr(threads, "LOOK", 0.01)
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(4):
+        yield
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from scipy.stats import binomtest
 from ..api import Certificate, DefendedMetric
 from ..api import Coverage as CoverageMode
 from ..build import load_defense
-from ..seeds import Role, Streams, image_keys
+from ..judge import scored
+from ..seeds import image_keys
 from .toys import SIGMA, Toy, image_at
 
 FAMILY = 5
@@ -102,7 +103,7 @@ def simulate(
         turn = (np.arange(trials) // count) % len(toy.directions)
         move = np.array(toy.directions)[turn] * e / SIGMA
         attacked = image_at(u + move[:, 0], c + move[:, 1], seed)
-        score = g.estimate(attacked, Streams.create(keys, Role.EVALUATION, seed)).score
+        score = scored(g, attacked, keys, seed).score
         residual = score - truth[place, turn]
         for certificate in (direct, direct.family):
             assert certificate is not None

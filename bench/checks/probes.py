@@ -14,6 +14,7 @@ from torch import nn
 from ..api import L2, DefendedMetric, Metric
 from ..build import load_attack, load_defense
 from ..errors import BadScore, Incompatible
+from ..judge import scored
 from ..measures import FEW_GROUPS, srocc
 from ..seeds import Role, Streams, generator, image_keys
 from .contract import Transforming, contract
@@ -39,7 +40,7 @@ def probe(g: DefendedMetric, x: torch.Tensor, seed: int = 0) -> list[Finding]:
     A probe that fails with an error of ours is skipped with that sentence; a defence may have no gradient at all.
     """
     keys = image_keys(x)
-    clean = g.estimate(x, Streams.create(keys, Role.EVALUATION, seed)).score
+    clean = scored(g, x, keys, seed).score
     scale = scale_of(g, clean)
     found = [*_repeat(g, x, keys, clean, scale, seed), _alone(g, x, keys, clean, scale, seed), _inner(g, x, keys)]
     found += _gradients(g, x, keys, clean, seed)
@@ -56,9 +57,9 @@ def _repeat(
     g: DefendedMetric, x: torch.Tensor, keys: list[str], clean: np.ndarray, scale: float, seed: int
 ) -> list[Finding]:
     """Checks 1 and 3: other streams, and the same streams again."""
-    others = [g.estimate(x, Streams.create(keys, Role.EVALUATION, seed + k)).score for k in range(1, CALLS)]
+    others = [scored(g, x, keys, seed + k).score for k in range(1, CALLS)]
     moved = max(float(np.abs(o - clean).max()) for o in others) / scale
-    again = g.estimate(x, Streams.create(keys, Role.EVALUATION, seed)).score
+    again = scored(g, x, keys, seed).score
     found = [above("irreproducible", float(np.abs(again - clean).max()) / scale, 1e-6)]
     if not g.randomised:
         found.append(above("random-undeclared", moved, 1e-6))
@@ -77,7 +78,7 @@ def _repeat(
 
 
 def _alone(g: DefendedMetric, x: torch.Tensor, keys: list[str], clean: np.ndarray, scale: float, seed: int) -> Finding:
-    parts = [g.estimate(x[i : i + 1], Streams.create([keys[i]], Role.EVALUATION, seed)).score[0] for i in range(len(x))]
+    parts = [scored(g, x[i : i + 1], [keys[i]], seed).score[0] for i in range(len(x))]
     return above("batch-dependent", float(np.abs(np.array(parts) - clean).max()) / scale, 1e-4)
 
 

@@ -21,8 +21,9 @@ from ..build import AttackLike, BothWays, load_attack, load_defense
 from ..errors import Incompatible, RobustIQAError, counted
 from ..files import make_folder
 from ..images import load_image, quantise, save_png
+from ..judge import scored
 from ..metrics import load_metric
-from ..seeds import Role, Streams, image_key
+from ..seeds import image_keys
 from .options import Eps, single_image, with_plugins
 
 Record = dict[str, Any]
@@ -37,8 +38,7 @@ def score(images: tuple[str, ...], metric: str, defense: str, device: str, seed:
     g = load_defense(defense, load_metric(metric, device))
 
     def one(x: torch.Tensor, head: Record) -> list[Record]:
-        rng = Streams.create([image_key(x[0])], Role.EVALUATION, seed)
-        return [head | {"score": float(g.estimate(x, rng).score[0])}]
+        return [head | {"score": float(scored(g, x, image_keys(x), seed).score[0])}]
 
     each_image(images, g, device, one, as_json, lambda r: [[r["image"], r["score"]]], ["image", "score"])
 
